@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every command shares: arguments from a signature, one-line errors, writing beside and renaming."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from clcp_ros.errors import ClcpError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_command(function: Callable[..., Any], args: list[str] | None = None) -> None:
+    """Run `function` as a command and exit the process.
+
+    Parameters without a default become positional arguments, the others options; help texts come
+    from the docstring; `--config FILE` and `--print_config` are added.
+
+    Args:
+        function: The command; its signature is its interface.
+        args: Arguments instead of `sys.argv[1:]`.
+    """
+    from jsonargparse import auto_cli
+
+    logging.basicConfig(level=logging.INFO, format='%(levelname).1s %(name)s: %(message)s')
+    module = sys.modules[function.__module__]
+    try:
+        auto_cli(
+            function,
+            args=args,
+            as_positional=True,
+            description=(module.__doc__ or '').strip() or None,
+        )
+    except ClcpError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        print('\ninterrupted; run the same command again to go on', file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) went away; nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        # Disk full, permission denied, ...: the system's own words are the clearest.
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str) -> int:
+    print(f'error: {" ".join(message.split())}', file=sys.stderr)
+    return 1
+
+
+def next_step(text: str) -> None:
+    """Tell the user what to type next."""
+    print(f'\nnext: {text}')
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a sibling path to write to; rename it to `path` on success, remove it on failure.
+
+    Works for a file and for a folder that the caller creates. An existing target is replaced.
+
+    Args:
+        path: Where the result shall appear, whole or not at all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.partial')
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _remove(path)
+        temporary.replace(path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def git_commit() -> str:
+    """The commit the code was run from, with `-dirty` when it was changed, or 'unknown'."""
+    try:
+        return subprocess.run(
+            ['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12'],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'

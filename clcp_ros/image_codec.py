@@ -1,0 +1,316 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image messages and image files to RGB arrays, and back.
+
+Messages are duck-typed: rclpy's (data is `array.array`) and rosbags' (data is a numpy array) both
+work, and neither library is imported. This is the only place where OpenCV's BGR exists.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from clcp_ros.errors import ImageError
+
+MAX_PIXELS = 1 << 27
+"""Larger images are refused: a damaged header must not make a robot allocate gigabytes."""
+
+_JPEG_START = b'\xff\xd8\xff'
+_PNG_START = b'\x89PNG\r\n\x1a\n'
+
+
+class ImageMessage(Protocol):
+    """What is used of a sensor_msgs/Image."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageMessage(Protocol):
+    """What is used of a sensor_msgs/CompressedImage."""
+
+    format: str
+    data: Any
+
+
+def _code(code: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda pixels: cv2.cvtColor(np.ascontiguousarray(pixels), code)
+
+
+_ENCODINGS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    'rgb8': (3, np.ascontiguousarray),
+    'bgr8': (3, _code(cv2.COLOR_BGR2RGB)),
+    # Three channels without a stated order are OpenCV's: this encoding's name is its type's.
+    '8UC3': (3, _code(cv2.COLOR_BGR2RGB)),
+    'rgba8': (4, _code(cv2.COLOR_RGBA2RGB)),
+    'bgra8': (4, _code(cv2.COLOR_BGRA2RGB)),
+    'mono8': (1, _code(cv2.COLOR_GRAY2RGB)),
+    '8UC1': (1, _code(cv2.COLOR_GRAY2RGB)),
+    # OpenCV names a Bayer pattern by its second row and column, ROS by its first.
+    'bayer_rggb8': (1, _code(cv2.COLOR_BayerBG2RGB)),
+    'bayer_bggr8': (1, _code(cv2.COLOR_BayerRG2RGB)),
+    'bayer_gbrg8': (1, _code(cv2.COLOR_BayerGR2RGB)),
+    'bayer_grbg8': (1, _code(cv2.COLOR_BayerGB2RGB)),
+    'yuv422': (2, _code(cv2.COLOR_YUV2RGB_UYVY)),
+    'uyvy': (2, _code(cv2.COLOR_YUV2RGB_UYVY)),
+    'yuv422_yuy2': (2, _code(cv2.COLOR_YUV2RGB_YUY2)),
+    'yuyv': (2, _code(cv2.COLOR_YUV2RGB_YUY2)),
+}
+"""Encoding: (bytes per pixel, (H, W, bytes) uint8 -> RGB). mono16 is handled apart."""
+
+ENCODINGS = (*_ENCODINGS, 'mono16')
+"""The encodings of sensor_msgs/Image that `decode_image` reads."""
+
+
+def decode_image(message: ImageMessage) -> np.ndarray:
+    """Decode a sensor_msgs/Image.
+
+    Args:
+        message: The message; rows may be padded (`step`).
+
+    Returns:
+        (H, W, 3) uint8, RGB. For an unpadded `rgb8` message it shares the message's memory.
+
+    Raises:
+        ImageError: The encoding is not one of `ENCODINGS`, or the sizes contradict each other.
+    """
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    encoding = message.encoding
+    if encoding not in ENCODINGS:
+        raise ImageError(
+            f'image encoding {encoding!r} is not supported; known are {", ".join(ENCODINGS)}'
+        )
+    per_pixel = 2 if encoding == 'mono16' else _ENCODINGS[encoding][0]
+    _check_size(width, height)
+    row = width * per_pixel
+    data = _bytes(message.data)
+    # The last row's padding may be missing.
+    if step < row or data.size < step * (height - 1) + row:
+        raise ImageError(
+            f'{encoding} image of {width} x {height} needs rows of {row} bytes, '
+            f'the message has step {step} and {data.size} bytes'
+        )
+    rows = np.ndarray((height, row), np.uint8, data, strides=(step, 1))
+    if encoding == 'mono16':
+        words = np.ascontiguousarray(rows).view('>u2' if message.is_bigendian else '<u2')
+        gray = ((words.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
+    if 'yuv' in encoding or encoding == 'uyvy':
+        if width % 2:
+            raise ImageError(
+                f'{encoding} image of odd width {width}: two pixels share their colour'
+            )
+    elif encoding.startswith('bayer') and (width < 2 or height < 2):
+        raise ImageError(
+            f'{encoding} image of {width} x {height} is smaller than its colour pattern'
+        )
+    if per_pixel > 1:
+        rows = np.ndarray((height, width, per_pixel), np.uint8, data, strides=(step, per_pixel, 1))
+    return _ENCODINGS[encoding][1](rows)
+
+
+def decode_compressed(message: CompressedImageMessage) -> np.ndarray:
+    """Decode a sensor_msgs/CompressedImage (JPEG or PNG).
+
+    Args:
+        message: The message. What the bytes are is told by the bytes; `format` tells only whether
+            they are a picture at all and, in `...; jpeg compressed rgb8`, their channel order.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        ImageError: Depth images, unknown formats, truncated or damaged data.
+    """
+    stated = message.format or ''
+    if 'compresseddepth' in stated.lower():
+        raise ImageError(
+            f'compressed image of format {stated!r} is a depth image, not a camera image'
+        )
+    try:
+        image = decode_bytes(_bytes(message.data))
+    except ImageError as error:
+        raise ImageError(f'compressed image of format {stated!r}: {error}') from None
+    # By the message's definition the pixels were handed to the codec in this order. Publishers of
+    # image_transport write bgr8, which makes an ordinary file; rgb8 one with red and blue swapped.
+    if ';' in stated and 'compressed rgb' in stated:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return image
+
+
+def decode_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
+    """Decode the bytes of a JPEG or PNG file; 16-bit and gray images become 8-bit RGB.
+
+    OpenCV returns a partly gray picture for a truncated JPEG, so wholeness is checked first. An
+    orientation in EXIF is ignored: the calibration belongs to the sensor's own rows and columns.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        ImageError: Neither JPEG nor PNG, truncated, damaged, or too large.
+    """
+    array = _bytes(data)
+    width, height = image_size(array)
+    _check_size(width, height)
+    _check_whole(memoryview(array.data))
+    try:
+        image = cv2.imdecode(array, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    if image is None or image.shape != (height, width, 3):
+        raise ImageError(
+            f'damaged image: {width} x {height} {_kind(array)} that cannot be decoded'
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def image_size(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int, int]:
+    """Width and height from the header of a JPEG or PNG, without decoding it.
+
+    Raises:
+        ImageError: Neither JPEG nor PNG, or it ends before the header does.
+    """
+    array = _bytes(data)
+    view = memoryview(array.data)
+    if _kind(array) == 'PNG':
+        if len(view) < 33:
+            raise ImageError(f'truncated PNG: it ends after {len(view)} bytes, in its header')
+        return struct.unpack_from('>II', view, 16)
+    for marker, start, length in _jpeg_segments(view):
+        # Start of frame, all processes; C4, C8 and CC are other things (ITU T.81, table B.1).
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and length >= 8:
+            height, width = struct.unpack_from('>HH', view, start + 3)
+            return width, height
+    raise ImageError('damaged JPEG: no frame header before the picture data')
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as a JPEG file.
+
+    Raises:
+        ImageError: Not such an array.
+    """
+    return _encode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode (H, W, 3) uint8 RGB or (H, W) uint8 or uint16 as a PNG file.
+
+    Raises:
+        ImageError: Not such an array.
+    """
+    return _encode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+
+
+def _encode(extension: str, image: np.ndarray, options: list[int]) -> bytes:
+    gray = extension == '.png' and image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
+    color = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+    if not (gray or color) or image.size == 0:
+        raise ImageError(
+            f'cannot encode an array {image.shape} of {image.dtype} as {extension[1:]}'
+        )
+    pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR) if color else image
+    done, encoded = cv2.imencode(extension, pixels, options)
+    if not done:
+        raise ImageError(f'cannot encode an image {image.shape} as {extension[1:]}')
+    return encoded.tobytes()
+
+
+def _bytes(data: Any) -> np.ndarray:
+    """Any bytes-like object as flat uint8 without copying; a list of numbers is copied."""
+    if isinstance(data, (list, tuple)):
+        return np.asarray(data, np.uint8)
+    try:
+        return np.frombuffer(data, np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        if isinstance(data, np.ndarray) or len(data) == 0:
+            return np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        raise ImageError(
+            f'image data of type {type(data).__name__} cannot be read: {error}'
+        ) from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width <= 0 or height <= 0:
+        raise ImageError(f'image of impossible size {width} x {height}')
+    if width * height > MAX_PIXELS:
+        raise ImageError(f'image of {width} x {height} has more than {MAX_PIXELS} pixels')
+
+
+def _kind(array: np.ndarray) -> str:
+    start = array[:8].tobytes()
+    if start.startswith(_PNG_START):
+        return 'PNG'
+    if start.startswith(_JPEG_START):
+        return 'JPEG'
+    raise ImageError(
+        f'neither JPEG nor PNG: {array.size} bytes that begin with {start.hex(" ")}'
+        if array.size
+        else 'an image of no bytes'
+    )
+
+
+def _check_whole(view: memoryview) -> None:
+    """Raise ImageError when a file ends before its end marker, or a PNG chunk is damaged."""
+    if _kind(np.frombuffer(view[:8], np.uint8)) == 'JPEG':
+        scan = 0
+        for marker, start, length in _jpeg_segments(view):
+            if marker == 0xDA:
+                scan = start + length
+        # Past the scan's header FF D9 can only be the end: a data byte FF is followed by 00.
+        # Before it, it also ends an EXIF thumbnail. Cameras pad after the end: need not be last.
+        if bytes(view).find(b'\xff\xd9', scan) < 0:
+            raise ImageError(f'truncated JPEG: no end marker in {len(view)} bytes')
+        return
+    position = len(_PNG_START)
+    while position + 12 <= len(view):
+        length, name = struct.unpack_from('>I4s', view, position)
+        end = position + 12 + length
+        if end > len(view):
+            break
+        (checksum,) = struct.unpack_from('>I', view, end - 4)
+        if zlib.crc32(view[position + 4 : end - 4]) != checksum:
+            raise ImageError(f'damaged PNG: wrong checksum of the chunk at byte {position}')
+        if name == b'IEND':
+            return
+        position = end
+    raise ImageError(f'truncated PNG: no end chunk in {len(view)} bytes')
+
+
+def _jpeg_segments(view: memoryview) -> list[tuple[int, int, int]]:
+    """(marker, start of the length field, length) up to and with the first scan header."""
+    segments = []
+    position = 2
+    while True:
+        while position + 1 < len(view) and view[position] == 0xFF and view[position + 1] == 0xFF:
+            position += 1  # fill bytes may precede a marker
+        if position + 4 > len(view):
+            raise ImageError(f'truncated JPEG: it ends after {len(view)} bytes, in its header')
+        if view[position] != 0xFF:
+            raise ImageError(f'damaged JPEG: no marker at byte {position}')
+        marker = view[position + 1]
+        if 0xD0 <= marker <= 0xD9 or marker == 0x01:  # stand alone
+            if marker == 0xD9:
+                raise ImageError('damaged JPEG: it ends before its picture data')
+            position += 2
+            continue
+        (length,) = struct.unpack_from('>H', view, position + 2)
+        if position + 2 + length > len(view):
+            raise ImageError(f'truncated JPEG: it ends after {len(view)} bytes, in its header')
+        if length < 2:
+            raise ImageError(f'damaged JPEG: segment of length {length} at byte {position}')
+        segments.append((marker, position + 2, length))
+        if marker == 0xDA:
+            return segments
+        position += 2 + length

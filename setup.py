@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""ament_python package of the robot's side; `training/` is run from a clone and only names its dependencies here."""
+"""ament_python package of the robot's side.
+
+`training/` is run from a clone; only its dependencies are named here.
+"""
 
 from glob import glob
 
@@ -13,12 +16,11 @@ RUNTIME = [
     'numpy>=1.26',  # arrays; 1.26 is what Jazzy ships
     'onnxruntime>=1.17',  # runs model.onnx on CPU, CUDA, TensorRT or OpenVINO
 ]
-# A distribution's OpenCV has no PyPI name to satisfy, so pip installs pull it through this list too.
 OPENCV = ['opencv-python-headless>=4.6']  # JPEG, resize, colour maps; headless: no GUI libraries
 
 ROS = [
-    # Real rclpy, Fast DDS and the common messages as wheels (Linux x86_64). Only the ros-jazzy-* names:
-    # the un-prefixed PyPI names resolve to other distributions or to unrelated packages.
+    # Real rclpy, Fast DDS and the common messages as wheels (Linux x86_64). Only the ros-jazzy-*
+    # names: the others resolve to other distributions or to unrelated packages.
     'ros-jazzy-rclpy[fastrtps]',
     'ros-jazzy-common-interfaces',
 ]
@@ -58,7 +60,7 @@ DEV = [
 setup(
     name=PACKAGE,
     version='0.1.0',
-    description='Camera segmentation trained with unlabelled lidar, as a ROS 2 node that knows its domain',
+    description='Camera segmentation trained with unlabelled lidar; a node that knows its domain',
     license='Apache-2.0',
     maintainer='clcp_ros maintainers',
     maintainer_email='maintainers@clcp-ros.dev',

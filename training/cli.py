@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every command shares: arguments from a signature, one-line errors, writing beside and renaming."""
+"""What every command shares: arguments from a signature, one-line errors, atomic output."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
         print('\ninterrupted; run the same command again to go on', file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe (`| head`) went away; nothing is wrong, and nothing more can be said.
+        # The reader of a pipe (`| head`) went away: nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle: a folder with a model, what the monitor knows, and a description of both.
+
+A bundle is data. Loading one executes nothing, and it is checked whole before any of it is used:
+schema version, presence and SHA-256 of every file. The format is described in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clcp_ros.classes import ClassSet
+from clcp_ros.errors import BundleError
+
+SCHEMA_VERSION = 1
+DESCRIPTION = 'bundle.json'
+MODEL = 'model.onnx'
+REFERENCE = 'reference.npz'
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Geometry and normalisation of the network's input.
+
+    The frame is resized to `height` x `width`, scaled to [0, 1] and normalised per RGB channel.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: Its folder.
+        name: Name given at export.
+        classes: The class set of the masks.
+        input: What the network expects.
+        provenance: Where it comes from: commit, data, metrics, versions.
+        sha256: Hash of each file, by name.
+    """
+
+    path: Path
+    name: str
+    classes: ClassSet
+    input: InputSpec
+    provenance: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX model."""
+        return self.path / MODEL
+
+    @property
+    def reference_path(self) -> Path:
+        """The monitor's reference."""
+        return self.path / REFERENCE
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that change with the model."""
+        return self.sha256[MODEL][:12]
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_description(
+    folder: Path,
+    *,
+    name: str,
+    classes: ClassSet,
+    input_spec: InputSpec,
+    provenance: dict[str, Any],
+) -> None:
+    """Write `bundle.json` for a folder that already holds the model and the reference.
+
+    Args:
+        folder: The bundle's folder.
+        name: A name for people.
+        classes: Class set of the model's logits.
+        input_spec: Geometry and normalisation of the model's input.
+        provenance: JSON-serialisable facts on origin.
+    """
+    files = {
+        file: {'sha256': sha256_of(folder / file), 'bytes': (folder / file).stat().st_size}
+        for file in (MODEL, REFERENCE)
+    }
+    description = {
+        'schema_version': SCHEMA_VERSION,
+        'name': name,
+        'class_set': classes.name,
+        'classes': [
+            {'id': i, 'name': n, 'color': list(c)}
+            for i, (n, c) in enumerate(zip(classes.names, classes.colors, strict=True))
+        ],
+        'input': {
+            'height': input_spec.height,
+            'width': input_spec.width,
+            'mean': list(input_spec.mean),
+            'std': list(input_spec.std),
+        },
+        'tiling': None,
+        'provenance': provenance,
+        'files': files,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + '\n')
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Args:
+        path: The bundle's folder.
+
+    Returns:
+        The bundle, every file of which has the hash that the description states.
+
+    Raises:
+        BundleError: What is wrong, in one line.
+    """
+    folder = Path(path)
+    description = _read_description(folder)
+    version = description.get('schema_version')
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f'{folder}: bundle schema version {version!r} is not supported (this release reads '
+            f'{SCHEMA_VERSION}); export the bundle again with a matching release'
+        )
+    try:
+        bundle = _parse(folder, description)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f'{folder / DESCRIPTION}: malformed ({error!r}); export again') from None
+    for file in (MODEL, REFERENCE):
+        if file not in bundle.sha256:
+            raise BundleError(f'{folder / DESCRIPTION}: no entry for {file}; export again')
+        if not (folder / file).is_file():
+            raise BundleError(
+                f'{folder}: {file} is missing; copy the whole folder or export again'
+            )
+        found = sha256_of(folder / file)
+        if found != bundle.sha256[file]:
+            raise BundleError(
+                f'{folder / file}: hash {found[:12]} is not the {bundle.sha256[file][:12]} that '
+                f'{DESCRIPTION} states; the file was damaged or replaced, copy or export it again'
+            )
+    return bundle
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise BundleError(
+            f'{folder} is not a bundle: no {DESCRIPTION} in it; '
+            'make one with `python training/export.py`'
+        )
+    try:
+        description = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f'{file}: not valid JSON ({error})') from None
+    if not isinstance(description, dict):
+        raise BundleError(f'{file}: expected a JSON object')
+    return description
+
+
+def _parse(folder: Path, description: dict[str, Any]) -> Bundle:
+    entries = description['classes']
+    if [entry['id'] for entry in entries] != list(range(len(entries))):
+        raise ValueError('class ids are not 0, 1, 2, ...')
+    colors = [tuple(int(v) for v in entry['color']) for entry in entries]
+    if any(len(c) != 3 or not all(0 <= v <= 255 for v in c) for c in colors):
+        raise ValueError('a class colour is not an RGB triple')
+    spec = description['input']
+    mean, std = (tuple(float(v) for v in spec[key]) for key in ('mean', 'std'))
+    height, width = int(spec['height']), int(spec['width'])
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or height < 1 or width < 1:
+        raise ValueError('impossible input geometry or normalisation')
+    return Bundle(
+        path=folder,
+        name=str(description['name']),
+        classes=ClassSet(
+            str(description['class_set']),
+            tuple(str(entry['name']) for entry in entries),
+            tuple((c[0], c[1], c[2]) for c in colors),
+        ),
+        input=InputSpec(
+            height, width, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        ),
+        provenance=dict(description['provenance']),
+        sha256={name: str(entry['sha256']) for name, entry in description['files'].items()},
+    )  # fmt: skip

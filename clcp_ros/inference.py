@@ -1,0 +1,164 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""From an image to a mask: resize, normalise, run the model, decide.
+
+Training, evaluation, replay and the node share `preprocess` and `decide`, so that what was
+measured is what runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from clcp_ros.bundle import Bundle, InputSpec
+from clcp_ros.errors import BundleError
+
+_logger = logging.getLogger(__name__)
+
+FEATURES = ('early', 'deep')
+"""Names of the model's feature outputs, which the shift monitor reads."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one frame.
+
+    Attributes:
+        logits: (C, h, w) float32 on the decoder's grid.
+        features: `early` (D1,) and `deep` (D2,), float32.
+    """
+
+    logits: np.ndarray
+    features: dict[str, np.ndarray]
+
+    @property
+    def finite(self) -> bool:
+        """Whether logits and features hold no NaN and no infinity."""
+        return bool(
+            np.isfinite(self.logits).all()
+            and all(np.isfinite(f).all() for f in self.features.values())
+        )
+
+
+def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Resize and normalise an image for the network.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        spec: Geometry and normalisation.
+
+    Returns:
+        (3, height, width) float32.
+    """
+    if image.shape[:2] != (spec.height, spec.width):
+        shrinking = image.shape[0] >= spec.height and image.shape[1] >= spec.width
+        interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+        image = cv2.resize(image, (spec.width, spec.height), interpolation=interpolation)
+    mean = np.asarray(spec.mean, np.float32) * 255
+    scale = 1 / (np.asarray(spec.std, np.float32) * 255)
+    return np.ascontiguousarray(((image - mean) * scale).transpose(2, 0, 1))
+
+
+def decide(logits: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Upsample logits, take the best class of each pixel and its probability.
+
+    Args:
+        logits: (C, h, w) float32.
+        height: Height of the mask.
+        width: Width of the mask.
+
+    Returns:
+        The mask (height, width) uint8, and the confidence (height, width) uint8, where 255 stands
+        for a softmax probability of 1.
+    """
+    grid = np.ascontiguousarray(logits.transpose(1, 2, 0))
+    if grid.shape[:2] != (height, width):
+        # Half-pixel centres, as torch's bilinear interpolation with align_corners=False.
+        grid = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
+    grid = grid.reshape(height, width, -1)
+    best = grid.argmax(axis=2)
+    peak = np.take_along_axis(grid, best[..., None], axis=2)
+    confidence = 255 / np.exp(grid - peak).sum(axis=2)
+    return best.astype(np.uint8), np.rint(confidence).astype(np.uint8)
+
+
+class Segmenter:
+    """A bundle's model in ONNX Runtime.
+
+    Args:
+        bundle: A verified bundle.
+        providers: Execution providers in order of preference; default: what this machine offers.
+        threads: Threads inside an operator; 0 leaves it to ONNX Runtime.
+
+    Raises:
+        BundleError: The model cannot be loaded or has other inputs or outputs than it should.
+    """
+
+    def __init__(
+        self, bundle: Bundle, providers: Sequence[str] | None = None, threads: int = 0
+    ) -> None:
+        import onnxruntime
+
+        self.bundle = bundle
+        # The Azure provider of the CPU wheel is a remote service and runs no model here.
+        offered = [p for p in onnxruntime.get_available_providers() if not p.startswith('Azure')]
+        wanted = [p for p in (providers or offered) if p in offered]
+        if missing := [p for p in providers or () if p not in offered]:
+            _logger.warning(
+                'execution providers %s are not in this ONNX Runtime, which offers %s',
+                missing, offered,
+            )  # fmt: skip
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Spinning workers would take the core that decodes and publishes.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        # Tiny values in dark frames are an order of magnitude slower as denormals.
+        options.add_session_config_entry('session.set_denormal_as_zero', '1')
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(bundle.model_path), options, providers=wanted or ['CPUExecutionProvider']
+            )
+        except Exception as error:  # the run time raises many private types
+            raise BundleError(f'{bundle.model_path}: cannot be loaded: {error}') from error
+        self._check_interface()
+        self.provider: str = self._session.get_providers()[0]
+        """The execution provider that is really used."""
+
+    def _check_interface(self) -> None:
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
+        outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        spec, path = self.bundle.input, self.bundle.model_path
+        if inputs.get('image', [])[1:] != [3, spec.height, spec.width]:
+            raise BundleError(
+                f'{path}: input is {inputs}, not image (N, 3, {spec.height}, {spec.width})'
+            )
+        if missing := {'logits', *FEATURES} - set(outputs):
+            raise BundleError(
+                f'{path}: output {", ".join(sorted(missing))} is missing; export again'
+            )
+        if outputs['logits'][1] != len(self.bundle.classes):
+            raise BundleError(
+                f'{path}: {outputs["logits"][1]} classes of logits for '
+                f'{len(self.bundle.classes)} class names'
+            )
+
+    def predict(self, image: np.ndarray) -> Prediction:
+        """Run the model on one frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            Logits and features.
+        """
+        batch = preprocess(image, self.bundle.input)[None]
+        logits, *features = self._session.run(['logits', *FEATURES], {'image': batch})
+        return Prediction(
+            logits[0], {name: f[0] for name, f in zip(FEATURES, features, strict=True)}
+        )

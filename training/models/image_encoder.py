@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any timm encoder as a map of features, with the preprocessing that its weights expect."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clcp_ros.errors import ModelError
+from training.models.torchvision_names import torchvision_mobilenetv2_to_timm
+
+_logger = logging.getLogger(__name__)
+
+GRID_STRIDE = 16
+EARLY_STRIDE = 8
+
+Pool = Literal['avg', 'token']
+
+
+class EncoderOutput(NamedTuple):
+    """Features of a batch of images.
+
+    Attributes:
+        grid: (B, D, h, w) last features; patch tokens of a ViT, the stride-16 map of a ConvNet.
+        early: (B, D1, h1, w1) features of an early-middle block.
+        pooled: (B, D) one embedding per image.
+    """
+
+    grid: Tensor
+    early: Tensor
+    pooled: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """A timm model without its classifier.
+
+    Plain vision transformers give their patch tokens as a map; networks with stages give the
+    deepest map of stride 16 or less, the one a segmentation head reads.
+
+    Args:
+        architecture: Name of a timm model.
+        weights: A file of weights to start from: `.safetensors` of this project or of timm, or a
+            state dict in `.pth`; torchvision's MobileNetV2 names are understood.
+        pretrained: Let timm download its weights (needs network).
+        pool: Global embedding: mean of the map (`avg`) or the class token (`token`).
+
+    Raises:
+        ModelError: Unknown architecture, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        architecture: str = 'resnet10t',
+        weights: str | os.PathLike[str] | None = None,
+        pretrained: bool = False,
+        pool: Pool = 'avg',
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.pool = pool
+        # timm's models have methods that nn.Module does not declare.
+        self.model: Any = _create(architecture, pretrained and weights is None)
+        self.mean: tuple[float, ...] = tuple(self.model.pretrained_cfg['mean'])
+        self.std: tuple[float, ...] = tuple(self.model.pretrained_cfg['std'])
+        # A ViT's blocks all have one stride; a network with stages names them in feature_info.
+        features = _feature_info(self.model)
+        self._is_plain = len({reduction for _, reduction in features}) == 1
+        if self._is_plain:
+            self._indices = [max(len(features) // 3 - 1, 0), len(features) - 1]
+        else:
+            self._indices = [_deepest(features, s) for s in (EARLY_STRIDE, GRID_STRIDE)]
+        self.early_dim, self.embed_dim = (features[i][0] for i in self._indices)
+        self.stride: int = features[self._indices[1]][1]
+        if pool == 'token' and not getattr(self.model, 'num_prefix_tokens', 0):
+            raise ModelError(f'{architecture} has no class token; use pool: avg')
+        if weights is not None:
+            self.load(weights)
+
+    def forward(self, x: Tensor) -> EncoderOutput:
+        """Encode normalised images.
+
+        Args:
+            x: (B, 3, H, W); H and W are multiples of `stride`.
+
+        Returns:
+            Maps and embedding.
+        """
+        if not self._is_plain:
+            early, grid = self.model.forward_intermediates(
+                x, indices=self._indices, intermediates_only=True, stop_early=True
+            )
+            return EncoderOutput(grid, early, grid.mean(dim=(2, 3)))
+        tokens, (early, grid) = self.model.forward_intermediates(
+            x, indices=self._indices, norm=True, output_fmt='NCHW'
+        )
+        pooled = tokens[:, 0] if self.pool == 'token' else grid.mean(dim=(2, 3))
+        return EncoderOutput(grid, early, pooled)
+
+    def set_input_size(self, height: int, width: int) -> None:
+        """Resample position embeddings once, for a fixed input size (needed before ONNX export).
+
+        Args:
+            height: Pixels, a multiple of `stride`.
+            width: Pixels, a multiple of `stride`.
+        """
+        if self._is_plain and hasattr(self.model, 'set_input_size'):
+            self.model.set_input_size(img_size=(height, width))
+
+    def save(self, path: Path, input_size: tuple[int, int], provenance: dict[str, Any]) -> None:
+        """Write weights under timm's own names, with the preprocessing in the metadata.
+
+        Args:
+            path: A `.safetensors` file.
+            input_size: (height, width) that the weights were trained at.
+            provenance: JSON-serialisable facts on origin.
+        """
+        metadata = {
+            'architecture': self.architecture,
+            'mean': json.dumps(self.mean),
+            'std': json.dumps(self.std),
+            'input_size': json.dumps(list(input_size)),
+            'provenance': json.dumps(provenance),
+        }
+        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        temporary = path.with_name(f'.{path.name}.partial')
+        save_file(state, temporary, metadata)
+        temporary.replace(path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Load weights from a file, without executing anything in it.
+
+        Args:
+            path: `.safetensors`, or a state dict that `torch.load(weights_only=True)` accepts.
+
+        Raises:
+            ModelError: The file is unreadable, or keys are missing from it.
+        """
+        state, metadata = read_weights(Path(path))
+        if (made_for := metadata.get('architecture', self.architecture)) != self.architecture:
+            raise ModelError(f'{path} holds {made_for}, not {self.architecture}')
+        if 'mean' in metadata:
+            self.mean, self.std = (tuple(json.loads(metadata[k])) for k in ('mean', 'std'))
+        own = self.model.state_dict()
+        if 'features.0.0.weight' in state and self.architecture.startswith('mobilenetv2_100'):
+            state = torchvision_mobilenetv2_to_timm(state)
+            self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        missing = [k for k in own if k not in state]
+        wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
+        if missing or wrong:
+            raise ModelError(
+                f'{path} does not fit {self.architecture}: {len(missing)} keys missing '
+                f'{missing[:3]}, {len(wrong)} of another shape {wrong[:3]}'
+            )
+        self.model.load_state_dict({k: state[k] for k in own})
+        if ignored := [k for k in state if k not in own]:
+            _logger.info('%s: %d tensors not needed: %s ...', path, len(ignored), ignored[:3])
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata from `.safetensors` or a plain state dict.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name, and the metadata (empty for a state dict).
+
+    Raises:
+        ModelError: The file is missing, damaged, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f'{path}: no such file of weights')
+    try:
+        if path.suffix == '.safetensors':
+            with safe_open(path, 'pt') as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ModelError(f'{path}: unreadable weights ({error})') from None
+    except Exception as error:  # an unpickling error of torch: it refuses code
+        reason = str(error).splitlines()[0]
+        raise ModelError(f'{path}: not a file of plain tensors ({reason})') from None
+    state = state.get('state_dict', state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f'{path}: expected a state dict of tensors')
+    return state, {}
+
+
+def architecture_of(path: Path) -> str | None:
+    """The timm name in the metadata of a `.safetensors` file, or None.
+
+    Args:
+        path: The file.
+    """
+    return read_weights(path)[1].get('architecture')
+
+
+def _create(architecture: str, pretrained: bool) -> Any:
+    # ViTs take any size with dynamic_img_size; windowed and convolutional models do not know it.
+    for options in ({'dynamic_img_size': True}, {}):
+        try:
+            return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **options)
+        except TypeError:
+            continue
+        except RuntimeError as error:
+            similar = timm.list_models(f'*{architecture.split("_")[0]}*')[:5]
+            raise ModelError(f'{error}; similar names: {", ".join(similar)}') from None
+    raise ModelError(f'timm cannot create {architecture}')
+
+
+def _feature_info(model: Any) -> list[tuple[int, int]]:
+    info = getattr(model, 'feature_info', None)
+    if info is None or not hasattr(model, 'forward_intermediates'):
+        raise ModelError(f'{type(model).__name__} gives no intermediate features in this timm')
+    entries = info.info if hasattr(info, 'info') else info
+    return [(int(f['num_chs']), int(f['reduction'])) for f in entries]
+
+
+def _deepest(features: list[tuple[int, int]], stride: int) -> int:
+    candidates = [i for i, (_, reduction) in enumerate(features) if reduction <= stride]
+    return candidates[-1] if candidates else 0

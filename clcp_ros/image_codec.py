@@ -161,9 +161,7 @@ def decode_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarra
         ImageError: Neither JPEG nor PNG, truncated, damaged, or too large.
     """
     array = _bytes(data)
-    width, height = image_size(array)
-    _check_size(width, height)
-    _check_whole(memoryview(array.data))
+    width, height = check_bytes(array)
     try:
         image = cv2.imdecode(array, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -173,6 +171,28 @@ def decode_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarra
             f'damaged image: {width} x {height} {_kind(array)} that cannot be decoded'
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def check_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int, int]:
+    """Width and height of a JPEG or PNG file that is whole, without decoding it.
+
+    Raises:
+        ImageError: Neither JPEG nor PNG, truncated, too large, or a PNG with a wrong checksum.
+    """
+    array = _bytes(data)
+    width, height = image_size(array)
+    _check_size(width, height)
+    _check_whole(memoryview(array.data))
+    return width, height
+
+
+def image_format(data: bytes) -> str:
+    """'jpg' or 'png', by the first bytes.
+
+    Raises:
+        ImageError: Neither.
+    """
+    return 'png' if _kind(_bytes(data)) == 'PNG' else 'jpg'
 
 
 def image_size(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int, int]:

@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Make a pair set of recordings: synchronized, calibrated camera frames and lidar scans.
+
+Reads A2D2, KITTI raw, and ROS 1 and ROS 2 bags; what a path holds is guessed, and said. The same
+command again reuses what is whole.
+"""
+
+from __future__ import annotations
+
+if __package__ in (None, ''):
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from training.cli import next_step, run_command
+from training.pairs.build import BuildOptions, build, plan
+from training.sources import SourceOptions, open_source
+
+
+def main(
+    paths: list[Path],
+    out: Path = Path('pairs'),
+    max_gap: float = 0.05,
+    val_fraction: float = 0.15,
+    image_format: Literal['jpg', 'png'] = 'jpg',
+    preview: bool = True,
+    reader: str = 'auto',
+    camera: str | None = None,
+    image_topic: str | None = None,
+    points_topic: str | None = None,
+    camera_info_topic: str | None = None,
+    calibration: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Make a pair set of recordings.
+
+    Args:
+        paths: Recordings: data set folders, bag files, bag folders.
+        out: Folder of the pair set.
+        max_gap: Largest distance in time of a frame and its scan, seconds.
+        val_fraction: Last part of each sequence that is for validation.
+        image_format: How images are stored; recorded files of that format are kept as they are.
+        preview: Write preview.png, lidar points over images: look at it.
+        reader: Name of the reader instead of guessing.
+        camera: Which camera of A2D2 (front_center) or KITTI (image_02).
+        image_topic: Topic of the images in a bag.
+        points_topic: Topic of the scans in a bag.
+        camera_info_topic: Topic of the calibration in a bag.
+        calibration: YAML file with K, D, distortion_model, T_camera_lidar for a bag without.
+        overwrite: Replace a pair set of other recordings or options.
+    """
+    options = BuildOptions(max_gap, val_fraction, image_format)
+    hints = SourceOptions(camera, image_topic, points_topic, camera_info_topic, calibration)
+    found = []
+    for path in paths:
+        source, recordings = open_source(path, reader, hints)
+        guessed = 'looks like' if reader == 'auto' else 'is read as'
+        print(f'{path} {guessed} {source.name}: {_count(len(recordings), "recording")}')
+        found += [(source.name, str(path), recording) for recording in recordings]
+    jobs = plan(found)
+    with _Bar() as bar:
+        report, reused = build(jobs, out, options, overwrite, preview, bar, bar.write)
+    _print_notes(report)
+    if reused:
+        print(f'{out} is whole already, from the same recordings and options; nothing was written')
+    print(_summary(report, out))
+    if preview:
+        print(f'look at {out / "preview.png"}: the points must lie on the objects')
+    next_step(f'python training/pretrain.py --pairs {out}')
+
+
+class _Bar:
+    """A progress bar with the reasons of drops."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def start(self, total: int) -> None:
+        self.bar = tqdm(total=total, unit='pair', smoothing=0.1)
+
+    def advance(self, pairs: int, dropped: Counter[str]) -> None:
+        assert self.bar is not None
+        if dropped:
+            reasons = ', '.join(f'{count} {reason}' for reason, count in dropped.most_common(2))
+            self.bar.set_postfix_str(f'dropped: {reasons}', refresh=False)
+        self.bar.update(pairs)
+
+    def write(self, text: str) -> None:
+        tqdm.write(text)
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'
+
+
+def _print_notes(report: dict[str, Any]) -> None:
+    notes: dict[str, list[str]] = {}
+    for recording in report['recordings']:
+        for note in recording['notes']:
+            notes.setdefault(note, []).append(recording['sequence'])
+    for note, sequences in notes.items():
+        where = sequences[0] if len(sequences) == 1 else _count(len(sequences), 'recording')
+        print(f'note: {where}: {note}')
+
+
+def _summary(report: dict[str, Any], out: Path) -> str:
+    pairs = report['pairs']
+    text = (
+        f'{out}: {_count(pairs, "pair")} of {_count(report["camera_frames"], "camera frame")} and '
+        f'{_count(report["scans"], "scan")}, {report["points"] // pairs:,} points each on average'
+    )
+    gaps = [r['gaps']['max_ms'] for r in report['recordings'] if r['gaps']]
+    if gaps:
+        text += f', largest gap {max(gaps):.1f} ms'
+    for reason, count in report['dropped'].items():
+        text += f'\n  dropped {count:,}: {reason}'
+    return text
+
+
+def gather_arguments(arguments: list[str]) -> list[str]:
+    """Let shells pass paths as plain arguments, and options with hyphens.
+
+    The command line library takes one JSON list for a list, and option names as in the signature.
+    """
+    gathered: list[str] = []
+    paths: list[str] = []
+    waiting = False  # the option before this argument still wants its value
+    for argument in arguments:
+        if argument.startswith('--'):
+            name, equals, value = argument[2:].partition('=')
+            name = name.replace('-', '_')
+            waiting = False
+            if not equals and name in ('preview', 'no_preview', 'overwrite', 'no_overwrite'):
+                flag = name.removeprefix('no_')
+                gathered.append(f'--{flag}={"false" if name.startswith("no_") else "true"}')
+            else:
+                gathered.append(f'--{name}{equals}{value}')
+                waiting = not equals and name not in ('help', 'print_config')
+        elif waiting or argument == '-h':
+            gathered.append(argument)
+            waiting = False
+        else:
+            paths.append(argument)
+    return [json.dumps(paths), *gathered] if paths else gathered
+
+
+if __name__ == '__main__':
+    run_command(main, gather_arguments(sys.argv[1:]))

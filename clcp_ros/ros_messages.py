@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the messages that the node publishes. Imports message packages: node modules only."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from clcp_ros.classes import UNLABELLED, ClassSet
+from clcp_ros.node_diagnostics import Status
+
+# DiagnosticStatus.level is a `byte`, which Python sees as bytes of length one.
+_LEVELS = (
+    DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE,
+)  # fmt: skip
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """A builtin_interfaces/Time in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def image_message(image: np.ndarray, header: Header) -> Image:
+    """Wrap pixels.
+
+    Args:
+        image: (H, W) uint8 for mono8, or (H, W, 3) uint8 for rgb8.
+        header: Used as it is.
+
+    Returns:
+        An unpadded image.
+    """
+    message = Image()
+    message.header = header
+    message.height, message.width = image.shape[:2]
+    message.encoding = 'mono8' if image.ndim == 2 else 'rgb8'
+    message.step = message.width * (1 if image.ndim == 2 else 3)
+    # The setter takes an array.array without looking at each byte; bytes or an ndarray would cost
+    # hundreds of milliseconds a frame.
+    data = array.array('B')
+    data.frombytes(np.ascontiguousarray(image).data)
+    message.data = data
+    return message
+
+
+def scaled_camera_info(info: CameraInfo, height: int, width: int, header: Header) -> CameraInfo:
+    """The camera model of the image after resizing it to `height` x `width`.
+
+    Region of interest and binning of the input are resolved, so the result describes the whole
+    mask. Pixel centres are at integers: a resize maps u to (u + 0.5) s - 0.5.
+
+    Args:
+        info: The image's camera model.
+        height: Height of the mask.
+        width: Width of the mask.
+        header: Used as it is.
+
+    Returns:
+        A camera model; distortion coefficients are independent of the resolution.
+    """
+    roi = info.roi
+    left, top = int(roi.x_offset), int(roi.y_offset)
+    scale_x = width / (roi.width or info.width or width)
+    scale_y = height / (roi.height or info.height or height)
+    resize = np.array(
+        [
+            [scale_x, 0, (0.5 - left) * scale_x - 0.5],
+            [0, scale_y, (0.5 - top) * scale_y - 0.5],
+            [0, 0, 1],
+        ]
+    )
+    message = CameraInfo()
+    message.header = header
+    message.height, message.width = height, width
+    message.distortion_model, message.d, message.r = info.distortion_model, info.d, info.r
+    k, p = (np.asarray(m, np.float64).reshape(3, -1) for m in (info.k, info.p))
+    # All zeros mean an uncalibrated camera, and must stay so.
+    message.k = (resize @ k if k.any() else k).ravel()
+    message.p = (resize @ p if p.any() else p).ravel()
+    return message
+
+
+def diagnostic_array(header: Header, statuses: Iterable[Status], prefix: str) -> DiagnosticArray:
+    """Turn statuses into a message.
+
+    Args:
+        header: Used as it is.
+        statuses: What to say.
+        prefix: Fully qualified node name: two cameras' nodes must not share a status name.
+    """
+    message = DiagnosticArray()
+    message.header = header
+    message.status = [
+        DiagnosticStatus(
+            level=_LEVELS[status.level],
+            name=f'{prefix}: {status.name}',
+            message=status.message,
+            hardware_id=status.hardware_id,
+            values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+        )
+        for status in statuses
+    ]
+    return message
+
+
+def label_info_message(classes: ClassSet, header: Header) -> Any:
+    """The names of the mask's ids as vision_msgs/LabelInfo.
+
+    Raises:
+        ImportError: vision_msgs is not installed.
+    """
+    from vision_msgs.msg import LabelInfo, VisionClass
+
+    message = LabelInfo()
+    message.header = header
+    message.class_map = [
+        VisionClass(class_id=class_id, class_name=name)
+        for class_id, name in [*enumerate(classes.names), (UNLABELLED, 'unlabelled')]
+    ]
+    # The layer that consumes mask and confidence reads a threshold here; it is the consumer's to
+    # choose, so none is suggested.
+    message.threshold = 0.0
+    return message

@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy (pip install .[ros])')
+
+
+def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, '-m', 'clcp_ros.segment_node', '--ros-args', *arguments],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'PYTHONUNBUFFERED': '1', 'RCUTILS_LOGGING_USE_STDOUT': '1'},
+    )
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    lines = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return ''.join(lines)
+    raise AssertionError(f'{text!r} not in:\n{"".join(lines)}')
+
+
+@pytest.mark.parametrize('signals', [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
+def test_interrupt_ends_cleanly(root, tiny_bundle, signals):
+    process = start(root, '-p', f'bundle.path:={tiny_bundle}', '-r', 'image:=/camera/front/image')
+    try:
+        read_until(process, 'active')
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.02)
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'no bundle: set the parameter bundle.path'),
+        (['-p', 'bundle.path:=/nowhere'], '/nowhere is not a bundle'),
+        (['-p', 'bundle.path:=b', '-p', 'shift.warn_exit:=9.0'], 'warn_exit must be below'),
+        (['-p', 'bundle.path:=b', '-p', 'model.threads:=-1'], 'out of range'),
+        (['-p', 'bundle.path:=b', '-p', 'model.threads:=many'], 'INTEGER'),
+    ],
+)
+def test_wrong_start_ends_with_one_clear_line(root, arguments, message):
+    process = start(root, *arguments)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    errors = [line for line in output.splitlines() if 'error' in line.lower()]
+    assert len(errors) == 1, output
+    assert message in errors[0]
+    assert 'Traceback' not in output

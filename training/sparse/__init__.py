@@ -4,7 +4,7 @@
 
 from training.sparse.convolution import SparseConv, sparse_conv
 from training.sparse.grid import KernelMap, SparseGrid
-from training.sparse.voxelize import Voxels, batch_voxels, voxelize
+from training.sparse.voxelize import Voxels, batch_voxels, join_voxels, voxelize
 
 __all__ = [
     'KernelMap',
@@ -12,6 +12,7 @@ __all__ = [
     'SparseGrid',
     'Voxels',
     'batch_voxels',
+    'join_voxels',
     'sparse_conv',
     'voxelize',
 ]

@@ -66,8 +66,24 @@ def voxelize(points: np.ndarray, voxel_size_m: float) -> Voxels:
     )
 
 
-def batch_voxels(samples: Sequence[Voxels]) -> tuple[SparseGrid, Tensor]:
+def join_voxels(samples: Sequence[Voxels]) -> tuple[Tensor, Tensor]:
     """Join the voxels of several samples.
+
+    Args:
+        samples: One entry per sample; may be without voxels.
+
+    Returns:
+        (N, 4) int64 coordinates, the sample first, and (N, C) float32 features.
+    """
+    coords = [
+        torch.nn.functional.pad(torch.from_numpy(s.coords), (1, 0), value=i)
+        for i, s in enumerate(samples)
+    ]
+    return torch.cat(coords), torch.cat([torch.from_numpy(s.features) for s in samples])
+
+
+def batch_voxels(samples: Sequence[Voxels]) -> tuple[SparseGrid, Tensor]:
+    """Join the voxels of several samples into a grid.
 
     Args:
         samples: One entry per sample; may be without voxels.
@@ -75,11 +91,5 @@ def batch_voxels(samples: Sequence[Voxels]) -> tuple[SparseGrid, Tensor]:
     Returns:
         The grid, and (N, C) float32 features in its order.
     """
-    coords = torch.cat(
-        [
-            torch.nn.functional.pad(torch.from_numpy(s.coords), (1, 0), value=i)
-            for i, s in enumerate(samples)
-        ]
-    )
-    features = torch.cat([torch.from_numpy(s.features) for s in samples])
+    coords, features = join_voxels(samples)
     return SparseGrid(coords, len(samples)), features

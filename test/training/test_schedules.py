@@ -1,0 +1,29 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.schedules import cosine_restarts, decay_groups
+
+
+def test_thesis_cycles_end_after_1_3_7_15_31_63_epochs() -> None:
+    """With five epochs of warm-up the minima are the 0-based epochs 5, 7, 11, 19, 35 and 67."""
+    rate = [cosine_restarts(s, warmup=475, cycle=95, mult=2, floor=0.01) for s in range(68 * 95)]
+    minima = [
+        s // 95 for s in range(480, len(rate)) if s + 1 == len(rate) or rate[s + 1] > rate[s] + 0.5
+    ]
+    assert minima == [5, 7, 11, 19, 35, 67]
+    assert max(rate) == pytest.approx(1)
+    assert min(rate[475:]) == pytest.approx(0.01, abs=1e-3)
+    assert rate[0] < rate[100] < rate[474] < 1
+
+
+def test_scales_and_embeddings_do_not_decay() -> None:
+    method = Clcp(ModelConfig(image_encoder='vit_tiny_patch16_224'), OptimizerConfig(), 10)
+    decayed, kept = (g['params'] for g in decay_groups(method, 0.1))
+    assert any(p is method.logit_scale for p in kept)
+    assert any(p is method.image_encoder.model.pos_embed for p in kept)
+    assert all(p.ndim > 1 for p in decayed)
+    assert len(decayed) + len(kept) == len(list(method.parameters()))

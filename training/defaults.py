@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a command works on when nothing was prepared: the simulated drive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SIMULATION = Path('sim')
+PAIRS = Path('pairs')
+ENCODER = Path('runs/pretrain/image_encoder.safetensors')
+MODEL = Path('runs/finetune/model.safetensors')
+BUNDLE = Path('bundle')
+
+
+def ensure_simulation(folder: Path = SIMULATION) -> Path:
+    """Simulate the default drives unless they are there.
+
+    Args:
+        folder: Where to.
+
+    Returns:
+        The folder.
+    """
+    from training.simulation import SimulationConfig, simulate
+
+    if not (folder / 'simulation.json').is_file():
+        print(f'{folder} is not there: simulating the default drives first')
+    simulate(folder, SimulationConfig())
+    return folder
+
+
+def ensure_pairs(folder: Path = PAIRS, simulation: Path = SIMULATION) -> Path:
+    """Convert the simulated drives unless there is a pair set.
+
+    Args:
+        folder: The pair set.
+        simulation: Where the simulated drives are or shall be.
+
+    Returns:
+        The pair set's folder.
+    """
+    from training.convert import convert
+
+    if not (folder / 'index.parquet').is_file():
+        ensure_simulation(simulation)
+        print(f'{folder} is not there: converting the simulated drives first')
+        convert([simulation / 'a2d2', simulation / 'bags' / 'town02'], folder)
+    return folder

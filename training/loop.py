@@ -1,0 +1,265 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What training runs share: batches that depend on the step alone, metrics, checkpoints, resume.
+
+A run that was interrupted and resumed gives the same weights as one that was not: which samples a
+step sees, how they are augmented and what the step draws at random all follow from the seed and
+the number of the step.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from torch.utils.data import Sampler
+
+from clcp_ros.errors import ModelError
+
+CHECKPOINT = 'last.ckpt'
+SETTINGS = 'settings.json'
+METRICS = 'metrics.csv'
+
+
+class StepBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (position, seed) pairs, one per step of the whole run.
+
+    Positions are shuffled anew in every pass over them; a pass ends with its last whole batch.
+
+    Args:
+        positions: (N,) what to draw from.
+        batch_size: Samples per step over all ranks; at most N.
+        max_steps: Steps of the run.
+        seed: Seed of the run.
+        start: Step to start at, for resuming.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        positions: np.ndarray,
+        batch_size: int,
+        max_steps: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.positions = np.asarray(positions)
+        self.batch_size = min(batch_size, len(self.positions))
+        self.max_steps = max_steps
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        # Lightning counts the steps before a resume as fetched, so the whole run is the length.
+        return self.max_steps
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps in one pass over the positions."""
+        return len(self.positions) // self.batch_size
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The samples of a step and a seed for each."""
+        passes, i = divmod(step, self.steps_per_pass)
+        order = np.random.default_rng((self.seed, 0, passes)).permutation(self.positions)
+        chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+        seeds = np.random.default_rng((self.seed, 1, step)).integers(0, 2**31, len(chosen))
+        mine = slice(self.rank, None, self.world_size)
+        return [(int(p), int(s)) for p, s in zip(chosen[mine], seeds[mine], strict=True)]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (self.batch(step) for step in range(self.start, self.max_steps))
+
+
+class SeededSteps(Callback):
+    """Seeds torch before every step, so that drop-out is the same after a resume."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Seed the step."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.global_step)
+
+
+class MetricsFile(Callback):
+    """Appends what is logged to a CSV file with the columns step, name, value.
+
+    Args:
+        path: The file. Rows after the step that a resumed run starts at are dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Keep what belongs to the run so far."""
+        rows = [r for r in read_metrics(self.path) if r[0] <= trainer.global_step]
+        with self.path.open('w', newline='') as file:
+            csv.writer(file).writerows([('step', 'name', 'value'), *rows])
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Write the step's metrics."""
+        self._write(trainer, validation=False)
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Write the validation's metrics."""
+        self._write(trainer, validation=True)
+
+    def _write(self, trainer: L.Trainer, validation: bool) -> None:
+        if not trainer.is_global_zero:
+            return
+        with self.path.open('a', newline='') as file:
+            writer = csv.writer(file)
+            for name, value in trainer.callback_metrics.items():
+                if name.startswith('val_') == validation:
+                    writer.writerow((trainer.global_step, name, f'{float(value):.6g}'))
+
+
+def read_metrics(path: Path) -> list[tuple[int, str, float]]:
+    """Read what `MetricsFile` wrote; empty when there is nothing.
+
+    Args:
+        path: The file.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline='') as file:
+        return [(int(r['step']), r['name'], float(r['value'])) for r in csv.DictReader(file)]
+
+
+class _Progress(TQDMProgressBar):
+    """One bar for the whole run, with rate and time left; silent validation."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop('v_num', None)
+        return metrics
+
+
+class FiniteLoss(Callback):
+    """Stops a run whose loss is not a number, before the checkpoint is spoilt."""
+
+    def on_before_backward(self, trainer: L.Trainer, _: Any, loss: torch.Tensor) -> None:
+        """Check the loss."""
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f'the loss is {loss.item()} at step {trainer.global_step}; lower the learning rate'
+            )
+
+
+def make_trainer(
+    out: Path,
+    *,
+    max_steps: int,
+    seed: int,
+    validate_every: int,
+    checkpoint_every: int,
+    precision: str = '32-true',
+    gradient_clip: float = 1.0,
+) -> L.Trainer:
+    """A Lightning trainer that counts steps, writes `last.ckpt` and `metrics.csv`.
+
+    Args:
+        out: Folder of the run.
+        max_steps: Steps of the whole run.
+        seed: Seed of the run.
+        validate_every: Steps between validations; 0 for none.
+        checkpoint_every: Steps between checkpoints.
+        precision: Lightning's name of a precision, such as `bf16-mixed`.
+        gradient_clip: Largest norm of the gradient.
+
+    Returns:
+        The trainer.
+    """
+    # Known and harmless here: our loaders are small, and StepBatches is what makes them resumable.
+    for message in (
+        '.*num_workers.*',
+        '.*LeafSpec.*',
+        '.*exists and is not empty.*',
+        '.*dataloader is not resumable.*',
+    ):
+        warnings.filterwarnings('ignore', message)
+    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
+    return L.Trainer(
+        default_root_dir=out,
+        max_steps=max_steps,
+        max_epochs=-1,
+        precision=precision,  # type: ignore[arg-type]  # a Literal upstream, checked there
+        gradient_clip_val=gradient_clip,
+        val_check_interval=validate_every or None,
+        limit_val_batches=1.0 if validate_every else 0,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[
+            ModelCheckpoint(
+                out, CHECKPOINT.removesuffix('.ckpt'), every_n_train_steps=checkpoint_every,
+                save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False,
+            ),
+            SeededSteps(seed),
+            MetricsFile(out / METRICS),
+            FiniteLoss(),
+            _Progress(refresh_rate=max(1, max_steps // 200), leave=True),
+        ],
+    )  # fmt: skip
+
+
+def prepare_run(out: Path, settings: dict[str, Any], result: Path, overwrite: bool) -> str:
+    """Decide what to do with a run's folder.
+
+    Args:
+        out: Folder of the run.
+        settings: Everything that the result depends on; JSON-serialisable.
+        result: The file that exists when the run is finished.
+        overwrite: Start anew whatever is there.
+
+    Returns:
+        `new`, `resume` or `done`.
+
+    Raises:
+        ModelError: The folder holds a run with other settings.
+    """
+    file = out / SETTINGS
+    text = json.dumps(settings, indent=2, default=str) + '\n'
+    if overwrite:
+        for name in (SETTINGS, CHECKPOINT, METRICS, result.name):
+            (out / name).unlink(missing_ok=True)
+    if file.is_file() and file.read_text() != text:
+        old = json.loads(file.read_text())
+        new = json.loads(text)
+        changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+        raise ModelError(
+            f'{out} holds a run with other settings ({", ".join(changed)} differ); '
+            'choose another --out, or add --overwrite true'
+        )
+    if file.is_file() and result.is_file():
+        return 'done'
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return 'resume' if (out / CHECKPOINT).is_file() else 'new'
+
+
+def to_settings(**values: Any) -> dict[str, Any]:
+    """Flatten dataclasses for `prepare_run`."""
+    return {
+        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v  # type: ignore[arg-type]
+        for k, v in values.items()
+    }

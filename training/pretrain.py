@@ -1,0 +1,212 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrain an image encoder on unlabelled camera-lidar pairs.
+
+Reads a pair set (training/convert.py makes one) and writes `image_encoder.safetensors`, which
+training/finetune.py and timm load. Without arguments it works on the simulated drive. Interrupted,
+it goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+if __package__ in (None, ''):
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from clcp_ros.errors import PairSetError
+from training.cli import git_commit, next_step, run_command
+from training.defaults import PAIRS, ensure_pairs
+from training.loop import (
+    CHECKPOINT,
+    METRICS,
+    StepBatches,
+    make_trainer,
+    prepare_run,
+    read_metrics,
+    to_settings,
+)
+from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
+from training.pairs.pair_set import PairSet
+
+RESULT = 'image_encoder.safetensors'
+
+
+class PairData(L.LightningDataModule):
+    """Loaders over a pair set; a resumed run goes on with the batch that comes next.
+
+    Args:
+        training: Samples to train on.
+        validation: Samples to validate on.
+        batches: The batches of the run.
+        workers: Loader processes.
+    """
+
+    def __init__(
+        self,
+        training: ContrastivePairs,
+        validation: ContrastivePairs,
+        batches: StepBatches,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.training, self.validation = training, validation
+        self.batches, self.workers = batches, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the trainer's step on, this rank's part of them."""
+        assert self.trainer is not None
+        self.batches.start = self.trainer.global_step
+        self.batches.rank = self.trainer.global_rank
+        self.batches.world_size = self.trainer.world_size
+        return DataLoader(
+            self.training, batch_sampler=self.batches, collate_fn=collate,
+            num_workers=self.workers, persistent_workers=self.workers > 0,
+        )  # fmt: skip
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation split in order, the same crops every time."""
+        positions = self.validation.pairs.rows(split='val')
+        sampler = [(int(p), 0) for p in positions]
+        return DataLoader(
+            self.validation, batch_size=self.batches.batch_size, collate_fn=collate,
+            sampler=sampler,
+        )  # fmt: skip
+
+
+def pretrain(
+    pairs: Path = PAIRS,
+    out: Path = Path('runs/pretrain'),
+    model: ModelConfig = ModelConfig(),  # noqa: B008  # shown as defaults, never changed
+    views: ViewConfig = ViewConfig(),  # noqa: B008
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    max_steps: int = 200,
+    batch_size: int = 32,
+    validate_every: int = 50,
+    checkpoint_every: int = 50,
+    workers: int = 0,
+    precision: str = '32-true',
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Pretrain an image encoder on a pair set; finish or reuse a run with the same settings.
+
+    Args:
+        pairs: Pair set; the default one is made from the simulated drive when it is missing.
+        out: Folder of the run.
+        model: Encoders and heads.
+        views: Crop, image size, voxels.
+        optimizer: Optimizer and schedule.
+        max_steps: Steps of the whole run.
+        batch_size: Pairs per step, over all processes.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints.
+        workers: Loader processes.
+        precision: Lightning's name of a precision, such as bf16-mixed.
+        seed: Of everything that is random.
+        overwrite: Start anew whatever is in `out`.
+
+    Returns:
+        The file of the image encoder.
+
+    Raises:
+        PairSetError: The pair set is too small.
+        ModelError: Unknown networks, weights that do not fit, a loss that is not finite.
+    """
+    settings = to_settings(
+        pairs=str(pairs), model=model, views=views, optimizer=optimizer, max_steps=max_steps,
+        batch_size=batch_size, precision=precision, seed=seed,
+    )  # fmt: skip
+    state = prepare_run(out, settings, out / RESULT, overwrite)
+    if state == 'done':
+        print(f'{out / RESULT}: already done with these settings')
+        return out / RESULT
+    if pairs == PAIRS:
+        ensure_pairs(pairs)
+    pair_set = PairSet(pairs)
+    positions = pair_set.rows(split='train')
+    if len(positions) < 2 or len(pair_set.rows(split='val')) < 2:
+        raise PairSetError(
+            f'{pairs} has {len(positions)} training and {len(pair_set.rows(split="val"))} '
+            'validation pairs; contrastive training needs at least two of each'
+        )
+    L.seed_everything(seed, verbose=False)
+    method = Clcp(model, optimizer, max_steps)
+    batches = StepBatches(positions, batch_size, max_steps, seed)
+    stats = method.image_encoder.mean, method.image_encoder.std
+    data = PairData(
+        ContrastivePairs(pair_set, views, *stats, train=True),
+        ContrastivePairs(pair_set, views, *stats, train=False),
+        batches,
+        workers,
+    )
+    _describe(method, pair_set, batches, max_steps, state)
+    trainer = make_trainer(
+        out, max_steps=max_steps, seed=seed, validate_every=validate_every,
+        checkpoint_every=checkpoint_every, precision=precision,
+    )  # fmt: skip
+    checkpoint = out / CHECKPOINT if state == 'resume' else None
+    trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_step < max_steps:  # Ctrl-C
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        size = (views.image_size, views.image_size)
+        provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}
+        method.image_encoder.save(out / RESULT, size, provenance)
+        print(f'\nwrote {out / RESULT}: {summary(out)}')
+        next_step(f'python training/finetune.py --encoder {out / RESULT}')
+    return out / RESULT
+
+
+def _describe(
+    method: Clcp, pairs: PairSet, batches: StepBatches, max_steps: int, state: str
+) -> None:
+    million = [
+        sum(p.numel() for p in m.parameters()) / 1e6
+        for m in (method.image_encoder, method.lidar_encoder)
+    ]
+    print(
+        f'pairs: {len(batches.positions)} to train on, {len(pairs.rows(split="val"))} to validate '
+        f'on, from {len(pairs.sequences)} sequences\n'
+        f'image encoder: {method.image_encoder.architecture} ({million[0]:.1f} M parameters), '
+        f'lidar encoder: {method.lidar_encoder.architecture} ({million[1]:.1f} M'
+        f'{", frozen" if method.lidar_encoder.frozen else ""})\n'
+        f'{"going on with" if state == "resume" else "starting"} {max_steps} steps of '
+        f'{batches.batch_size} pairs, {batches.steps_per_pass} steps a pass'
+    )
+
+
+def _simulated(pairs: PairSet) -> bool:
+    return bool(np.any(['simulation.json' in str(pairs.report)]))
+
+
+def summary(out: Path) -> str:
+    """One line on how a run went, from its metrics.
+
+    Args:
+        out: Folder of the run.
+    """
+    rows = read_metrics(out / METRICS)
+    final = {name: value for _, name, value in rows}
+    first = {name: value for _, name, value in reversed(rows)}
+    pairs = max(final['val_pairs'], 1)
+    return (
+        f'validation loss {first["val_loss"]:.3f} -> {final["val_loss"]:.3f} '
+        f'(chance {np.log(pairs):.3f}), partner found first among {pairs:.0f}: '
+        f'{final["val_r1"]:.1%} (chance {1 / pairs:.1%}), among the first five: '
+        f'{final["val_r5"]:.1%}'
+    )
+
+
+if __name__ == '__main__':
+    torch.set_float32_matmul_precision('high')
+    run_command(pretrain)

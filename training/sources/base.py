@@ -13,7 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from clcp_ros.errors import RecordingError
+from clcp_ros import image_codec
+from clcp_ros.errors import CalibrationError, RecordingError
+from training.pairs.geometry import Rectifier
 from training.pairs.pair import Pair
 from training.pairs.sync import Matches
 
@@ -160,3 +162,28 @@ def keep_finite(points: np.ndarray, dropped: Drops, drop_origin: bool = False) -
             dropped.add('points: no echo (0, 0, 0)', count=int(origin.sum()))
             kept = finite & ~origin
     return points if kept.all() else points[kept]
+
+
+def rectify_encoded(data: bytes, rectifier: Rectifier) -> tuple[np.ndarray | None, bytes | None]:
+    """Rectify an image file, or keep its bytes where it is a pinhole image already.
+
+    Args:
+        data: A JPEG or PNG file.
+        rectifier: Of its camera.
+
+    Returns:
+        The rectified image, or None, and the bytes, or None: always one of them.
+
+    Raises:
+        ImageError: The file is truncated or damaged.
+        CalibrationError: The image has another size than the calibration.
+    """
+    if not rectifier.is_identity:
+        return rectifier.rectify(image_codec.decode_bytes(data)), None
+    size = image_codec.check_bytes(data)
+    if size != (rectifier.width, rectifier.height):
+        raise CalibrationError(
+            f'the calibration is for {rectifier.width} x {rectifier.height}, the image is '
+            f'{size[0]} x {size[1]}'
+        )
+    return None, data

@@ -64,6 +64,7 @@ def test_launch_activates_the_node_and_ends_it_cleanly(root, ros, tiny_bundle):
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, 'PYTHONUNBUFFERED': '1'},
+        start_new_session=True,
     )  # fmt: skip
     peer = ros.create_node('launch_peer')
     try:
@@ -77,10 +78,12 @@ def test_launch_activates_the_node_and_ends_it_cleanly(root, ros, tiny_bundle):
         assert label == 'active'
         assert peer.count_subscribers('/front/image') == 1
         assert peer.count_subscribers('/front/image/compressed') == 1
-        process.send_signal(signal.SIGINT)
+        # As a terminal does, which launch relies on.
+        os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=30)
     finally:
         process.kill()
         peer.destroy_node()
     assert 'Traceback' not in output, output
     assert 'process has finished cleanly' in output, output
+    assert 'escalating' not in output, output

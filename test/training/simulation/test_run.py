@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.interfaces import QosDurability
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
+
+from training.simulation.a2d2 import scenes
+from training.simulation.config import CONDITIONS, SimulationConfig, SimulationError
+from training.simulation.run import SimulatedData, simulate
+
+TINY = SimulationConfig(
+    rate_hz=2, seconds=1, width=96, height=64, beams=16, columns=120, train_frames=3, val_frames=2
+)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> SimulatedData:
+    return simulate(tmp_path_factory.mktemp('sim') / 'out', TINY, workers=1)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+def test_same_bytes_whatever_the_number_of_workers(data: SimulatedData, tmp_path: Path) -> None:
+    simulate(tmp_path / 'two', TINY, workers=2)
+    first = digests(data.test_bag.parents[1])
+    assert first == digests(tmp_path / 'two')
+    assert len(first) > 50
+
+
+def test_second_run_reuses_and_other_parameters_rebuild(
+    data: SimulatedData, tmp_path: Path
+) -> None:
+    out = tmp_path / 'out'
+    tinier = SimulationConfig(
+        rate_hz=1,
+        seconds=1,
+        width=32,
+        height=24,
+        beams=2,
+        columns=16,
+        train_frames=1,
+        val_frames=1,
+    )
+    assert not simulate(out, tinier, workers=1).reused
+    before = digests(out)
+    begin = time.perf_counter()
+    assert simulate(out, tinier, workers=1).reused
+    assert time.perf_counter() - begin < 1
+    other = SimulationConfig(
+        seed=5, rate_hz=1, seconds=1, width=32, height=24, beams=2, columns=16, train_frames=1,
+        val_frames=1,
+    )  # fmt: skip
+    assert not simulate(out, other, workers=1).reused
+    assert digests(out) != before
+
+
+def test_interrupted_run_goes_on_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.simulation.cityscapes import Cityscapes
+
+    out = tmp_path / 'out'
+    tinier = SimulationConfig(
+        rate_hz=1,
+        seconds=1,
+        width=32,
+        height=24,
+        beams=2,
+        columns=16,
+        train_frames=1,
+        val_frames=1,
+    )
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Cityscapes, 'encode', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(out, tinier, workers=1)
+    assert not (out / 'cityscapes').exists()
+    assert sorted(p.name for p in out.iterdir()) == ['a2d2', 'bags', 'simulation.json']
+    stamp = (out / 'bags' / 'town02' / 'metadata.yaml').stat().st_mtime_ns
+    assert not simulate(out, tinier, workers=1).reused
+    assert (out / 'cityscapes').is_dir()
+    assert (out / 'bags' / 'town02' / 'metadata.yaml').stat().st_mtime_ns == stamp
+
+
+def test_foreign_folder_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / 'a2d2').mkdir()
+    (tmp_path / 'a2d2' / 'mine.txt').write_text('mine')
+    with pytest.raises(SimulationError, match='choose another'):
+        simulate(tmp_path, TINY, workers=1)
+    assert (tmp_path / 'a2d2' / 'mine.txt').read_text() == 'mine'
+
+
+def test_a2d2_layout_and_pixels_follow_from_points(data: SimulatedData) -> None:
+    calibration = json.loads((data.a2d2 / 'cams_lidars.json').read_text())
+    camera = calibration['cameras']['front_center']
+    K = np.array(camera['CamMatrix'])
+    assert camera['Resolution'] == [96, 64]
+    hexes = json.loads((data.a2d2 / 'class_list.json').read_text())
+    known = {tuple(int(h[i : i + 2], 16) for i in (1, 3, 5)) for h in hexes}
+    archives = sorted(data.a2d2.glob('*/lidar/cam_front_center/*.npz'))
+    assert len(archives) == 2 * len(CONDITIONS)
+    assert {p.parents[2].name for p in archives} == set(scenes(TINY))
+    for path in archives:
+        with np.load(path, allow_pickle=False) as npz:
+            x, y, z = npz['points'].T
+            u, v = K[0, 2] - K[0, 0] * y / x, K[1, 2] - K[1, 1] * z / x
+            assert len(x) > 50
+            assert np.abs(u - npz['col']).max() < 1e-6
+            assert np.abs(v - npz['row']).max() < 1e-6
+            assert np.allclose(npz['depth'], x)
+            assert npz['reflectance'].min() >= 0
+            assert npz['reflectance'].max() <= 255
+            times = npz['timestamp']
+        camera_file, label_file = (
+            path.parents[2] / kind / 'cam_front_center' / path.name.replace('_lidar_', f'_{kind}_')
+            for kind in ('camera', 'label')
+        )
+        about = json.loads(camera_file.with_suffix('.json').read_text())
+        assert about['pcld_npz'] == path.name
+        assert np.abs(times - about['cam_tstamp']).max() < 60_000
+        image = cv2.imread(str(camera_file.with_suffix('.png')))
+        label = cv2.imread(str(label_file.with_suffix('.png')))[..., ::-1]
+        assert image.shape == label.shape == (64, 96, 3)
+        assert {tuple(map(int, c)) for c in np.unique(label.reshape(-1, 3), axis=0)} <= known
+
+
+def test_bag_has_the_topics_and_counts(data: SimulatedData) -> None:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with Reader(data.training_bag) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        frames = 2 * len(CONDITIONS)
+        assert counts == {
+            '/tf_static': 1,
+            '/camera/front/image/compressed': frames,
+            '/camera/front/camera_info': frames,
+            '/lidar/points': frames,
+            '/simulation/condition': frames,
+            '/simulation/labels/compressed': frames,
+        }
+        latched = next(c for c in reader.connections if c.topic == '/tf_static')
+        assert latched.ext.offered_qos_profiles[0].durability is QosDurability.TRANSIENT_LOCAL
+        conditions, stamps = [], {}
+        for connection, when, raw in reader.messages():
+            message = store.deserialize_cdr(raw, connection.msgtype)
+            if connection.topic == '/simulation/condition':
+                conditions.append(message.data)
+            if hasattr(message, 'header'):
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+                assert stamp == when
+                stamps.setdefault(connection.topic, []).append(stamp)
+            if connection.topic == '/lidar/points':
+                assert [f.name for f in message.fields] == [
+                    'x', 'y', 'z', 'intensity', 'ring', 'time',
+                ]  # fmt: skip
+                assert message.width * message.point_step == len(message.data)
+            if connection.topic == '/simulation/labels/compressed':
+                labels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+                assert labels.shape == (64, 96)
+                assert labels.max() < 19
+    assert conditions == [name for name in CONDITIONS for _ in range(2)]
+    image = np.array(stamps['/camera/front/image/compressed'])
+    assert (image == stamps['/simulation/labels/compressed']).all()
+    gap = np.abs(image - np.array(stamps['/lidar/points']))
+    assert 0 < gap.max() <= 4_000_000
+
+
+def test_raw_images_on_request(tmp_path: Path) -> None:
+    config = SimulationConfig(
+        rate_hz=1, seconds=1, width=32, height=24, beams=2, columns=16, train_frames=1,
+        val_frames=1, raw_images=True,
+    )  # fmt: skip
+    data = simulate(tmp_path / 'out', config, workers=1)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    with Reader(data.test_bag) as reader:
+        chosen = [c for c in reader.connections if c.topic == '/camera/front/image']
+        connection, _, raw = next(reader.messages(chosen))
+        image = store.deserialize_cdr(raw, connection.msgtype)
+    assert (image.encoding, image.height, image.width, image.step) == ('rgb8', 24, 32, 96)
+    assert len(image.data) == 24 * 96
+
+
+def test_cityscapes_layout_and_label_ids(data: SimulatedData) -> None:
+    valid = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
+    labels = sorted(data.cityscapes.glob('gtFine/*/*/*_gtFine_labelIds.png'))
+    images = sorted(data.cityscapes.glob('leftImg8bit/*/*/*_leftImg8bit.png'))
+    assert len(labels) == len(images) == 2 * 3 + 2 * len(CONDITIONS)
+    for label, image in zip(labels, images, strict=True):
+        assert label.name.split('_gtFine')[0] == image.name.split('_leftImg8bit')[0]
+        ids = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+        assert ids.shape == (64, 96)
+        assert set(np.unique(ids)) <= valid
+    cities = {p.parent.name for p in labels if 'val' in p.parts}
+    assert cities == {f'town03-{name}' for name in CONDITIONS}
+    pair = [data.cityscapes / f'gtFine/val/town03-{n}' for n in ('clear', 'night')]
+    a, b = ([cv2.imread(str(p), -1) for p in sorted(folder.iterdir())] for folder in pair)
+    assert (np.array(a) == np.array(b)).all()

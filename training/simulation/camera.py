@@ -1,0 +1,282 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The camera: one ray-cast view, and the pictures it gives in every condition."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from training.simulation.config import CameraConfig, Condition
+from training.simulation.light import Light, extinction, light, rain_rate
+from training.simulation.mesh import Material
+from training.simulation.scene import Hits, Scene
+from training.simulation.surface import Surface, describe, noise
+
+Array = np.ndarray
+
+
+@dataclass
+class View:
+    """What the camera sees, before light and weather.
+
+    Attributes:
+        camera: The camera.
+        hits: (H, W) what each pixel's ray met.
+        surface: (H, W) what it looks like.
+        direction: (H, W, 3) unit rays in `base_link`.
+        sunlit: (H, W) float32 in {0, 1}.
+        sun: (3,) towards the sun in `base_link`.
+        lamps: (L, 3) street lights in `base_link`.
+    """
+
+    camera: CameraConfig
+    hits: Hits
+    surface: Surface
+    direction: Array
+    sunlit: Array
+    sun: Array
+    lamps: Array
+
+    @property
+    def labels(self) -> Array:
+        """(H, W) uint8 trainIds."""
+        return self.hits.category
+
+    @property
+    def depth(self) -> Array:
+        """(H, W) float32 distance along the optical axis in metres, inf for sky."""
+        return self.hits.distance * self.direction[..., 0]
+
+
+@functools.lru_cache(maxsize=4)
+def pixel_rays(camera: CameraConfig) -> Array:
+    """(H, W, 3) float32 unit vectors in `base_link` through the pixel centres."""
+    u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K).T
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    return (rays @ camera.T_base_camera[:3, :3].T).astype(np.float32)
+
+
+def look(scene: Scene, camera: CameraConfig) -> View:
+    """Cast the camera's rays into the scene, one per pixel."""
+    direction = pixel_rays(camera)
+    hits = scene.cast(np.asarray(camera.position), direction)
+    surface = describe(hits, 1 / float(camera.K[0, 0]))
+    return View(camera, hits, surface, direction, scene.sunlit(hits), scene.sun, scene.lamps)
+
+
+def picture(view: View, condition: Condition, rng: np.random.Generator) -> Array:
+    """Light the view and expose the camera.
+
+    Args:
+        view: What the camera sees.
+        condition: Weather or light.
+        rng: Source of the noise, the drops and the flakes.
+
+    Returns:
+        (H, W, 3) RGB uint8.
+    """
+    lit = light(condition)
+    albedo, gloss = view.surface.albedo, view.surface.gloss
+    weather = condition.severity
+    if condition.name == 'rain':
+        upward = np.clip(view.hits.normal[..., 2], 0, 1)
+        # Wet, rough surfaces are darker: light is trapped under the film (Lekner and Dorf 1988).
+        albedo = albedo * (1 - (0.15 + 0.4 * upward) * weather)[..., None]
+    elif condition.name == 'snow':
+        albedo = _snow_cover(view, albedo, weather)
+    radiance = albedo * _irradiance(view, lit)
+    sky = _sky(view, lit)
+    radiance += (gloss * 0.35)[..., None] * np.asarray(lit.horizon, np.float32)
+    if lit.lamps > 0.1:
+        radiance += albedo * _lamplight(view, lit)
+    emitted = view.surface.emission * np.float32(lit.lamps)
+    radiance += emitted
+    np.copyto(radiance, sky, where=~view.hits.hit[..., None])
+    if condition.name == 'rain':
+        radiance = _wet_road(view, radiance, weather)
+    distance = np.where(view.hits.hit, view.hits.distance, 400).astype(np.float32)
+    through = np.exp(np.float32(-extinction(condition)) * distance)[..., None]
+    radiance = radiance * through + np.asarray(lit.horizon, np.float32) * (1 - through)
+    if lit.lamps > 0.05:
+        radiance += _bloom(emitted * through, condition)
+    if condition.name == 'rain':
+        radiance = _rain(radiance, condition, lit, rng)
+    elif condition.name == 'snow':
+        radiance = _flakes(radiance, weather, lit, rng)
+    return _develop(radiance, lit, rng)
+
+
+def _irradiance(view: View, lit: Light) -> Array:
+    facing = np.clip(view.hits.normal @ view.sun.astype(np.float32), 0, 1) * view.sunlit
+    open_sky = 0.62 + 0.38 * view.hits.normal[..., 2]
+    # Light bounced off a sunny street: without it everything in the shade would be blue.
+    bounce = np.asarray(lit.sun, np.float32) * 0.07
+    return (
+        facing[..., None] * np.asarray(lit.sun, np.float32)
+        + open_sky[..., None] * np.asarray(lit.ambient, np.float32)
+        + bounce
+    )
+
+
+def _sky(view: View, lit: Light) -> Array:
+    up = np.clip(view.direction[..., 2], 0, 1)
+    mix = np.clip(up * 2.2, 0, 1)[..., None] ** 0.7
+    sky = (
+        np.asarray(lit.horizon, np.float32) * (1 - mix) + np.asarray(lit.zenith, np.float32) * mix
+    )
+    plane = np.maximum(up, 0.03)
+    x, y = view.direction[..., 0] / plane, view.direction[..., 1] / plane
+    cloud = np.clip(0.5 + noise(x, y, 3.0) + 0.5 * noise(x, y, 0.9), 0, 1) * lit.clouds
+    cloud = (cloud * np.clip(up * 8, 0, 1))[..., None]
+    grey = np.float32(0.4 * sum(lit.horizon) / 1.0)
+    return sky * (1 - cloud) + grey * cloud
+
+
+_HEADLIGHT_Y, _HEADLIGHT_X, _HEADLIGHT_Z = 0.65, 2.2, 0.65
+_HEADLIGHT_INTENSITY = 70.0
+_STREETLIGHT_INTENSITY = 11.0
+
+
+def _lamplight(view: View, lit: Light) -> Array:
+    """Irradiance of the own low beams and the street lights; falls with the distance squared."""
+    hits = view.hits
+    total = np.zeros_like(hits.point)
+    retro = view.surface.retro * 14
+    for y in (-_HEADLIGHT_Y, _HEADLIGHT_Y):
+        to = hits.point - np.array([_HEADLIGHT_X, y, _HEADLIGHT_Z], np.float32)
+        d2 = np.maximum((to**2).sum(-1), 1)
+        ahead = np.maximum(to[..., 0], 0.1)
+        side, up = to[..., 1] / ahead, to[..., 2] / ahead
+        # The cut-off of a low beam: little light above the horizon, some for signs.
+        beam = np.exp(-((side / 0.42) ** 2)) / (1 + np.exp(np.clip((up + 0.012) / 0.012, -30, 30)))
+        beam = (beam + 0.035 * np.exp(-((side / 0.5) ** 2))) * (to[..., 0] > 0)
+        cosine = np.clip(-(to * hits.normal).sum(-1) / np.sqrt(d2), 0, 1)
+        total += (beam * (cosine + retro) * (_HEADLIGHT_INTENSITY / d2))[..., None] * np.array(
+            [1.0, 0.96, 0.86], np.float32
+        )
+    near = view.lamps[(view.lamps[:, 0] > -12) & (view.lamps[:, 0] < 85)]
+    for lamp in near.astype(np.float32):
+        to = lamp - hits.point
+        d2 = (to**2).sum(-1)
+        close = d2 < 22**2
+        if not close.any():
+            continue
+        to, d2, normal = to[close], np.maximum(d2[close], 4), hits.normal[close]
+        cosine = np.clip((to * normal).sum(-1), 0, None) / np.sqrt(d2)
+        down = np.clip(to[..., 2] / np.sqrt(d2), 0, 1)
+        e = cosine * down * (_STREETLIGHT_INTENSITY / d2)
+        total[close] += e[:, None] * np.array([1.0, 0.74, 0.42], np.float32)
+    total[~hits.hit] = 0
+    return total * np.float32(lit.lamps)
+
+
+def _bloom(light_seen: Array, condition: Condition) -> Array:
+    """Light scattered in the lens around lamps, wider in fog and rain."""
+    h, w = light_seen.shape[:2]
+    small = cv2.resize(light_seen, (max(w // 4, 8), max(h // 4, 8)), interpolation=cv2.INTER_AREA)
+    wide = {'fog': 2.0, 'rain': 1.6, 'snow': 1.5}.get(condition.name, 1.0)
+    glow = 0.30 * cv2.GaussianBlur(small, (0, 0), max(w / 300 * wide, 0.5))
+    glow += 0.22 * cv2.GaussianBlur(small, (0, 0), max(w / 70 * wide, 0.8))
+    return cv2.resize(glow, (w, h), interpolation=cv2.INTER_LINEAR)
+
+
+def _snow_cover(view: View, albedo: Array, severity: float) -> Array:
+    hits = view.hits
+    u, v = hits.uv[..., 0], hits.uv[..., 1]
+    patchy = noise(u, v, 2.5) * 0.5 + noise(v, u, 0.4) * 0.3
+    cover = np.clip((hits.normal[..., 2] - 0.35) * 3 + patchy * 0.9, 0, 1)
+    street = hits.material == Material.STREET
+    lane = np.abs(np.abs(v) - 1.75)
+    tracks = np.exp(-(((lane - 0.75) / 0.38) ** 2)) * (0.85 + 0.3 * patchy)
+    cover = np.where(street, cover * (1 - 0.9 * np.clip(tracks, 0, 1)), cover)
+    windblown = np.clip(patchy * 1.5 - 0.35, 0, 1) * (np.abs(hits.normal[..., 2]) < 0.5)
+    cover = np.clip(np.maximum(cover, windblown) * min(1.0, 1.3 * severity), 0, 1)[..., None]
+    return albedo * (1 - cover) + np.array([0.80, 0.82, 0.86], np.float32) * cover
+
+
+def _wet_road(view: View, radiance: Array, severity: float) -> Array:
+    """Mirror the scene in the wet ground.
+
+    On level ground the mirrored ray of a pixel below the horizon is that of the pixel as far above
+    it, seen from the camera's image below the ground: exact for what is far away.
+    """
+    hits = view.hits
+    h = view.camera.height
+    horizon = float(view.camera.K[1, 2])
+    rows = np.clip(np.round(2 * horizon - np.arange(h)), 0, h - 1).astype(int)
+    blur = max(h / 60, 0.5)
+    mirrored = cv2.GaussianBlur(radiance[rows], (0, 0), blur * 0.4, sigmaY=blur)
+    level = (hits.normal[..., 2] > 0.9) & (hits.point[..., 2] < 0.3) & hits.hit
+    u, v = hits.uv[..., 0], hits.uv[..., 1]
+    film = np.clip(0.45 + 0.6 * noise(u, v, 3.0) + 0.2 * noise(v, u, 0.5), 0.08, 1)
+    # Schlick's approximation of Fresnel's reflectance of water, n = 1.33.
+    fresnel = 0.02 + 0.98 * (1 - np.clip(hits.cosine, 0, 1)) ** 5
+    share = (level * film * np.clip(1.6 * fresnel + 0.08, 0, 0.85) * severity)[..., None]
+    return radiance * (1 - share) + mirrored * share
+
+
+def _rain(radiance: Array, condition: Condition, lit: Light, rng: np.random.Generator) -> Array:
+    h, w = radiance.shape[:2]
+    layer = np.zeros((h, w), np.float32)
+    slant = rng.normal(0, 0.12)
+    for _ in range(int(9 * rain_rate(condition) * w * h / 144_000) + 1):
+        size = rng.uniform(0.3, 1.0) ** 2
+        x, y = rng.uniform(0, w), rng.uniform(-20, h)
+        length = (6 + 34 * size) * h / 300
+        end = (round(x + slant * length), round(y + length))
+        cv2.line(layer, (round(x), round(y)), end, 0.1 + 0.3 * size, 1)
+    layer = cv2.GaussianBlur(layer, (0, 0), 0.6)[..., None]
+    bright = np.asarray(lit.horizon, np.float32) * 1.1
+    radiance = radiance * (1 - layer) + bright * layer
+    drops = np.zeros((h, w), np.float32)
+    for _ in range(rng.poisson(10 * condition.severity)):
+        center = (int(rng.integers(w)), int(rng.integers(h)))
+        cv2.circle(drops, center, max(1, round(rng.uniform(0.008, 0.03) * w)), 1.0, -1)
+    drops = cv2.GaussianBlur(drops, (0, 0), max(w / 320, 0.5))[..., None]
+    # A drop is a short lens: upside down and out of focus.
+    through = cv2.GaussianBlur(np.ascontiguousarray(radiance[::-1]), (0, 0), w / 60) * 0.5
+    through += cv2.GaussianBlur(radiance, (0, 0), w / 60) * 0.5
+    return radiance * (1 - drops) + through * drops
+
+
+def _flakes(radiance: Array, severity: float, lit: Light, rng: np.random.Generator) -> Array:
+    h, w = radiance.shape[:2]
+    area = w * h / 144_000
+    layer = np.zeros((h, w), np.float32)
+    n = int(1600 * severity * area)
+    layer[rng.integers(h, size=n), rng.integers(w, size=n)] = rng.uniform(0.3, 1, n)
+    layer = cv2.GaussianBlur(layer, (0, 0), 0.7) * 2.2
+    near = np.zeros((h, w), np.float32)
+    for _ in range(int(110 * severity * area) + 1):
+        center = (int(rng.integers(w)), int(rng.integers(h)))
+        fall = (center[0] + int(rng.integers(-3, 4)), center[1] + int(rng.integers(1, 6)))
+        cv2.line(near, center, fall, rng.uniform(0.5, 1), int(rng.integers(2, 6)))
+    layer = np.clip(layer + cv2.GaussianBlur(near, (0, 0), max(w / 320, 0.5)) * 0.8, 0, 0.9)[
+        ..., None
+    ]
+    return radiance * (1 - layer) + np.asarray(lit.horizon, np.float32) * 1.05 * layer
+
+
+def _develop(radiance: Array, lit: Light, rng: np.random.Generator) -> Array:
+    """Lens blur, exposure, shot and read noise, tone curve.
+
+    Noise as in Foi et al. 2008, "Practical Poissonian-Gaussian noise modeling": variance
+    `shot * signal + read^2` in linear light.
+    """
+    signal = cv2.GaussianBlur(radiance, (0, 0), 0.55) * np.float32(lit.exposure)
+    level = float(np.clip((0.22 / max(float(signal.mean()), 1e-3)) ** 0.5, 0.75, 1.3))
+    signal *= np.float32(level)
+    sigma = np.sqrt(np.clip(signal, 0, 1.5) * np.float32(lit.shot) + np.float32(lit.read**2))
+    signal += sigma * rng.standard_normal(signal.shape, np.float32)
+    np.clip(signal, 0, None, out=signal)
+    signal = signal * (1 + signal / 4) / (1 + signal * 0.55)  # rolls off the highlights
+    index = np.minimum(signal * 4095, 4095).astype(np.uint16)
+    return _GAMMA[index]
+
+
+_GAMMA = np.round(255 * (np.arange(4096) / 4095) ** (1 / 2.2)).astype(np.uint8)

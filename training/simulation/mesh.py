@@ -1,0 +1,290 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Triangle soups with a class, a material and a colour per triangle, and primitives to build them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Color = tuple[float, float, float]
+Point = Sequence[float]
+
+
+class Material(enum.IntEnum):
+    """What a surface is made of; decides texture, gloss, emission and lidar reflectivity."""
+
+    ASPHALT = 0
+    STREET = 1  # asphalt with the lane markings and rails of the main street
+    ZEBRA = 2
+    PAVING = 3
+    GRASS = 4
+    FACADE = 5
+    ROOF = 6
+    MASONRY = 7
+    METAL = 8
+    SIGN = 9
+    LAMP = 10  # traffic lights: always on
+    LEAF = 11
+    PAINT = 12
+    GLASS = 13
+    RUBBER = 14
+    CLOTH = 15
+    BARK = 16
+    HEADLIGHT = 17
+    TAILLIGHT = 18
+    STREETLAMP = 19
+    COACH = 20  # side of a bus or train: a band of windows
+    PICKETS = 21
+    SIGN_ROUND = 22  # red rim, white inside
+    SOIL = 23
+
+
+@dataclass
+class Mesh:
+    """A triangle soup.
+
+    Attributes:
+        vertices: (T, 3, 3) float32, metres.
+        uv: (T, 3, 2) float32, surface coordinates in metres for the textures; v is the height on upright faces.
+        category: (T,) uint8, Cityscapes trainId.
+        material: (T,) uint8, `Material`.
+        color: (T, 3) float32, linear RGB in [0, 1].
+        tag: (T,) uint16, number of the object, to vary textures between objects.
+    """
+
+    vertices: np.ndarray
+    uv: np.ndarray
+    category: np.ndarray
+    material: np.ndarray
+    color: np.ndarray
+    tag: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.vertices)
+
+    def moved(self, T: np.ndarray, tag: int | None = None) -> Mesh:
+        """The mesh under the (4, 4) transform `T`, textures sticking to it."""
+        vertices = self.vertices @ T[:3, :3].T.astype(np.float32) + T[:3, 3].astype(np.float32)
+        tags = self.tag if tag is None else np.full_like(self.tag, tag % 65536)
+        return Mesh(vertices, self.uv, self.category, self.material, self.color, tags)
+
+    def scaled(self, factor: float) -> Mesh:
+        """The mesh at another size."""
+        return Mesh(
+            self.vertices * np.float32(factor),
+            self.uv, self.category, self.material, self.color, self.tag,
+        )  # fmt: skip
+
+
+def concatenate(meshes: Iterable[Mesh]) -> Mesh:
+    """One soup of several."""
+    parts = [m for m in meshes if len(m)]
+    return Mesh(
+        np.concatenate([m.vertices for m in parts]),
+        np.concatenate([m.uv for m in parts]),
+        np.concatenate([m.category for m in parts]),
+        np.concatenate([m.material for m in parts]),
+        np.concatenate([m.color for m in parts]),
+        np.concatenate([m.tag for m in parts]),
+    )
+
+
+def placement(x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:
+    """(4, 4) transform that turns about z and then shifts."""
+    T = np.eye(4)
+    c, s = np.cos(yaw), np.sin(yaw)
+    T[:2, :2] = [[c, -s], [s, c]]
+    T[:3, 3] = x, y, z
+    return T
+
+
+class MeshBuilder:
+    """Collects primitives. `category`, `material`, `color` and `tag` hold until they are changed."""
+
+    def __init__(self) -> None:
+        self._parts: list[Mesh] = []
+        self.category = 0
+        self.material = Material.ASPHALT
+        self.color: Color = (0.5, 0.5, 0.5)
+        self.tag = 0
+
+    def use(
+        self, category: int, material: Material, color: Color, tag: int | None = None
+    ) -> MeshBuilder:
+        """Set what the next primitives are made of."""
+        self.category, self.material, self.color = category, material, color
+        if tag is not None:
+            self.tag = tag % 65536
+        return self
+
+    def add(self, mesh: Mesh) -> None:
+        """Add a finished mesh."""
+        self._parts.append(mesh)
+
+    def triangles(self, vertices: np.ndarray, color: np.ndarray | None = None) -> None:
+        """Add (T, 3, 3) triangles, with (T, 3) colours if they differ."""
+        vertices = np.asarray(vertices, np.float32)
+        n = len(vertices)
+        colors = np.broadcast_to(self.color if color is None else color, (n, 3))
+        self._parts.append(
+            Mesh(
+                vertices,
+                _surface_coordinates(vertices),
+                np.full(n, self.category, np.uint8),
+                np.full(n, self.material, np.uint8),
+                np.asarray(colors, np.float32),
+                np.full(n, self.tag, np.uint16),
+            )
+        )
+
+    def quad(self, a: Point, b: Point, c: Point, d: Point) -> None:
+        """Add a quadrilateral given its corners in order."""
+        self.triangles(np.array([[a, b, c], [a, c, d]], np.float32))
+
+    def plate(
+        self, x: tuple[float, float], y: tuple[float, float], z: float, step: float | None = None
+    ) -> None:
+        """Add a horizontal rectangle, in strips of `step` along x so that it can follow a bend."""
+        n = 1 if step is None else max(1, round((x[1] - x[0]) / step))
+        edges = np.linspace(x[0], x[1], n + 1)
+        for x0, x1 in zip(edges[:-1], edges[1:], strict=True):
+            self.quad((x0, y[0], z), (x1, y[0], z), (x1, y[1], z), (x0, y[1], z))
+
+    def upright(
+        self, x: tuple[float, float], y: float, z: tuple[float, float], step: float | None = None
+    ) -> None:
+        """Add an upright rectangle along x, in strips of `step`."""
+        n = 1 if step is None else max(1, round((x[1] - x[0]) / step))
+        edges = np.linspace(x[0], x[1], n + 1)
+        for x0, x1 in zip(edges[:-1], edges[1:], strict=True):
+            self.quad((x0, y, z[0]), (x1, y, z[0]), (x1, y, z[1]), (x0, y, z[1]))
+
+    def box(self, low: Point, high: Point, taper: float = 1.0) -> None:
+        """Add a box without its floor; `taper` shrinks the top."""
+        low, high = np.asarray(low, float), np.asarray(high, float)
+        middle, half = (low + high) / 2, (high - low) / 2
+        corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
+        bottom = np.column_stack([middle[:2] + corners * half[:2], np.full(4, low[2])])
+        top = np.column_stack([middle[:2] + corners * half[:2] * taper, np.full(4, high[2])])
+        faces = [(top[0], top[1], top[2]), (top[0], top[2], top[3])]
+        for i in range(4):
+            j = (i + 1) % 4
+            faces += [(bottom[i], bottom[j], top[j]), (bottom[i], top[j], top[i])]
+        self.triangles(np.array(faces))
+
+    def extrude(
+        self, profile: Sequence[tuple[float, float]], half: float, top: float = 1.0
+    ) -> None:
+        """Add a convex (x, z) profile extruded to y = +-half; `top` scales y at the highest point."""
+        p = np.asarray(profile, float)
+        height = (p[:, 1] - p[:, 1].min()) / np.ptp(p[:, 1])
+        y = half * (1 + (top - 1) * height)
+        left = np.column_stack([p[:, 0], y, p[:, 1]])
+        right = np.column_stack([p[:, 0], -y, p[:, 1]])
+        faces = []
+        for i in range(len(p)):
+            j = (i + 1) % len(p)
+            faces += [(left[i], left[j], right[j]), (left[i], right[j], right[i])]
+            if 0 < i < len(p) - 1:
+                faces += [(left[0], left[i], left[i + 1]), (right[0], right[i], right[i + 1])]
+        self.triangles(np.array(faces))
+
+    def cylinder(
+        self, a: Point, b: Point, radius: float, end: float | None = None, n: int = 6
+    ) -> None:
+        """Add a tube from `a` to `b`; `end` is the radius at b; closed at b."""
+        a, b = np.asarray(a, float), np.asarray(b, float)
+        axis = (b - a) / np.linalg.norm(b - a)
+        side = np.cross(axis, (0, 0, 1) if abs(axis[2]) < 0.9 else (1, 0, 0))
+        side /= np.linalg.norm(side)
+        other = np.cross(axis, side)
+        angle = np.arange(n) * 2 * np.pi / n
+        ring = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * other
+        lower, upper = a + ring * radius, b + ring * (radius if end is None else end)
+        nxt = np.roll(np.arange(n), -1)
+        self.triangles(
+            np.concatenate(
+                [
+                    np.stack([lower, lower[nxt], upper[nxt]], 1),
+                    np.stack([lower, upper[nxt], upper], 1),
+                    np.stack([upper, upper[nxt], np.broadcast_to(b, (n, 3))], 1),
+                ]
+            )
+        )
+
+    def disc(self, center: Point, normal: Point, radius: float, n: int = 8) -> None:
+        """Add a flat regular polygon."""
+        center, normal = np.asarray(center, float), np.asarray(normal, float)
+        self.cylinder(center - normal * 0.02, center, radius, n=n)
+
+    def blob(
+        self,
+        center: Point,
+        radii: Point,
+        rng: np.random.Generator | None = None,
+        rough: float = 0.0,
+    ) -> None:
+        """Add an ellipsoid of 80 triangles, its surface displaced by up to `rough` of the radius."""
+        points = _ICOSPHERE_POINTS
+        if rng is not None:
+            points = points * (1 + rough * rng.uniform(-1, 1, (len(points), 1)))
+        self.triangles((points * radii + center)[_ICOSPHERE_FACES])
+
+    def leaves(
+        self, center: Point, radii: Point, count: int, size: float, rng: np.random.Generator
+    ) -> None:
+        """Add loose triangles scattered near the surface of an ellipsoid, each in its own shade."""
+        direction = rng.normal(size=(count, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        middle = center + direction * radii * rng.uniform(0.75, 1.12, (count, 1))
+        corners = rng.normal(0, size, (count, 3, 3))
+        shade = rng.uniform(0.6, 1.35, (count, 1)) * np.asarray(self.color)
+        self.triangles(middle[:, None] + corners, np.clip(shade, 0, 1))
+
+    def build(self) -> Mesh:
+        """Everything collected, as one soup."""
+        return concatenate(self._parts)
+
+
+def _surface_coordinates(vertices: np.ndarray) -> np.ndarray:
+    """(T, 3, 2) coordinates in the plane that a triangle's normal is closest to."""
+    normal = np.abs(np.cross(vertices[:, 1] - vertices[:, 0], vertices[:, 2] - vertices[:, 0]))
+    axis = normal.argmax(1)
+    pick = np.array([[1, 2], [0, 2], [0, 1]])[axis]  # (T, 2)
+    return np.take_along_axis(vertices, np.repeat(pick[:, None], 3, axis=1), axis=2)
+
+
+def _icosphere() -> tuple[np.ndarray, np.ndarray]:
+    phi = (1 + 5**0.5) / 2
+    points = [
+        (-1, phi, 0), (1, phi, 0), (-1, -phi, 0), (1, -phi, 0), (0, -1, phi), (0, 1, phi),
+        (0, -1, -phi), (0, 1, -phi), (phi, 0, -1), (phi, 0, 1), (-phi, 0, -1), (-phi, 0, 1),
+    ]  # fmt: skip
+    faces = [
+        (0, 11, 5), (0, 5, 1), (0, 1, 7), (0, 7, 10), (0, 10, 11), (1, 5, 9), (5, 11, 4),
+        (11, 10, 2), (10, 7, 6), (7, 1, 8), (3, 9, 4), (3, 4, 2), (3, 2, 6), (3, 6, 8), (3, 8, 9),
+        (4, 9, 5), (2, 4, 11), (6, 2, 10), (8, 6, 7), (9, 8, 1),
+    ]  # fmt: skip
+    corners = [np.array(p) / np.linalg.norm(p) for p in points]
+    middles: dict[tuple[int, int], int] = {}
+
+    def middle(i: int, j: int) -> int:
+        key = (min(i, j), max(i, j))
+        if key not in middles:
+            m = corners[i] + corners[j]
+            corners.append(m / np.linalg.norm(m))
+            middles[key] = len(corners) - 1
+        return middles[key]
+
+    finer = []
+    for a, b, c in faces:
+        ab, bc, ca = middle(a, b), middle(b, c), middle(c, a)
+        finer += [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
+    return np.array(corners), np.array(finer)
+
+
+_ICOSPHERE_POINTS, _ICOSPHERE_FACES = _icosphere()

@@ -69,8 +69,9 @@ def test_launch_activates_the_node_and_ends_it_cleanly(root, ros, tiny_bundle):
     peer = ros.create_node('launch_peer')
     try:
         client = peer.create_client(GetState, '/launched/segment/get_state')
-        assert client.wait_for_service(30)
         end, label = time.monotonic() + 30, ''
+        while not client.wait_for_service(0.2) and time.monotonic() < end:
+            assert process.poll() is None, process.communicate()[0]
         while label != 'active' and time.monotonic() < end:
             future = client.call_async(GetState.Request())
             ros.spin_until_future_complete(peer, future, timeout_sec=5)

@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a segmentation model on labelled frames: mIoU per condition and class, and rPD.
+
+Takes weights (training/finetune.py) or a bundle (training/export.py). Every frame goes through the
+preprocessing of the node, and its logits are upsampled to the label's own size. Writes
+`evaluation.json`, `evaluation.md` and pictures of predictions. Without arguments it works on the
+simulated drive.
+"""
+
+from __future__ import annotations
+
+if __package__ in (None, ''):
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from clcp_ros.errors import LabelError, ModelError
+from clcp_ros.image_codec import encode_png
+from clcp_ros.inference import decide
+from training.cli import atomic_path, next_step, run_command
+from training.defaults import MODEL
+from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
+from training.segmentation.metrics import ConfusionMatrix
+from training.segmentation.predictors import Predictor, open_predictor
+from training.segmentation.results import Evaluation, choose_source
+
+_logger = logging.getLogger(__name__)
+
+RESULT = 'evaluation.json'
+TABLE = 'evaluation.md'
+PICTURES = 'predictions'
+FRAMES = 'frames.txt'
+
+
+def evaluate(
+    model: Path = MODEL,
+    data: Path = DATA,
+    split: str = 'val',
+    source: str = 'auto',
+    bundle: Path | None = None,
+    target: Path | None = None,
+    target_split: str = 'val',
+    layout: str = 'auto',
+    out: Path | None = None,
+    pictures: int = 2,
+) -> Evaluation:
+    """Evaluate a model and print the table.
+
+    Args:
+        model: Weights that finetune wrote, or a bundle's folder.
+        data: Folder of labelled frames; the default one is simulated when it is missing.
+        split: Split; several with commas; `train:dusk` is one condition of a split.
+        source: Condition that the others are compared with; auto takes clear, day or all.
+        bundle: A bundle to evaluate instead of the weights.
+        target: Another folder of labelled frames, whose conditions are further targets.
+        target_split: Its split.
+        layout: Layout of the data; auto guesses.
+        out: Folder to write to; by default beside the weights, `runs/evaluate` for a bundle.
+        pictures: Pictures per condition.
+
+    Returns:
+        The figures.
+
+    Raises:
+        LabelError: The data are missing, damaged, or of other classes than the model's.
+        ModelError: The model is missing or damaged.
+        BundleError: The bundle is missing or damaged.
+    """
+    path = bundle or model
+    if not path.exists():
+        raise ModelError(f'{path}: no such model; train one with `python training/finetune.py`')
+    predictor = open_predictor(path)
+    sets = [open_frames(data, split, layout)]
+    if target is not None:
+        sets.append(open_frames(target, target_split, 'auto'))
+    conditions = sorted({c for s in sets for c in s.conditions})
+    chosen = choose_source(sets[0].conditions, source)
+    if chosen is None:
+        raise LabelError(
+            f'{data}: no frames of the source condition {source!r} in {split!r}; give --source '
+            f'one of {", ".join(sets[0].conditions)}'
+        )
+    _warn_of_training_frames(path, sets[0])
+    folder = out or (Path('runs/evaluate') if path.is_dir() else path.parent)
+    matrices = {c: ConfusionMatrix(len(predictor.classes)) for c in conditions}
+    counts = dict.fromkeys(conditions, 0)
+    with atomic_path(folder / PICTURES) as drawings:
+        drawings.mkdir()
+        for frames in sets:
+            _check_classes(frames, predictor)
+            shown = _evenly(frames, pictures)
+            for frame in tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame'):
+                image, label = frames.read(frame)
+                mask, _ = decide(predictor.predict(image).logits, *label.shape)
+                matrices[frame.condition].update(mask, label)
+                counts[frame.condition] += 1
+                if frame in shown:
+                    name = f'{frame.condition}-{shown[frame]}.png'
+                    drawing = picture(image, label, mask, predictor.classes.palette)
+                    (drawings / name).write_bytes(encode_png(drawing))
+            frames.labels.report(frames.classes)
+    about = {
+        'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
+        'data': ', '.join(s.root.name for s in sets),
+        'split': split,
+        'simulated': any(s.simulated for s in sets),
+        'trained_on': predictor.provenance.get('data'),
+    }
+    result = Evaluation(predictor.classes, matrices, counts, chosen, about)
+    (folder / RESULT).write_text(json.dumps(result.to_json(), indent=1) + '\n')
+    (folder / TABLE).write_text(f'{result.heading()}\n{result.table()}')
+    print(f'\n{"simulated data, " if about["simulated"] else ""}{about["data"]} ({split})\n')
+    print(result.table())
+    print(f'wrote {folder / RESULT}, {folder / TABLE}, {folder / PICTURES}/')
+    return result
+
+
+def picture(
+    image: np.ndarray, label: np.ndarray, mask: np.ndarray, palette: np.ndarray
+) -> np.ndarray:
+    """Image, label and prediction side by side, 320 pixels wide each.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8.
+        mask: (H, W) uint8.
+        palette: (256, 3) uint8 RGB.
+
+    Returns:
+        (h, 960, 3) uint8 RGB.
+    """
+    size = (320, round(320 * image.shape[0] / image.shape[1]))
+    panels = [cv2.resize(image, size, interpolation=cv2.INTER_AREA)]
+    panels += [
+        palette[cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)] for ids in (label, mask)
+    ]
+    return np.hstack(panels)
+
+
+def _evenly(frames: FrameSet, count: int) -> dict[Frame, int]:
+    """`count` frames of each condition, spread over it, numbered from 1."""
+    shown: dict[Frame, int] = {}
+    for condition in frames.conditions:
+        members = [f for f in frames.frames if f.condition == condition]
+        places = np.linspace(0, len(members) - 1, min(count, len(members)) + 2)[1:-1]
+        for number, place in enumerate(places, 1):
+            shown[members[round(place)]] = number
+    return shown
+
+
+def _check_classes(frames: FrameSet, predictor: Predictor) -> None:
+    if frames.classes.names != predictor.classes.names:
+        raise LabelError(
+            f'{frames.root} has the classes of {frames.classes.name} ({len(frames.classes)}), the '
+            f'model those of {predictor.classes.name} ({len(predictor.classes)})'
+        )
+
+
+def _warn_of_training_frames(path: Path, frames: FrameSet) -> None:
+    record = path.parent / FRAMES
+    if path.is_dir() or not record.is_file():
+        return
+    trained = set(record.read_text().splitlines())
+    if seen := sum(f.name in trained for f in frames.frames):
+        _logger.warning(
+            '%d of %d frames were trained on: the figures flatter the model', seen, len(frames)
+        )
+
+
+if __name__ == '__main__':
+    run_command(evaluate)
+    next_step('python training/export.py')

@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Make a bundle of a finetuned model: what the node and the replay run.
+
+Writes the network as ONNX, checks it against torch on real frames, and fits the shift monitor's
+reference on features that the exported network itself gives for frames of the training domain. The
+bundle appears whole or not at all. Without arguments it exports what finetune wrote.
+"""
+
+from __future__ import annotations
+
+if __package__ in (None, ''):
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import contextlib
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from tqdm import tqdm
+
+from clcp_ros import bundle as bundle_files
+from clcp_ros.bundle import Bundle, load_bundle, sha256_of, write_description
+from clcp_ros.errors import BundleError, LabelError, ModelError
+from clcp_ros.inference import FEATURES, Segmenter
+from clcp_ros.monitor import image_statistics
+from training.cli import atomic_path, git_commit, next_step, run_command
+from training.defaults import BUNDLE, MODEL
+from training.evaluate import RESULT as EVALUATION
+from training.models.segmenter import LoadedModel, load_model
+from training.monitor_fit import MIN_FRAMES, fit_reference
+from training.onnx_export import export_onnx, verify_onnx
+from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
+from training.segmentation.labels import read_image
+
+_logger = logging.getLogger(__name__)
+
+_VERIFIED_FRAMES = 4
+
+
+def export(
+    model: Path = MODEL,
+    data: Path = DATA,
+    out: Path = BUNDLE,
+    split: str = 'train',
+    conditions: str = '',
+    held_out: str = 'val',
+    layout: str = 'auto',
+    name: str = '',
+    max_frames: int = 400,
+    overwrite: bool = False,
+) -> Path:
+    """Export a bundle; reuse the one that is there when it was made of the same inputs.
+
+    Args:
+        model: Weights that finetune wrote.
+        data: Frames of the training domain, for the monitor; labels are not read.
+        out: Folder of the bundle; one that is there is replaced.
+        split: Frames that the monitor's reference is fitted on.
+        conditions: Conditions that count as the training domain, as in day,clear; empty takes
+            those that the model was trained on.
+        held_out: Split whose drives in these conditions calibrate the reference, where they are
+            not in the other split; some drives of that one where there are too few.
+        layout: Layout of the data; auto guesses.
+        name: Name of the bundle; default: network and class set.
+        max_frames: Most frames for the fit, and for the calibration.
+        overwrite: Export anew even if nothing changed.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ModelError: The model cannot be read or exported, or ONNX differs from torch.
+        LabelError: The data are missing, or too few.
+    """
+    loaded = load_model(model)
+    if not onnx_sized(loaded):
+        raise ModelError(f'{model}: more than 2 GB of weights do not fit one ONNX file')
+    fit, calibration, how = _domain_frames(loaded, data, split, conditions, held_out, layout)
+    fit, calibration = _thinned(fit, max_frames), _thinned(calibration, max_frames)
+    name = name or f'{loaded.model.encoder.architecture} {loaded.classes.name}'
+    inputs = {
+        'name': name,
+        'model_sha256': sha256_of(model),
+        'monitor': {'fit': _record(fit), 'calibration': _record(calibration)},
+        'metrics': _metrics(model),
+    }
+    if not overwrite and _is_made_of(out, inputs):
+        print(f'{out}: already exported from the same inputs')
+        return out
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        export_onnx(loaded, folder / bundle_files.MODEL)
+        bundle = Bundle(folder, name, loaded.classes, loaded.input)
+        segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
+        images = [read_image(f.image) for f in _thinned(fit, _VERIFIED_FRAMES)]
+        differences = verify_onnx(loaded, segmenter, images)
+        reference = fit_reference(
+            _features(segmenter, fit, 'monitor: fit'),
+            _features(segmenter, calibration, 'monitor: calibrate'),
+            sha256_of(folder / bundle_files.MODEL),
+        )
+        reference.save(folder / bundle_files.REFERENCE)
+        write_description(
+            folder, name=name, classes=loaded.classes, input_spec=loaded.input,
+            provenance=_provenance(loaded, inputs, how, differences),
+        )  # fmt: skip
+        load_bundle(folder)
+    size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
+    print(
+        f'wrote {out}: {size:.1f} MB, {loaded.input.height} x {loaded.input.width}, '
+        f'{len(loaded.classes)} classes; ONNX differs from torch by '
+        f'{max(differences.values()):.1g} at most; monitor: {how}'
+    )
+    return out
+
+
+def onnx_sized(loaded: LoadedModel) -> bool:
+    """Whether the weights fit into one ONNX file.
+
+    Args:
+        loaded: The model.
+    """
+    return sum(p.numel() * p.element_size() for p in loaded.model.parameters()) < 2**31 - 2**20
+
+
+def _domain_frames(
+    loaded: LoadedModel, data: Path, split: str, conditions: str, held_out: str, layout: str
+) -> tuple[list[Frame], list[Frame], str]:
+    """Frames to fit on, frames to calibrate on, and how they were chosen."""
+    frames = _in_domain(open_frames(data, split, layout), loaded, conditions)
+    drives = frames.drives
+    others: list[Frame] = []
+    with contextlib.suppress(LabelError):  # there need not be such a split
+        candidates = _in_domain(open_frames(data, held_out, layout), loaded, conditions)
+        others = [f for f in candidates.frames if f.drive not in drives]
+    if len(others) >= MIN_FRAMES:
+        names = sorted({f.drive for f in others})
+        how = f'{len(drives)} drives to fit, {len(names)} of {held_out} to calibrate'
+        return list(frames.frames), others, how
+    if len(drives) > 1:
+        left_out = drives[:: max(len(drives) // max(len(drives) // 4, 1), 1)][: len(drives) // 2]
+        fit = [f for f in frames.frames if f.drive not in left_out]
+        others = [f for f in frames.frames if f.drive in left_out]
+        if min(len(fit), len(others)) >= MIN_FRAMES:
+            return fit, others, f'drives {", ".join(left_out)} left out to calibrate'
+    everything = list(frames.frames)
+    cut = len(everything) * 2 // 3
+    _logger.warning(
+        '%s: one drive only, so the monitor is calibrated on its last third; its scores will be '
+        'too high on other drives', data,
+    )  # fmt: skip
+    return everything[:cut], everything[cut:], 'one drive only: calibrated on its last third'
+
+
+def _in_domain(frames: FrameSet, loaded: LoadedModel, conditions: str) -> FrameSet:
+    wanted = [c.strip() for c in conditions.split(',') if c.strip()]
+    if not wanted:
+        trained = loaded.provenance.get('data', {}).get('conditions', [])
+        wanted = [c for c in frames.conditions if c in trained]
+    if not wanted:
+        raise LabelError(
+            f'{frames.root}: its conditions ({", ".join(frames.conditions)}) are not those of the '
+            'training; say with --conditions which are the training domain'
+        )
+    return frames.only(wanted)
+
+
+def _features(segmenter: Segmenter, frames: list[Frame], title: str) -> dict[str, np.ndarray]:
+    """Statistics and features of frames, computed as the node does."""
+    rows: dict[str, list[np.ndarray]] = {'low': [], **{name: [] for name in FEATURES}}
+    for frame in tqdm(frames, desc=title, unit='frame'):
+        image = read_image(frame.image)
+        prediction = segmenter.predict(image)
+        if not prediction.finite:
+            raise ModelError(f'{frame.image}: the model gives NaN for this frame')
+        rows['low'].append(image_statistics(image))
+        for name in FEATURES:
+            rows[name].append(prediction.features[name])
+    return {name: np.stack(values) for name, values in rows.items()}
+
+
+def _thinned(frames: list[Frame], count: int) -> list[Frame]:
+    if len(frames) <= count:
+        return frames
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+def _record(frames: list[Frame]) -> dict[str, Any]:
+    names = '\n'.join(f.name for f in frames)
+    return {
+        'frames': len(frames),
+        'drives': len({f.drive for f in frames}),
+        'names_sha256': hashlib.sha256(names.encode()).hexdigest(),
+    }
+
+
+def _metrics(model: Path) -> dict[str, Any] | None:
+    """Figures of the evaluation beside the model, if it is of this model."""
+    file = model.parent / EVALUATION
+    if not file.is_file() or file.stat().st_mtime < model.stat().st_mtime:
+        return None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(file.read_text())
+        return {
+            'data': found['data'],
+            'split': found['split'],
+            'simulated': found['simulated'],
+            'source': found['source'],
+            'mean_rpd': found['mean_rpd'],
+            'miou': {name: c['miou'] for name, c in found['conditions'].items()},
+        }
+    return None
+
+
+def _is_made_of(out: Path, inputs: dict[str, Any]) -> bool:
+    with contextlib.suppress(BundleError):
+        return load_bundle(out).provenance.get('inputs') == inputs
+    return False
+
+
+def _provenance(
+    loaded: LoadedModel, inputs: dict[str, Any], how: str, differences: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        'commit': git_commit(),
+        'architecture': loaded.model.encoder.architecture,
+        'data': loaded.provenance.get('data'),
+        'metrics': inputs['metrics'],
+        'training': loaded.provenance,
+        'monitor': how,
+        'onnx_minus_torch': differences,
+        'versions': {
+            'torch': torch.__version__, 'onnx': onnx.__version__,
+            'onnxruntime': onnxruntime.__version__,
+        },
+        'inputs': inputs,
+    }  # fmt: skip
+
+
+if __name__ == '__main__':
+    run_command(export)
+    next_step('python training/replay.py sim/bags/town03 --bundle bundle')

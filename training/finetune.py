@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train a segmentation head, and its encoder, on labelled frames.
+
+Starts from the image encoder that training/pretrain.py wrote, from a timm network with weights
+from a file, or from nothing; writes `model.safetensors`, which training/evaluate.py and
+training/export.py read. Without arguments it works on the simulated drive. Interrupted, it goes on
+where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+if __package__ in (None, ''):
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from clcp_ros.errors import ModelError
+from training.cli import git_commit, next_step, run_command
+from training.defaults import ENCODER, MODEL
+from training.loop import (
+    CHECKPOINT,
+    METRICS,
+    StepBatches,
+    make_trainer,
+    prepare_run,
+    read_metrics,
+    to_settings,
+)
+from training.models.image_encoder import ImageEncoder, architecture_of
+from training.models.segmenter import (
+    HeadSettings,
+    MaskTransformer,
+    SegmentationModel,
+    save_model,
+)
+from training.segmentation.batches import AugmentedFrames, FrameData
+from training.segmentation.frames import DATA, FrameSet, open_frames
+from training.segmentation.task import OptimizerConfig, SegmentationTask
+from training.segmentation.transforms import AugmentationConfig
+
+RESULT = MODEL.name
+FRAMES = 'frames.txt'
+FALLBACK_ENCODER = 'resnet10t'
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Size of the mask transformer.
+
+    Attributes:
+        dim: Width, a multiple of 64; 0 chooses one that suits the encoder.
+        layers: Transformer blocks.
+    """
+
+    dim: int = 0
+    layers: int = 2
+
+
+def finetune(
+    data: Path = DATA,
+    encoder: str = 'auto',
+    out: Path = MODEL.parent,
+    weights: Path | None = None,
+    freeze_encoder: bool = False,
+    split: str = 'train',
+    conditions: str = '',
+    layout: str = 'auto',
+    input_size: tuple[int, int] = (192, 320),
+    head: HeadConfig = HeadConfig(),
+    augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008  # never changed
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    max_steps: int = 200,
+    batch_size: int = 8,
+    checkpoint_every: int = 50,
+    workers: int = 0,
+    precision: str = '32-true',
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Finetune a segmentation model; finish or reuse a run with the same settings.
+
+    Args:
+        data: Folder of labelled frames (Cityscapes, ACDC or CamVid layout); the default one is
+            simulated when it is missing.
+        encoder: A file that pretrain wrote, or the name of a timm network; auto takes pretrain's
+            default result, and a small network from scratch where there is none.
+        out: Folder of the run.
+        weights: Weights for a network given by name.
+        freeze_encoder: Train the head alone.
+        split: Split to train on; several with commas; `train:day` is one condition of a split.
+        conditions: Train on these conditions alone, as in day,clear; empty for all.
+        layout: Layout of the data; auto guesses.
+        input_size: Height and width that a frame is resized to, on the robot, too.
+        head: The mask transformer.
+        augmentation: Random scale, crop and colours.
+        optimizer: Optimizer and schedule.
+        max_steps: Steps of the whole run.
+        batch_size: Frames per step.
+        checkpoint_every: Steps between checkpoints.
+        workers: Loader processes.
+        precision: Lightning's name of a precision, such as bf16-mixed.
+        seed: Of everything that is random.
+        overwrite: Start anew whatever is in `out`.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        LabelError: The data are missing or damaged.
+        ModelError: Weights that do not fit, or a loss that is not finite.
+    """
+    frames = open_frames(data, split, layout)
+    if conditions:
+        frames = frames.only(c.strip() for c in conditions.split(','))
+    L.seed_everything(seed, verbose=False)
+    model = build_model(len(frames.classes), encoder, weights, head, freeze_encoder)
+    _check_sizes(model.encoder.stride, input_size, augmentation.crop or input_size)
+    settings = to_settings(
+        data=str(data), layout=frames.layout, split=split, conditions=frames.conditions,
+        frames=_digest('\n'.join(f.name for f in frames.frames).encode()),
+        encoder=model.encoder.architecture, initial_weights=_weights_digest(model),
+        freeze_encoder=freeze_encoder, input_size=list(input_size), head=head,
+        augmentation=augmentation, optimizer=optimizer, max_steps=max_steps,
+        batch_size=batch_size, precision=precision, seed=seed,
+    )  # fmt: skip
+    state = prepare_run(out, settings, out / RESULT, overwrite)
+    if state == 'done':
+        print(f'{out / RESULT}: already done with these settings')
+        return out / RESULT
+    _describe(model, frames, max_steps, batch_size, state)
+    data_module = FrameData(
+        AugmentedFrames(
+            frames, input_size, augmentation, model.encoder.mean, model.encoder.std
+        ),
+        StepBatches(np.arange(len(frames)), batch_size, max_steps, seed),
+        workers,
+    )  # fmt: skip
+    trainer = make_trainer(
+        out, max_steps=max_steps, seed=seed, validate_every=0, checkpoint_every=checkpoint_every,
+        precision=precision, gradient_clip=optimizer.clip,
+    )  # fmt: skip
+    task = SegmentationTask(model, optimizer, max_steps, frames.labels)
+    checkpoint = out / CHECKPOINT if state == 'resume' else None
+    trainer.fit(task, data_module, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_step < max_steps:  # Ctrl-C
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        frames.labels.report(frames.classes)
+        (out / FRAMES).write_text(''.join(f'{f.name}\n' for f in frames.frames))
+        save_model(out / RESULT, model, frames.classes, input_size, _provenance(frames, settings))
+        print(f'\nwrote {out / RESULT}: {summary(out)}')
+    return out / RESULT
+
+
+def build_model(
+    num_classes: int,
+    encoder: str = 'auto',
+    weights: Path | None = None,
+    head: HeadConfig = HeadConfig(),
+    freeze_encoder: bool = False,
+) -> SegmentationModel:
+    """An encoder with a new head.
+
+    Args:
+        num_classes: Of the head.
+        encoder: A file, a timm name, or auto.
+        weights: Weights for a timm name.
+        head: Size of the head.
+        freeze_encoder: Keep the encoder as it is.
+
+    Raises:
+        ModelError: The weights cannot be used.
+    """
+    if encoder == 'auto':
+        encoder = str(ENCODER) if ENCODER.is_file() else FALLBACK_ENCODER
+    if '/' in encoder or encoder.endswith(('.safetensors', '.pth', '.pt')):
+        if weights is not None:
+            raise ModelError(f'{encoder} is a file of weights; give --weights or a file, not both')
+        weights = Path(encoder)
+        named = architecture_of(weights)
+        if named is None:
+            raise ModelError(
+                f'{encoder} does not state its timm network; '
+                f'use --encoder NAME --weights {encoder}'
+            )
+        encoder = named
+    image_encoder = ImageEncoder(encoder, weights)
+    size = HeadSettings.for_encoder(image_encoder.embed_dim, head.dim, head.layers)
+    model = SegmentationModel(
+        image_encoder, MaskTransformer(num_classes, image_encoder.embed_dim, size)
+    )
+    if freeze_encoder:
+        model.freeze_encoder()
+    return model
+
+
+def _check_sizes(stride: int, *sizes: tuple[int, int]) -> None:
+    for size in sizes:
+        if any(n < stride or n % stride for n in size):
+            raise ModelError(
+                f'input and crop of {size[0]} x {size[1]}: both must be multiples of {stride}, '
+                "the encoder's stride"
+            )
+
+
+def _describe(
+    model: SegmentationModel, frames: FrameSet, max_steps: int, batch_size: int, state: str
+) -> None:
+    million = [
+        sum(p.numel() for p in m.parameters()) / 1e6 for m in (model.encoder, model.decoder)
+    ]
+    print(
+        f'frames: {len(frames)} from {len(frames.drives)} drives '
+        f'({", ".join(frames.conditions)}){", simulated" if frames.simulated else ""}\n'
+        f'encoder: {model.encoder.architecture} ({million[0]:.1f} M parameters'
+        f'{", frozen" if model.encoder_frozen else ""}), head: {million[1]:.1f} M, '
+        f'{model.decoder.num_classes} classes\n'
+        f'{"going on with" if state == "resume" else "starting"} {max_steps} steps of '
+        f'{batch_size} frames'
+    )
+
+
+def _provenance(frames: FrameSet, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'commit': git_commit(),
+        'data': {
+            'name': frames.root.name,
+            'layout': frames.layout,
+            'split': settings['split'],
+            'frames': len(frames),
+            'drives': frames.drives,
+            'conditions': frames.conditions,
+            'simulated': frames.simulated,
+        },
+        'settings': settings,
+        'versions': {
+            'torch': torch.__version__, 'timm': timm.__version__, 'lightning': L.__version__,
+        },
+    }  # fmt: skip
+
+
+def summary(out: Path) -> str:
+    """One line on how a run went, from its metrics.
+
+    Args:
+        out: Folder of the run.
+    """
+    losses = [value for _, name, value in read_metrics(out / METRICS) if name == 'train_loss']
+    if not losses:
+        return 'no metrics'
+    n = max(len(losses) // 20, 1)
+    return f'loss {np.mean(losses[:n]):.3f} -> {np.mean(losses[-n:]):.3f}'
+
+
+def _weights_digest(model: nn.Module) -> str:
+    return _digest(
+        b''.join(t.detach().contiguous().numpy().tobytes() for t in model.state_dict().values())
+    )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+if __name__ == '__main__':
+    run_command(finetune)
+    next_step('python training/evaluate.py')

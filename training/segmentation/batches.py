@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training batches of augmented frames."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clcp_ros.bundle import InputSpec
+from clcp_ros.inference import preprocess
+from training.loop import StepBatches
+from training.segmentation.frames import FrameSet
+from training.segmentation.transforms import AugmentationConfig, augment
+
+
+class Sample(NamedTuple):
+    """One augmented frame.
+
+    Attributes:
+        image: (3, h, w) float32, normalised.
+        label: (h, w) uint8, 255 is unlabelled.
+        outside: Pixels of the whole label by id outside the class set.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    outside: dict[int, int]
+
+
+class Batch(NamedTuple):
+    """One training batch.
+
+    Attributes:
+        images: (B, 3, h, w) float32.
+        labels: (B, h, w) int64.
+        outside: Pixels by id outside the class set, for each label image that has such ids.
+    """
+
+    images: Tensor
+    labels: Tensor
+    outside: list[dict[int, int]]
+
+
+class AugmentedFrames(Dataset[Sample]):
+    """Frames by (position, seed).
+
+    Args:
+        frames: Where frames are drawn from.
+        input_size: (height, width) that the network sees on the robot.
+        augmentation: What is done to them.
+        mean: Of the normalisation.
+        std: Of the normalisation.
+    """
+
+    def __init__(
+        self,
+        frames: FrameSet,
+        input_size: tuple[int, int],
+        augmentation: AugmentationConfig,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        self.frames = frames
+        self.input_size = input_size
+        self.augmentation = augmentation
+        height, width = augmentation.crop or input_size
+        self.spec = InputSpec(
+            height, width, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        )  # fmt: skip
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        position, seed = key
+        image, label = self.frames.read(self.frames.frames[position])
+        outside = self.frames.labels.take()
+        image, label = augment(
+            image, label, self.input_size, self.augmentation, np.random.default_rng(seed)
+        )
+        return Sample(preprocess(image, self.spec), label, outside[0] if outside else {})
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples.
+
+    Args:
+        samples: B samples of one size.
+    """
+    return Batch(
+        torch.from_numpy(np.stack([s.image for s in samples])),
+        torch.from_numpy(np.stack([s.label for s in samples]).astype(np.int64)),
+        [s.outside for s in samples if s.outside],
+    )
+
+
+class FrameData(L.LightningDataModule):
+    """The loader of a run; a resumed run goes on with the batch that comes next.
+
+    Args:
+        frames: Augmented frames.
+        batches: The batches of the run.
+        workers: Processes that read ahead; 0 reads in this one.
+    """
+
+    def __init__(self, frames: AugmentedFrames, batches: StepBatches, workers: int) -> None:
+        super().__init__()
+        self.frames, self.batches, self.workers = frames, batches, workers
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches from the trainer's step on, this rank's part of them."""
+        assert self.trainer is not None
+        self.batches.start = self.trainer.global_step
+        self.batches.rank = self.trainer.global_rank
+        self.batches.world_size = self.trainer.world_size
+        return DataLoader(
+            self.frames,
+            batch_sampler=self.batches,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )

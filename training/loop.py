@@ -107,11 +107,14 @@ class MetricsFile(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin the file."""
+        if not self.path.is_file():
+            self._rewrite([])
+
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Keep what belongs to the run so far."""
-        rows = [r for r in read_metrics(self.path) if r[0] <= trainer.global_step]
-        with self.path.open('w', newline='') as file:
-            csv.writer(file).writerows([('step', 'name', 'value'), *rows])
+        self._rewrite([r for r in read_metrics(self.path) if r[0] <= trainer.global_step])
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Write the step's metrics."""
@@ -120,6 +123,10 @@ class MetricsFile(Callback):
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Write the validation's metrics."""
         self._write(trainer, validation=True)
+
+    def _rewrite(self, rows: list[tuple[int, str, float]]) -> None:
+        with self.path.open('w', newline='') as file:
+            csv.writer(file).writerows([('step', 'name', 'value'), *rows])
 
     def _write(self, trainer: L.Trainer, validation: bool) -> None:
         if not trainer.is_global_zero:
@@ -254,7 +261,10 @@ def prepare_run(out: Path, settings: dict[str, Any], result: Path, overwrite: bo
         return 'done'
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
-    return 'resume' if (out / CHECKPOINT).is_file() else 'new'
+    if (out / CHECKPOINT).is_file():
+        return 'resume'
+    (out / METRICS).unlink(missing_ok=True)
+    return 'new'
 
 
 def to_settings(**values: Any) -> dict[str, Any]:

@@ -155,6 +155,8 @@ def pretrain(
         checkpoint_every=checkpoint_every, precision=precision,
     )  # fmt: skip
     checkpoint = out / CHECKPOINT if state == 'resume' else None
+    if checkpoint is None:
+        trainer.validate(method, data, verbose=False)  # where it starts from
     trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step < max_steps:  # Ctrl-C
         raise KeyboardInterrupt

@@ -164,7 +164,7 @@ def test_the_a2d2_recipe_is_valid(root: Path) -> None:
     parser.add_function_arguments(pretrain)
     recipe = parser.parse_path(str(root / 'config/pretrain/clcp_a2d2.yaml'))
     recipe.model.image_pretrained = False
-    recipe = parser.instantiate_classes(recipe)
+    recipe = parser.instantiate(recipe)
     method = Clcp(recipe.model, recipe.optimizer, recipe.max_steps)
     assert sum(p.numel() for p in method.lidar_encoder.parameters()) == 37_873_280
     assert method.image_head.in_features == 384

@@ -122,7 +122,8 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CalibrationError(f'calibration {path} cannot be read: {error}') from None
+        reason = ' '.join(str(error).split())
+        raise CalibrationError(f'calibration {path} cannot be read: {reason}') from None
     if not isinstance(content, dict) or not content:
         raise CalibrationError(f'calibration {path} has none of the keys {", ".join(_YAML_KEYS)}')
     unknown = sorted(set(content) - set(_YAML_KEYS))

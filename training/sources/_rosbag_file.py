@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from clcp_ros.errors import ClcpError, RecordingError
 
@@ -42,6 +44,12 @@ def bag_groups(path: Path) -> list[tuple[str, list[Path]]]:
     return sorted(found.items())
 
 
+@functools.cache
+def _common_messages() -> Typestore:
+    """For old sqlite3 bags, which carry no definitions; those used here have not changed since."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
 class Bag:
     """An open bag.
 
@@ -62,9 +70,7 @@ class Bag:
 
     def __enter__(self) -> Bag:
         with self._errors():
-            # Old sqlite3 bags carry no definitions; those of the common messages have not changed.
-            store = get_typestore(Stores.ROS2_JAZZY)
-            self._reader = AnyReader(self.files, default_typestore=store)
+            self._reader = AnyReader(self.files, default_typestore=_common_messages())
             self._reader.open()
             self.is_ros2 = self._reader.is2
             for connection in self._reader.connections:

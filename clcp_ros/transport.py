@@ -44,6 +44,6 @@ def fastdds_profile() -> Path | None:
 
         share = Path(get_package_share_directory('clcp_ros'))
         candidates.append(share / 'config' / 'fastdds.xml')
-    except (ImportError, LookupError):  # not installed with colcon
+    except (ImportError, LookupError, OSError):  # not installed with colcon
         pass
     return next((file for file in candidates if file.is_file()), None)

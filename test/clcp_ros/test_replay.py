@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clcp_ros.errors import RecordingError
+from clcp_ros.image_codec import encode_png
+from clcp_ros.monitor import Level
+from clcp_ros.pipeline import FramePipeline
+from clcp_ros.replay import (
+    CONDITION_TOPIC,
+    LABELS_TOPIC,
+    ReplayBag,
+    confusion_matrix,
+    mean_iou,
+    replay_direct,
+)
+
+pytest.importorskip('rosbags')
+
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Writer2
+from rosbags.typesys import Stores, get_typestore
+
+STEP_NS = 100_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+@pytest.fixture
+def write_bag(tmp_path: Path) -> Callable[..., Path]:
+    """Write images at 10 Hz, and what simulated bags have beside them."""
+
+    def write(
+        images: list[np.ndarray],
+        *,
+        ros1: bool = False,
+        compressed: bool = False,
+        truncated: list[int] | None = None,
+        conditions: dict[int, str] | None = None,
+        labels: list[np.ndarray] | None = None,
+        second_camera: bool = False,
+    ) -> Path:
+        store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+        path = tmp_path / f'bag{len(list(tmp_path.iterdir()))}{".bag" if ros1 else ""}'
+        writer: Any = (
+            Writer1(path) if ros1 else Writer2(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        )
+        connections: dict[str, Any] = {}
+
+        def put(topic: str, kind: str, stamp_ns: int, **fields: Any) -> None:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            message = store.types[kind](**fields)
+            serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
+            writer.write(connections[topic], stamp_ns, bytes(serialize(message, kind)))
+
+        def header(stamp_ns: int) -> Any:
+            sec, nanosec = divmod(stamp_ns, 1_000_000_000)
+            time = store.types['builtin_interfaces/msg/Time'](sec=sec, nanosec=nanosec)
+            extra = {'seq': 0} if ros1 else {}
+            return store.types['std_msgs/msg/Header'](stamp=time, frame_id='camera', **extra)
+
+        def encoded(stamp_ns: int, topic: str, data: bytes) -> None:
+            put(
+                topic, 'sensor_msgs/msg/CompressedImage', stamp_ns, header=header(stamp_ns),
+                format='', data=np.frombuffer(data, np.uint8),
+            )  # fmt: skip
+
+        with writer:
+            for i, image in enumerate(images):
+                stamp_ns = START_NS + i * STEP_NS
+                if i in (conditions or {}):
+                    put(CONDITION_TOPIC, 'std_msgs/msg/String', stamp_ns, data=conditions[i])
+                if labels:
+                    encoded(stamp_ns, LABELS_TOPIC, encode_png(labels[i]))
+                if compressed:
+                    data = encode_png(image)
+                    data = data[:500] if i in (truncated or []) else data
+                    encoded(stamp_ns, '/camera/front/image/compressed', data)
+                    continue
+                for name in ('front', 'rear') if second_camera else ('front',):
+                    put(
+                        f'/camera/{name}/image', 'sensor_msgs/msg/Image', stamp_ns,
+                        header=header(stamp_ns), height=image.shape[0], width=image.shape[1],
+                        encoding='rgb8', is_bigendian=0, step=image.shape[1] * 3,
+                        data=image.ravel(),
+                    )  # fmt: skip
+        return path
+
+    return write
+
+
+def test_records_are_those_of_the_pipeline(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    black = np.zeros((96, 160, 3), np.uint8)
+    images = [daylight_image(i) for i in range(6)] + [black]
+    frames = []
+    result = replay_direct(write_bag(images), tiny_bundle, on_frame=frames.append)
+    pipeline = FramePipeline(tiny_bundle)
+    for i, (image, record, frame) in enumerate(zip(images, result.records, frames, strict=True)):
+        expected = pipeline.process(image, START_NS + i * STEP_NS)
+        assert record.stamp_ns == START_NS + i * STEP_NS
+        assert record.time_s == pytest.approx(i * 0.1)
+        assert record.level == expected.shift.level
+        assert record.novelty_z == expected.shift.score.novelty
+        assert record.novelty_smoothed == expected.shift.smoothed
+        assert np.array_equal(frame.mask, expected.mask)
+        assert np.array_equal(frame.image, image)
+        assert frame.record is record
+    assert [r.level for r in result.records[-2:]] == [Level.OK, Level.ERROR]
+
+
+def test_compressed_images_and_ros1_bags_are_read(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    images = [daylight_image(0)]
+    raw = replay_direct(write_bag(images, ros1=True), tiny_bundle)
+    assert raw.records[0].stamp_ns == START_NS
+    compressed = replay_direct(write_bag(images, compressed=True), tiny_bundle)
+    assert compressed.image_topic == '/camera/front/image/compressed'
+    assert compressed.records == raw.records
+
+
+def test_condition_is_the_one_in_force(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    images = [daylight_image(i) for i in range(4)]
+    bag = write_bag(images, conditions={1: 'clear', 3: 'night'})
+    records = replay_direct(bag, tiny_bundle).records
+    assert [r.condition for r in records] == ['', 'clear', 'clear', 'night']
+
+
+def test_labels_of_other_classes_are_left_out_with_a_note(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    bag = write_bag([daylight_image(0)], labels=[np.zeros((96, 160), np.uint8)])
+    result = replay_direct(bag, tiny_bundle)
+    assert math.isnan(result.records[0].miou)
+    assert 'no mIoU' in result.notes[0]
+
+
+def test_bad_images_are_noted_and_the_replay_goes_on(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    images = [daylight_image(i) for i in range(3)]
+    result = replay_direct(write_bag(images, compressed=True, truncated=[1]), tiny_bundle)
+    assert [r.stamp_ns for r in result.records] == [START_NS, START_NS + 2 * STEP_NS]
+    assert result.bad[0][0] == START_NS + STEP_NS
+    assert 'truncated' in result.bad[0][1]
+    assert '1 of 3' in result.notes[0]
+
+
+def test_bag_without_a_usable_image_is_an_error(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    bag = write_bag([daylight_image(0)], compressed=True, truncated=[0])
+    with pytest.raises(RecordingError, match='truncated'):
+        replay_direct(bag, tiny_bundle)
+
+
+def test_unclear_topics_are_listed(
+    tmp_path: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    bag = write_bag([daylight_image(0)])
+    with pytest.raises(RecordingError, match=r'/nothing does not exist.*/camera/front/image \('):
+        ReplayBag(bag, '/nothing')
+    two = write_bag([daylight_image(0)], second_camera=True)
+    with pytest.raises(RecordingError, match=r'--image-topic.*/camera/rear/image \('):
+        ReplayBag(two)
+    with ReplayBag(two, '/camera/rear/image') as chosen:
+        assert chosen.frame_count == 1
+    with pytest.raises(RecordingError, match='no such bag'):
+        ReplayBag(tmp_path / 'nowhere')
+    damaged = next(bag.glob('*.mcap'))
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(RecordingError, match='cannot be read'):
+        ReplayBag(bag)
+
+
+def test_mean_iou_by_hand() -> None:
+    labels = np.array([[0, 0, 1, 1], [0, 0, 1, 255]], np.uint8)
+    mask = np.array([[0, 0, 1, 0], [0, 2, 255, 2]], np.uint8)
+    confusion = confusion_matrix(mask, labels, 3)
+    # Class 0: 3 hit of 4 labels and 1 false; class 1: 1 hit of 3 labels, one of them unlabelled by
+    # the mask; class 2 is not in the labels.
+    assert mean_iou(confusion) == pytest.approx((3 / 5 + 1 / 3) / 2)
+    half = np.array([[0, 1]], np.uint8)
+    assert mean_iou(confusion_matrix(half, labels[:1], 3)) == pytest.approx(1.0)
+    assert math.isnan(mean_iou(np.zeros((3, 4), np.int64)))

@@ -23,7 +23,8 @@ PALETTE = {
     'road': ('#ff00ff', 'RD normal street'), 'sidewalk': ('#b496c8', 'Sidewalk'),
     'building': ('#f1e6ff', 'Buildings'), 'wall': ('#f1e6ff', 'Buildings'),
     'fence': ('#eea2ad', 'Grid structure'), 'pole': ('#fff68f', 'Poles'),
-    'traffic light': ('#0080ff', 'Traffic signal 1'), 'traffic sign': ('#00ffff', 'Traffic sign 1'),
+    'traffic light': ('#0080ff', 'Traffic signal 1'),
+    'traffic sign': ('#00ffff', 'Traffic sign 1'),
     'vegetation': ('#93fdc2', 'Nature object'), 'terrain': ('#93fdc2', 'Nature object'),
     'sky': ('#87ceff', 'Sky'), 'person': ('#cc99ff', 'Pedestrian 1'),
     'rider': ('#cc99ff', 'Pedestrian 1'), 'car': ('#ff0000', 'Car 1'),
@@ -87,7 +88,7 @@ class A2D2(Recording[list[tuple[str, bytes]]]):
 
         points = view_points(frame, shot.lidar_stamp_ns)
         archive = io.BytesIO()
-        np.savez(archive, **points)
+        np.savez(archive, **points)  # type: ignore[arg-type]
         about = {
             'cam_name': 'front_center',
             'cam_tstamp': shot.stamp_ns // 1000,

@@ -160,7 +160,7 @@ def write_bag(folder: Path, config: SimulationConfig, frames: Iterator[list[Mess
 
 def point_cloud(scan: Scan, stamp_ns: int) -> Any:
     """sensor_msgs/PointCloud2 of x, y, z, intensity, ring, time (22 bytes per point)."""
-    kind = _store().types['sensor_msgs/msg/PointField']
+    kind: Any = _store().types['sensor_msgs/msg/PointField']
     columns = [('x', '<f4'), ('y', '<f4'), ('z', '<f4'), ('intensity', '<f4'), ('ring', '<u2'),
                ('time', '<f4')]  # fmt: skip
     layout = np.dtype(columns)

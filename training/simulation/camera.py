@@ -81,7 +81,7 @@ def picture(view: View, condition: Condition, rng: np.random.Generator) -> Array
         (H, W, 3) RGB uint8.
     """
     lit = light(condition)
-    albedo, gloss = view.surface.albedo, view.surface.gloss
+    albedo = view.surface.albedo
     weather = condition.severity
     if condition.name == 'rain':
         upward = np.clip(view.hits.normal[..., 2], 0, 1)
@@ -91,7 +91,7 @@ def picture(view: View, condition: Condition, rng: np.random.Generator) -> Array
         albedo = _snow_cover(view, albedo, weather)
     radiance = albedo * _irradiance(view, lit)
     sky = _sky(view, lit)
-    radiance += (gloss * 0.35)[..., None] * np.asarray(lit.horizon, np.float32)
+    radiance += _reflection(view, lit)
     if lit.lamps > 0.1:
         radiance += albedo * _lamplight(view, lit)
     emitted = view.surface.emission * np.float32(lit.lamps)
@@ -121,6 +121,21 @@ def _irradiance(view: View, lit: Light) -> Array:
         + open_sky[..., None] * np.asarray(lit.ambient, np.float32)
         + bounce
     )
+
+
+def _reflection(view: View, lit: Light) -> Array:
+    """Sky and street mirrored in paint and glass (Schlick 1994 for the angle)."""
+    normal, cosine = view.hits.normal, view.hits.cosine
+    up = view.direction[..., 2] + 2 * cosine * normal[..., 2]
+    share = view.surface.gloss * (0.10 + 0.90 * (1 - np.clip(cosine, 0, 1)) ** 4)
+    share = (share * (0.7 + 0.3 * noise(view.hits.uv[..., 0], view.hits.uv[..., 1], 1.2)))[
+        ..., None
+    ]
+    horizon, zenith = np.asarray(lit.horizon, np.float32), np.asarray(lit.zenith, np.float32)
+    sky = horizon + (zenith - horizon) * np.clip(up, 0, 1)[..., None]
+    # Facades fill most of what is mirrored near the horizon.
+    open_sky = np.clip((up - 0.1) * 4, 0, 1)[..., None]
+    return share * (sky * open_sky + np.asarray(lit.ambient, np.float32) * 0.22 * (1 - open_sky))
 
 
 def _sky(view: View, lit: Light) -> Array:
@@ -230,18 +245,18 @@ def _rain(radiance: Array, condition: Condition, lit: Light, rng: np.random.Gene
         length = (6 + 34 * size) * h / 300
         end = (round(x + slant * length), round(y + length))
         cv2.line(layer, (round(x), round(y)), end, 0.1 + 0.3 * size, 1)
-    layer = cv2.GaussianBlur(layer, (0, 0), 0.6)[..., None]
+    streak = cv2.GaussianBlur(layer, (0, 0), 0.6)[..., None]
     bright = np.asarray(lit.horizon, np.float32) * 1.1
-    radiance = radiance * (1 - layer) + bright * layer
+    radiance = radiance * (1 - streak) + bright * streak
     drops = np.zeros((h, w), np.float32)
     for _ in range(rng.poisson(10 * condition.severity)):
         center = (int(rng.integers(w)), int(rng.integers(h)))
         cv2.circle(drops, center, max(1, round(rng.uniform(0.008, 0.03) * w)), 1.0, -1)
-    drops = cv2.GaussianBlur(drops, (0, 0), max(w / 320, 0.5))[..., None]
+    lens = cv2.GaussianBlur(drops, (0, 0), max(w / 320, 0.5))[..., None]
     # A drop is a short lens: upside down and out of focus.
     through = cv2.GaussianBlur(np.ascontiguousarray(radiance[::-1]), (0, 0), w / 60) * 0.5
     through += cv2.GaussianBlur(radiance, (0, 0), w / 60) * 0.5
-    return radiance * (1 - drops) + through * drops
+    return radiance * (1 - lens) + through * lens
 
 
 def _flakes(radiance: Array, severity: float, lit: Light, rng: np.random.Generator) -> Array:

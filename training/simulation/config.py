@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a simulation is made of: sensors, conditions, lengths. All of it decides the bytes written."""
+"""What a simulation is made of: sensors, conditions, lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EGO_SPEED = 8.0
 """Speed of the ego vehicle in m/s."""
 
 EPOCH_NS = 1_750_000_000_000_000_000
-"""Stamp of the first frame of the first recording: fixed, so that the same seed gives the same bytes."""
+"""Stamp of the first frame: fixed, so that the same seed gives the same bytes."""
 
 
 class SimulationError(ClcpError):
@@ -59,7 +59,7 @@ class CameraConfig:
     position: tuple[float, float, float] = (1.6, 0.0, 1.5)
 
     @property
-    def K(self) -> np.ndarray:
+    def K(self) -> np.ndarray:  # noqa: N802
         """(3, 3) float64; pixel (0, 0) has its centre at (0, 0), square pixels."""
         f = self.width / 2 / math.tan(self.hfov / 2)
         return np.array(
@@ -67,7 +67,7 @@ class CameraConfig:
         )
 
     @property
-    def T_base_camera(self) -> np.ndarray:
+    def T_base_camera(self) -> np.ndarray:  # noqa: N802
         """(4, 4) optical frame (x right, y down, z forward) into `base_link`."""
         T = np.eye(4)
         T[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
@@ -100,7 +100,7 @@ class LidarConfig:
     period: float = 0.1
 
     @property
-    def T_base_lidar(self) -> np.ndarray:
+    def T_base_lidar(self) -> np.ndarray:  # noqa: N802
         """(4, 4) lidar frame (x forward, y left, z up) into `base_link`."""
         T = np.eye(4)
         T[:3, 3] = self.position

@@ -40,7 +40,7 @@ class Frame:
     T_world_base: np.ndarray
 
     @property
-    def T_camera_lidar(self) -> np.ndarray:
+    def T_camera_lidar(self) -> np.ndarray:  # noqa: N802
         """(4, 4) lidar points into the camera's optical frame."""
         return np.linalg.inv(self.camera.T_base_camera) @ self.lidar.T_base_lidar
 

@@ -26,8 +26,8 @@ class Scan:
         points: (N, 3) float32, lidar frame (x forward, y left, z up), metres.
         intensity: (N,) float32 in [0, 1], corrected for range as sensors deliver it.
         ring: (N,) uint16, 0 is the lowest beam.
-        time: (N,) float32 seconds before or after the lidar looked forward, which is the scan's stamp;
-            it starts behind the vehicle and turns clockwise.
+        time: (N,) float32 seconds relative to the scan's stamp, at which the lidar looks forward;
+            a revolution begins behind the vehicle and goes clockwise.
         category: (N,) uint8 trainIds of what was hit, `BACKSCATTER` for none; for tests.
     """
 

@@ -1,17 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Triangle soups with a class, a material and a colour per triangle, and primitives to build them."""
+"""Triangle soups with class, material and colour per triangle, and primitives to build them."""
 
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Color = tuple[float, float, float]
-Point = Sequence[float]
+Point = Sequence[float] | np.ndarray
 
 
 class Material(enum.IntEnum):
@@ -49,7 +50,8 @@ class Mesh:
 
     Attributes:
         vertices: (T, 3, 3) float32, metres.
-        uv: (T, 3, 2) float32, surface coordinates in metres for the textures; v is the height on upright faces.
+        uv: (T, 3, 2) float32, surface coordinates in metres for the textures; v is the height on
+            upright faces.
         category: (T,) uint8, Cityscapes trainId.
         material: (T,) uint8, `Material`.
         color: (T, 3) float32, linear RGB in [0, 1].
@@ -71,6 +73,13 @@ class Mesh:
         vertices = self.vertices @ T[:3, :3].T.astype(np.float32) + T[:3, 3].astype(np.float32)
         tags = self.tag if tag is None else np.full_like(self.tag, tag % 65536)
         return Mesh(vertices, self.uv, self.category, self.material, self.color, tags)
+
+    def part(self, mask: np.ndarray) -> Mesh:
+        """The triangles where the (T,) mask is true."""
+        return Mesh(
+            self.vertices[mask], self.uv[mask], self.category[mask], self.material[mask],
+            self.color[mask], self.tag[mask],
+        )  # fmt: skip
 
     def scaled(self, factor: float) -> Mesh:
         """The mesh at another size."""
@@ -103,7 +112,7 @@ def placement(x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> np.ndarra
 
 
 class MeshBuilder:
-    """Collects primitives. `category`, `material`, `color` and `tag` hold until they are changed."""
+    """Collects primitives; `category`, `material`, `color` and `tag` hold until changed."""
 
     def __init__(self) -> None:
         self._parts: list[Mesh] = []
@@ -151,7 +160,7 @@ class MeshBuilder:
         """Add a horizontal rectangle, in strips of `step` along x so that it can follow a bend."""
         n = 1 if step is None else max(1, round((x[1] - x[0]) / step))
         edges = np.linspace(x[0], x[1], n + 1)
-        for x0, x1 in zip(edges[:-1], edges[1:], strict=True):
+        for x0, x1 in itertools.pairwise(edges):
             self.quad((x0, y[0], z), (x1, y[0], z), (x1, y[1], z), (x0, y[1], z))
 
     def upright(
@@ -160,16 +169,16 @@ class MeshBuilder:
         """Add an upright rectangle along x, in strips of `step`."""
         n = 1 if step is None else max(1, round((x[1] - x[0]) / step))
         edges = np.linspace(x[0], x[1], n + 1)
-        for x0, x1 in zip(edges[:-1], edges[1:], strict=True):
+        for x0, x1 in itertools.pairwise(edges):
             self.quad((x0, y, z[0]), (x1, y, z[0]), (x1, y, z[1]), (x0, y, z[1]))
 
     def box(self, low: Point, high: Point, taper: float = 1.0) -> None:
         """Add a box without its floor; `taper` shrinks the top."""
-        low, high = np.asarray(low, float), np.asarray(high, float)
-        middle, half = (low + high) / 2, (high - low) / 2
+        lower, upper = np.asarray(low, float), np.asarray(high, float)
+        middle, half = (lower + upper) / 2, (upper - lower) / 2
         corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
-        bottom = np.column_stack([middle[:2] + corners * half[:2], np.full(4, low[2])])
-        top = np.column_stack([middle[:2] + corners * half[:2] * taper, np.full(4, high[2])])
+        bottom = np.column_stack([middle[:2] + corners * half[:2], np.full(4, lower[2])])
+        top = np.column_stack([middle[:2] + corners * half[:2] * taper, np.full(4, upper[2])])
         faces = [(top[0], top[1], top[2]), (top[0], top[2], top[3])]
         for i in range(4):
             j = (i + 1) % 4
@@ -179,7 +188,7 @@ class MeshBuilder:
     def extrude(
         self, profile: Sequence[tuple[float, float]], half: float, top: float = 1.0
     ) -> None:
-        """Add a convex (x, z) profile extruded to y = +-half; `top` scales y at the highest point."""
+        """Add a convex (x, z) profile extruded to y = +-half; `top` scales y at the top."""
         p = np.asarray(profile, float)
         height = (p[:, 1] - p[:, 1].min()) / np.ptp(p[:, 1])
         y = half * (1 + (top - 1) * height)
@@ -197,29 +206,30 @@ class MeshBuilder:
         self, a: Point, b: Point, radius: float, end: float | None = None, n: int = 6
     ) -> None:
         """Add a tube from `a` to `b`; `end` is the radius at b; closed at b."""
-        a, b = np.asarray(a, float), np.asarray(b, float)
-        axis = (b - a) / np.linalg.norm(b - a)
+        start, stop = np.asarray(a, float), np.asarray(b, float)
+        axis = (stop - start) / np.linalg.norm(stop - start)
         side = np.cross(axis, (0, 0, 1) if abs(axis[2]) < 0.9 else (1, 0, 0))
         side /= np.linalg.norm(side)
         other = np.cross(axis, side)
         angle = np.arange(n) * 2 * np.pi / n
         ring = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * other
-        lower, upper = a + ring * radius, b + ring * (radius if end is None else end)
+        lower = start + ring * radius
+        upper = stop + ring * (radius if end is None else end)
         nxt = np.roll(np.arange(n), -1)
         self.triangles(
             np.concatenate(
                 [
                     np.stack([lower, lower[nxt], upper[nxt]], 1),
                     np.stack([lower, upper[nxt], upper], 1),
-                    np.stack([upper, upper[nxt], np.broadcast_to(b, (n, 3))], 1),
+                    np.stack([upper, upper[nxt], np.broadcast_to(stop, (n, 3))], 1),
                 ]
             )
         )
 
     def disc(self, center: Point, normal: Point, radius: float, n: int = 8) -> None:
         """Add a flat regular polygon."""
-        center, normal = np.asarray(center, float), np.asarray(normal, float)
-        self.cylinder(center - normal * 0.02, center, radius, n=n)
+        stop = np.asarray(center, float)
+        self.cylinder(stop - np.asarray(normal, float) * 0.02, stop, radius, n=n)
 
     def blob(
         self,
@@ -228,16 +238,16 @@ class MeshBuilder:
         rng: np.random.Generator | None = None,
         rough: float = 0.0,
     ) -> None:
-        """Add an ellipsoid of 80 triangles, its surface displaced by up to `rough` of the radius."""
+        """Add an ellipsoid of 80 triangles, its surface displaced by `rough` of the radius."""
         points = _ICOSPHERE_POINTS
         if rng is not None:
-            points = points * (1 + rough * rng.uniform(-1, 1, (len(points), 1)))
+            points = points * (1.0 + rough * rng.uniform(-1, 1, (len(points), 1)))
         self.triangles((points * radii + center)[_ICOSPHERE_FACES])
 
     def leaves(
         self, center: Point, radii: Point, count: int, size: float, rng: np.random.Generator
     ) -> None:
-        """Add loose triangles scattered near the surface of an ellipsoid, each in its own shade."""
+        """Add loose triangles near the surface of an ellipsoid, each in its own shade."""
         direction = rng.normal(size=(count, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         middle = center + direction * radii * rng.uniform(0.75, 1.12, (count, 1))

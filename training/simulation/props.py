@@ -1,8 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Things that stand or move in a street, each as a mesh about its own origin on the ground, facing +x."""
+"""Things that stand or move in a street: meshes about their origin on the ground, facing +x."""
 
 from __future__ import annotations
+
+import itertools
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +28,21 @@ _SKIN: Color = (0.55, 0.36, 0.26)
 
 def _pick(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
     c = np.asarray(colors[rng.integers(len(colors))]) * rng.uniform(0.85, 1.15)
-    return tuple(np.clip(c, 0.01, 0.95))  # type: ignore[return-value]
+    return tuple(np.clip(c, 0.01, 0.95))
+
+
+def unlit(mesh: Mesh) -> Mesh:
+    """A parked vehicle: its lamps are off and only reflect."""
+    material = mesh.material.copy()
+    material[material == Material.HEADLIGHT] = Material.METAL
+    material[material == Material.TAILLIGHT] = Material.SIGN
+    return replace(mesh, material=material)
+
+
+def _shade(b: MeshBuilder, half_length: float, half_width: float) -> None:
+    """Darkness on the road under a vehicle, which no light of the sky reaches."""
+    b.use(ID['road'], Material.ASPHALT, (0.025, 0.025, 0.027))
+    b.plate((-half_length, half_length), (-half_width, half_width), 0.012)
 
 
 def _wheels(b: MeshBuilder, category: int, xs: tuple[float, ...], half: float, r: float) -> None:
@@ -58,7 +75,10 @@ def car(rng: np.random.Generator) -> Mesh:
     b.use(c, Material.PAINT, paint)
     nose = 0.75 if shape < 2 else 0.95
     b.extrude(
-        [(-long, 0.25), (long, 0.25), (long + 0.04, 0.6), (long - 0.7, nose + 0.12), (-long, 0.92)],
+        [
+            (-long, 0.25), (long, 0.25), (long + 0.04, 0.6), (long - 0.7, nose + 0.12),
+            (-long, 0.92),
+        ],
         0.88, 0.95,
     )  # fmt: skip
     rear = (-long + 0.15, -long + 0.9, -long + 0.05)[shape]
@@ -71,6 +91,7 @@ def car(rng: np.random.Generator) -> Mesh:
         b.box((x, -0.8, 0.85), (x + 0.1, 0.8, roof - 0.02), 0.86)
     _wheels(b, c, (-long + 0.75, long - 0.8), 0.9, 0.32)
     _lights(b, c, long + 0.02, -long, 0.88, 0.65)
+    _shade(b, long - 0.1, 0.85)
     return b.build()
 
 
@@ -94,6 +115,7 @@ def truck(rng: np.random.Generator) -> Mesh:
     b.box((-4.0, -0.9, 0.45), (3.0, 0.9, 0.95))
     _wheels(b, c, (-3.0, -1.9, 3.2), 1.15, 0.48)
     _lights(b, c, 4.12, -4.0, 1.2, 0.85)
+    _shade(b, 4.0, 1.15)
     return b.build()
 
 
@@ -115,6 +137,7 @@ def bus(rng: np.random.Generator) -> Mesh:
     b = _coach(ID['bus'], _pick(rng, colors), 11.0, 1.27, 3.1, rng)
     _wheels(b, ID['bus'], (-3.4, 3.2), 1.22, 0.48)
     _lights(b, ID['bus'], 5.5, -5.5, 1.2, 0.8)
+    _shade(b, 5.4, 1.2)
     return b.build()
 
 
@@ -133,6 +156,7 @@ def tram(rng: np.random.Generator) -> Mesh:
     b.cylinder((0, 0.6, 3.6), (1.2, 0.6, 5.0), 0.04, n=4)
     b.cylinder((1.2, -0.8, 5.0), (1.2, 0.8, 5.0), 0.05, n=4)
     _lights(b, c, 13.9, -13.9, 1.1, 0.9)
+    _shade(b, 13.8, 1.15)
     return b.build()
 
 
@@ -177,7 +201,7 @@ def bicycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
         rim = np.column_stack(
             [x + 0.34 * np.cos(angle), np.zeros(13), 0.35 + 0.34 * np.sin(angle)]
         )
-        for p, q in zip(rim[:-1], rim[1:], strict=True):
+        for p, q in itertools.pairwise(rim):
             b.cylinder(p, q, 0.028, n=3)
         for k in range(0, 12, 2):
             b.cylinder((x, 0, 0.35), rim[k], 0.008, n=3)
@@ -236,11 +260,11 @@ def tree(rng: np.random.Generator, green: Color) -> Mesh:
     b.cylinder((0, 0, 0), (rng.normal(0, 0.1), rng.normal(0, 0.1), trunk + 0.8), 0.17, 0.11)
     b.use(c, Material.LEAF, shade, tag)
     crown = (height - trunk) / 2
-    for _ in range(3):
+    for _ in range(2):
         offset = rng.normal(0, 0.45, 3) * (1, 1, 0.6)
-        r = crown * rng.uniform(0.5, 0.75)
-        b.blob(offset + (0, 0, trunk + crown * 0.9), (r, r, r * 0.9), rng, 0.25)
-    b.leaves((0, 0, trunk + crown * 0.9), (crown * 0.95, crown * 0.95, crown), 170, 0.24, rng)
+        r = crown * rng.uniform(0.55, 0.8)
+        b.blob(offset + np.array((0, 0, trunk + crown * 0.9)), (r, r, r * 0.9), rng, 0.25)
+    b.leaves((0, 0, trunk + crown * 0.9), (crown * 0.95, crown * 0.95, crown), 180, 0.19, rng)
     return b.build()
 
 
@@ -298,7 +322,7 @@ def traffic_light(state: int, arm: float = 0.0) -> Mesh:
 
 
 def traffic_sign(kind: int) -> Mesh:
-    """A sign on a post, facing -x: 0 round prohibition, 1 triangle, 2 blue square, 3 yellow, 4 stop."""
+    """A sign on a post, facing -x: 0 prohibition, 1 triangle, 2 blue, 3 yellow, 4 stop."""
     b = MeshBuilder()
     b.use(ID['pole'], Material.METAL, (0.40, 0.41, 0.42))
     b.cylinder((0, 0, 0), (0, 0, 2.75), 0.04, n=5)

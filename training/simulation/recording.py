@@ -35,7 +35,7 @@ class Shot:
 
     @property
     def lidar_stamp_ns(self) -> int:
-        """When the lidar looks forward: up to 4 ms beside the camera, as free-running sensors are."""
+        """When the lidar looks forward: up to 4 ms off, as free-running sensors are."""
         return self.stamp_ns + (self.index * 7 % 17 - 8) * 500_000
 
 
@@ -75,7 +75,7 @@ def drive(
     config: SimulationConfig, town: int, parts: list[tuple[str, float]], start_ns: int = EPOCH_NS
 ) -> list[Shot]:
     """Shots of a drive through `town`: (condition, seconds) one after the other."""
-    shots = []
+    shots: list[Shot] = []
     for condition, seconds in parts:
         for _ in range(max(1, round(seconds * config.rate_hz))):
             index = len(shots)

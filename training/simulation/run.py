@@ -134,7 +134,7 @@ def _encoded(
     workers: int,
     bar: tqdm[Any],
 ) -> Iterator[Any]:
-    """The recording's encoded frames in order, never more than a few chunks ahead of the writer."""
+    """The recording's encoded frames in order, never more than a few chunks ahead."""
     shots = recording.shots(config)
     index = RECORDINGS.index(recording)
     chunks = [shots[i : i + _CHUNK] for i in range(0, len(shots), _CHUNK)]

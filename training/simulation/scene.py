@@ -18,6 +18,8 @@ from training.simulation.town import AHEAD, BEHIND, BLOCK, Agent, Town, agent_po
 
 SKY = CITYSCAPES.names.index('sky')
 EGO_LATERAL = -1.75
+DETAIL = 50.0
+"""Metres up to which leaves are there; beyond, they are hardly larger than a pixel."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -83,6 +85,10 @@ class Scene:
         last = int((self.ego_s + AHEAD) // BLOCK)
         blocks = [town.block(i) for i in range(first, last + 1)]
         parts = [b.mesh.moved(T_base_world) for b in blocks]
+        for i, block in enumerate(blocks, first):
+            if abs(i * BLOCK + BLOCK / 2 - self.ego_s) < DETAIL + BLOCK / 2:
+                detail = block.detail.moved(T_base_world)
+                parts.append(detail.part(np.abs(detail.vertices[:, 0, 0] - 15) < DETAIL - 10))
         for agent in movers:
             T = T_base_world @ agent_pose(town, agent, self.ego_s, time)
             parts.append(agent.mesh.moved(T, agent.tag))

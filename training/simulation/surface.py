@@ -98,7 +98,7 @@ def describe(hits: Hits, pixel: float) -> Surface:
     footprint = distance * np.float32(pixel) / np.maximum(hits.cosine, 0.1)
     shift = hits.tag.astype(np.float32) * np.float32(1.37)
     u, v = hits.uv[..., 0] + shift, hits.uv[..., 1]
-    variation = 1 + coarse * noise(u, v, 1.7) * np.clip(1.5 - footprint / 1.5, 0, 1)
+    variation: np.ndarray = 1 + coarse * noise(u, v, 1.7) * np.clip(1.5 - footprint / 1.5, 0, 1)
     variation += fine * noise(v, u, 0.16) * np.clip(1.2 - footprint / 0.2, 0, 1)
     albedo = hits.color * np.clip(variation, 0.1, 3)[..., None]
     surface = Surface(
@@ -200,7 +200,8 @@ def _coaches(hits: Hits, out: Surface) -> None:
     glass = window | door
     albedo[glass] = (0.04, 0.05, 0.06)
     gloss[glass] = 0.5
-    emission[glass] = np.array([0.75, 0.75, 0.65]) * 0.5
+    cabin = hashed(np.floor(u / 1.45), hits.tag[coach])
+    emission[glass] = np.array([0.75, 0.72, 0.6]) * (0.08 + 0.35 * cabin[glass])[:, None]
     sign = (v > 2.72) & (v < 3.0) & (np.abs(u) < 0.8)
     albedo[sign] = (0.05, 0.05, 0.04)
     emission[sign] = np.array([1.0, 0.6, 0.1]) * 1.2

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A procedural town: one endless bending street in blocks of 60 m, another one for every seed.
 
-The street is laid out in street coordinates (s along the centre line, l to the left, z up) and bent
-into the world at the end; a block depends on the seed and its number only, so a town has no end and
-no fixed length. Cross-section, l in metres: right lots, pavement [-8.5, -5.7], parking
+The street is laid out in street coordinates (s along the centre line, l to the left, z up) and
+bent into the world at the end; a block depends on the seed and its number only, so a town has no
+fixed length. Cross-section, l in metres: right lots, pavement [-8.5, -5.7], parking
 [-5.7, -3.5], own lane, oncoming lane, tram bed [3.5, 7], pavement [7, 9.8], left lots.
 """
 
@@ -39,11 +39,13 @@ class Block:
     """One block in world coordinates.
 
     Attributes:
-        mesh: Everything that does not move.
+        mesh: Everything that does not move, without leaves and spokes.
+        detail: Leaves and spokes, which nobody sees from afar.
         lamps: (L, 3) float64 positions of street lights.
     """
 
     mesh: Mesh
+    detail: Mesh
     lamps: np.ndarray
 
 
@@ -83,7 +85,7 @@ class Town:
         return (self._amplitude * np.sin(2 * np.pi * s / self._wave + self._phase)).sum(-1)
 
     def pose(self, s: float, lateral: float, yaw: float = 0.0) -> np.ndarray:
-        """(4, 4) T_world_object of something at (s, lateral), turned by `yaw` against the street."""
+        """(4, 4) T_world_object at (s, lateral), turned by `yaw` against the street."""
         x, y, _ = self.bend(np.array([[s, lateral, 0.0]]))[0]
         return placement(x, y, 0.0, float(self.heading(s)) + yaw)
 
@@ -102,7 +104,9 @@ class Town:
         mesh, lamps = builder.build()
         bent = self.bend(mesh.vertices.astype(np.float64)).astype(np.float32)
         mesh = Mesh(bent, mesh.uv, mesh.category, mesh.material, mesh.color, mesh.tag)
-        return Block(mesh, self.bend(lamps))
+        edges = np.linalg.norm(bent - np.roll(bent, 1, axis=1), axis=-1).max(1)
+        fine = np.isin(mesh.category, (ID['vegetation'], ID['bicycle'])) & (edges < 0.6)
+        return Block(mesh.part(~fine), mesh.part(fine), self.bend(lamps))
 
 
 class _BlockBuilder:
@@ -114,6 +118,9 @@ class _BlockBuilder:
         self.s1 = self.s0 + CROSSING
         self.s2 = self.s0 + BLOCK
         self.b = MeshBuilder()
+        self.parking = index % 5 in (0, 2, 3)
+        self.kerb = -5.7 if self.parking else -3.6
+        self.grass_track = index % 3 == 1
         self.parts: list[Mesh] = []
         self.lamps: list[tuple[float, float, float]] = []
 
@@ -121,11 +128,12 @@ class _BlockBuilder:
         self._ground()
         self._crossing()
         self._kerbside()
+        self._avenue()
         for side, lots in zip((-1, 1), self.town.lots, strict=True):
             kind = lots[self.index % 4]
             getattr(self, f'_lot_{kind}')(side)
-            if side == -1:
-                self._parking(bus_stop=self.index % 3 == 1)
+        if self.parking:
+            self._parking(bus_stop=self.index % 5 == 2)
         self.parts.append(self.b.build())
         return concatenate(self.parts), np.array(self.lamps).reshape(-1, 3)
 
@@ -140,18 +148,24 @@ class _BlockBuilder:
     def _ground(self) -> None:
         b, s0, s1, s2 = self.b, self.s0, self.s1, self.s2
         b.use(ID['road'], Material.STREET, (0.11, 0.11, 0.115), self.town.number)
-        b.plate((s0, s2), (-5.7, 7.0), 0.0, step=6)
+        track = 3.55 if self.grass_track else 7.0
+        b.plate((s0, s1), (-5.7, 7.0), 0.0, step=4.5)
+        b.plate((s1, s2), (self.kerb, track), 0.0, step=6)
+        if self.grass_track:
+            b.use(ID['terrain'], Material.GRASS, self._grass())
+            b.plate((s1, s2), (3.55, 7.0), 0.05, step=6)
         b.use(ID['road'], Material.ASPHALT, (0.12, 0.12, 0.12))
         b.plate((s0, s1), (-70, -5.7), 0.0, step=4.5)
         b.plate((s0, s1), (7.0, 70), 0.0, step=4.5)
         b.use(ID['sidewalk'], Material.PAVING, (0.30, 0.285, 0.27))
-        for y, kerb in (((-8.5, -5.7), -5.7), ((7.0, 9.8), 7.0)):
+        for y, kerb in (((-8.5, self.kerb), self.kerb), ((7.0, 9.8), 7.0)):
             b.plate((s1, s2), y, 0.13, step=6)
             b.upright((s1, s2), kerb, (0, 0.13), step=6)
         for side in (-1, 1):
             edge = self._edge(side)
-            b.quad((s1, edge, 0.13), (s1, edge + side * 60, 0.13), (s1 + 1.6, edge + side * 60, 0.13),
-                   (s1 + 1.6, edge, 0.13))  # fmt: skip
+            b.plate(
+                (s1, s1 + 1.6), (min(edge, edge + side * 60), max(edge, edge + side * 60)), 0.13
+            )
 
     def _crossing(self) -> None:
         b, rng, s0, s1 = self.b, self.rng, self.s0, self.s1
@@ -164,16 +178,20 @@ class _BlockBuilder:
             self.place(props.traffic_light(2 - state), s1 + 1.5, 7.6, np.pi)
         else:
             self.place(props.traffic_sign(4 if rng.random() < 0.5 else 1), s0 - 3.5, -6.3)
-        self.place(props.traffic_sign(2), s1 + 2.0, -6.25)
+        self.place(props.traffic_sign(2), s1 + 2.0, self.kerb - 0.5)
 
     def _kerbside(self) -> None:
         rng, s1, s2 = self.rng, self.s1, self.s2
-        for side, lateral in ((-1, -6.1), (1, 7.4)):
+        for side, lateral in ((-1, self.kerb - 0.4), (1, 7.4)):
             for s in np.arange(s1 + 4 + 5 * (side > 0), s2 - 1, self.town.lamp_step):
                 self.place(props.street_lamp(), s, lateral, 0 if side < 0 else np.pi)
                 self.lamps.append((s, lateral - side * 1.6, 6.35))
         for _ in range(2):
-            self.place(props.traffic_sign(int(rng.integers(4))), rng.uniform(s1 + 6, s2 - 5), -6.2)
+            self.place(
+                props.traffic_sign(int(rng.integers(4))),
+                rng.uniform(s1 + 6, s2 - 5),
+                self.kerb - 0.45,
+            )
         self.place(
             props.traffic_sign(int(rng.integers(4))), rng.uniform(s1 + 6, s2 - 5), 7.35, np.pi
         )
@@ -190,17 +208,18 @@ class _BlockBuilder:
             kind = rng.random()
             yaw = rng.normal(0, 0.03) + (np.pi if rng.random() < 0.15 else 0)
             if bus_stop and s > self.s1 + 18:
-                self.place(props.bus(rng), s + 6, -4.6)
+                self.place(props.unlit(props.bus(rng)), s + 6, -4.6)
                 s += 15
                 bus_stop = False
-            elif kind < 0.6:
-                self.place(props.car(rng), s + 2.4, -4.65, yaw)
+            elif kind < 0.62:
+                self.place(props.unlit(props.car(rng)), s + 2.4, -4.65, yaw)
                 s += 5.6
-            elif kind < 0.72:
-                self.place(props.motorcycle(rng, ridden=False), s + 1, -4.6, yaw + 0.3)
+            elif kind < 0.76:
+                bike = props.unlit(props.motorcycle(rng, ridden=False))
+                self.place(bike, s + 1, -4.6, yaw + 0.3)
                 s += 2.5
-            elif kind < 0.8:
-                self.place(props.truck(rng), s + 4.2, -4.6, yaw)
+            elif kind < 0.79:
+                self.place(props.unlit(props.truck(rng)), s + 4.2, -4.6, yaw)
                 s += 9.5
             else:
                 s += 4
@@ -231,10 +250,22 @@ class _BlockBuilder:
     def _lawn(self, side: int, depth: float = 60.0, start: float = 0.0) -> None:
         edge = self._edge(side) + side * start
         y = sorted((edge, edge + side * depth))
-        self.b.use(
-            ID['terrain'], Material.GRASS, tuple(np.asarray(self.town.green) * (1.5, 1.2, 1.2))
-        )
+        self.b.use(ID['terrain'], Material.GRASS, self._grass())
         self.b.plate((self.s1 + 1.6, self.s2), (y[0], y[1]), 0.1, step=10)
+
+    def _grass(self) -> Color:
+        r, g, b = self.town.green
+        return 1.5 * r, 1.2 * g, 1.2 * b
+
+    def _avenue(self) -> None:
+        rng = self.rng
+        for lateral in (-5.6 if not self.parking else -7.9, 9.1):
+            step = rng.uniform(8, 15)
+            for s in np.arange(self.s1 + rng.uniform(5, 12), self.s2 - 3, step):
+                tree = props.tree(rng, self.town.green).scaled(rng.uniform(0.75, 1.0))
+                self.place(tree, s + rng.normal(0, 0.5), lateral)
+                self.b.use(ID['terrain'], Material.SOIL, (0.13, 0.10, 0.07))
+                self.b.plate((s - 0.7, s + 0.7), (lateral - 0.6, lateral + 0.6), 0.14)
 
     def _trees(self, side: int, count: int, near: float, far: float) -> None:
         for _ in range(count):
@@ -266,17 +297,12 @@ class _BlockBuilder:
     def _lot_row(self, side: int) -> None:
         """Closed row of houses along the pavement."""
         edge, s = self._edge(side), self.s1 + 1.6
-        floors = int(self.rng.integers(3, 6))
+        floors = int(self.rng.integers(4, 7))
         while s < self.s2 - 5:
             width = min(float(self.rng.uniform(8, 15)), self.s2 - s)
-            floors = int(np.clip(floors + self.rng.integers(-1, 2), 2, 6))
+            floors = int(np.clip(floors + self.rng.integers(-1, 2), 3, 7))
             self._building((s, s + width), (edge, edge + side * 11), floors)
             s += width
-        for x in np.arange(self.s1 + 9, self.s2 - 4, 14):
-            if self.rng.random() < 0.45:
-                self.place(
-                    props.tree(self.rng, self.town.green).scaled(0.75), x, edge - side * 2.0
-                )
         self._lawn(side, 50, 11)
 
     def _lot_houses(self, side: int) -> None:
@@ -300,14 +326,15 @@ class _BlockBuilder:
                 for x in np.arange(front[0], front[1], 0.9):
                     self.place(props.bush(self.rng, self.town.green), x, edge + side * 0.8)
             s += width + self.rng.uniform(3, 6)
-        self._trees(side, 2, 1.5, 4)
+        self._trees(side, 3, 1.5, 4)
         self._trees(side, 2, 16, 24)
 
     def _lot_park(self, side: int) -> None:
         """Lawn with trees and bushes behind a fence."""
         self._lawn(side)
         self._fence(side, (self.s1 + 4, self.s1 + 30))
-        self._trees(side, 7, 2, 28)
+        self._trees(side, 5, 1, 7)
+        self._trees(side, 6, 7, 28)
         self._bushes(side, 9, 1.2, 14)
         edge = self._edge(side)
         self._building((self.s1 + 8, self.s2 - 6), (edge + side * 34, edge + side * 44), 5)
@@ -319,7 +346,7 @@ class _BlockBuilder:
         self._fence(side, (self.s2 - 13, self.s2 - 1))
         self._lawn(side)
         self._building((self.s1 + 8, self.s2 - 12), (edge + side * 10, edge + side * 26), 3)
-        self._trees(side, 2, 3, 8)
+        self._trees(side, 5, 2.5, 8)
         self._bushes(side, 4, 1.5, 5)
 
 
@@ -352,7 +379,7 @@ def agents(town: Town) -> list[Agent]:
     found: list[Agent] = []
 
     def add(mesh: Mesh, start: float, speed: float, lateral: float, **more: float) -> None:
-        found.append(Agent(mesh, start, speed, lateral, tag=1000 + len(found), **more))  # type: ignore[arg-type]
+        found.append(Agent(mesh, start, speed, lateral, tag=1000 + len(found), **more))
 
     lead = (props.truck, props.bus, props.car, props.motorcycle)
     add(lead[rng.integers(4)](rng), 0, 0, -1.75, follow=float(rng.uniform(26, 34)))
@@ -364,13 +391,13 @@ def agents(town: Town) -> list[Agent]:
     for i, k in enumerate(rng.permutation(len(oncoming))):
         s = i * WRAP / len(oncoming) + rng.uniform(-5, 5)
         add(oncoming[k](rng), s, -9.0, 1.8)
-    for i in range(3):
-        s = WRAP * (i + rng.uniform(0.1, 0.4)) / 3
+    for i in range(2):
+        s = WRAP * (i + rng.uniform(0.1, 0.4)) / 2
         add(props.tram(rng), s, -5.5, 5.3)
     for i in range(5):
         bike = props.motorcycle(rng) if i == 2 else props.bicycle(rng)
         add(bike, WRAP * i / 5 + rng.uniform(0, 12), 4.2, -3.05)
-    for i in range(44):
+    for i in range(52):
         side = -1 if i % 2 else 1
         lateral = side * rng.uniform(6.5, 8.0) + (0.9 if side > 0 else 0.0)
         speed = rng.choice((-1, 1)) * rng.uniform(0.8, 1.5) if rng.random() < 0.85 else 0.0

@@ -24,6 +24,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from clcp_ros import bundle as bundle_files
+from clcp_ros.bundle import sha256_of
 from clcp_ros.errors import LabelError, ModelError
 from clcp_ros.image_codec import encode_png
 from clcp_ros.inference import decide
@@ -111,6 +113,7 @@ def evaluate(
             frames.labels.report(frames.classes)
     about = {
         'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
+        'model_sha256': sha256_of(path / bundle_files.MODEL if path.is_dir() else path),
         'data': ', '.join(s.root.name for s in sets),
         'split': split,
         'simulated': any(s.simulated for s in sets),

@@ -53,8 +53,9 @@ def export(
     out: Path = BUNDLE,
     split: str = 'train',
     conditions: str = '',
-    held_out: str = 'val',
+    held_out: str = '',
     layout: str = 'auto',
+    evaluation: Path | None = None,
     name: str = '',
     max_frames: int = 400,
     overwrite: bool = False,
@@ -68,9 +69,10 @@ def export(
         split: Frames that the monitor's reference is fitted on.
         conditions: Conditions that count as the training domain, as in day,clear; empty takes
             those that the model was trained on.
-        held_out: Split whose drives in these conditions calibrate the reference, where they are
-            not in the other split; some drives of that one where there are too few.
+        held_out: Split whose drives in these conditions calibrate the monitor; empty leaves a
+            quarter of the fitted split's drives out for that, so that evaluation stays honest.
         layout: Layout of the data; auto guesses.
+        evaluation: What evaluate wrote, for the record; default: beside the model.
         name: Name of the bundle; default: network and class set.
         max_frames: Most frames for the fit, and for the calibration.
         overwrite: Export anew even if nothing changed.
@@ -88,11 +90,12 @@ def export(
     fit, calibration, how = _domain_frames(loaded, data, split, conditions, held_out, layout)
     fit, calibration = _thinned(fit, max_frames), _thinned(calibration, max_frames)
     name = name or f'{loaded.model.encoder.architecture} {loaded.classes.name}'
+    model_sha256 = sha256_of(model)
     inputs = {
         'name': name,
-        'model_sha256': sha256_of(model),
+        'model_sha256': model_sha256,
         'monitor': {'fit': _record(fit), 'calibration': _record(calibration)},
-        'metrics': _metrics(model),
+        'metrics': _metrics(evaluation or model.parent / EVALUATION, model_sha256),
     }
     if not overwrite and _is_made_of(out, inputs):
         print(f'{out}: already exported from the same inputs')
@@ -139,27 +142,27 @@ def _domain_frames(
     """Frames to fit on, frames to calibrate on, and how they were chosen."""
     frames = _in_domain(open_frames(data, split, layout), loaded, conditions)
     drives = frames.drives
-    others: list[Frame] = []
-    with contextlib.suppress(LabelError):  # there need not be such a split
+    if held_out:
         candidates = _in_domain(open_frames(data, held_out, layout), loaded, conditions)
         others = [f for f in candidates.frames if f.drive not in drives]
-    if len(others) >= MIN_FRAMES:
-        names = sorted({f.drive for f in others})
-        how = f'{len(drives)} drives to fit, {len(names)} of {held_out} to calibrate'
-        return list(frames.frames), others, how
+        if not others:
+            raise LabelError(f'{data}: {held_out} has no drives that {split} does not have')
+        count = len({f.drive for f in others})
+        return list(frames.frames), others, f'{len(drives)} drives, {count} of {held_out} held out'
     if len(drives) > 1:
-        left_out = drives[:: max(len(drives) // max(len(drives) // 4, 1), 1)][: len(drives) // 2]
+        step = len(drives) // max(len(drives) // 4, 1)
+        left_out = drives[::step][: len(drives) // 2]
         fit = [f for f in frames.frames if f.drive not in left_out]
         others = [f for f in frames.frames if f.drive in left_out]
         if min(len(fit), len(others)) >= MIN_FRAMES:
-            return fit, others, f'drives {", ".join(left_out)} left out to calibrate'
+            return fit, others, f'{len(drives)} drives, held out {", ".join(left_out)}'
     everything = list(frames.frames)
     cut = len(everything) * 2 // 3
     _logger.warning(
-        '%s: one drive only, so the monitor is calibrated on its last third; its scores will be '
-        'too high on other drives', data,
+        '%s: one drive with enough frames, so the monitor is calibrated on the last third of the '
+        'frames; its scores will be too high on other drives', data,
     )  # fmt: skip
-    return everything[:cut], everything[cut:], 'one drive only: calibrated on its last third'
+    return everything[:cut], everything[cut:], 'one drive, its last third held out'
 
 
 def _in_domain(frames: FrameSet, loaded: LoadedModel, conditions: str) -> FrameSet:
@@ -204,21 +207,20 @@ def _record(frames: list[Frame]) -> dict[str, Any]:
     }
 
 
-def _metrics(model: Path) -> dict[str, Any] | None:
-    """Figures of the evaluation beside the model, if it is of this model."""
-    file = model.parent / EVALUATION
-    if not file.is_file() or file.stat().st_mtime < model.stat().st_mtime:
-        return None
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        found = json.loads(file.read_text())
-        return {
-            'data': found['data'],
-            'split': found['split'],
-            'simulated': found['simulated'],
-            'source': found['source'],
-            'mean_rpd': found['mean_rpd'],
-            'miou': {name: c['miou'] for name, c in found['conditions'].items()},
-        }
+def _metrics(evaluation: Path, model_sha256: str) -> dict[str, Any] | None:
+    """Figures of an evaluation, if it is of this model."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(evaluation.read_text())
+        if found['model_sha256'] == model_sha256:
+            return {
+                'data': found['data'],
+                'split': found['split'],
+                'simulated': found['simulated'],
+                'source': found['source'],
+                'mean_rpd': found['mean_rpd'],
+                'miou': {name: c['miou'] for name, c in found['conditions'].items()},
+            }
+        _logger.warning('%s is of another model: left out', evaluation)
     return None
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import lightning as L
@@ -16,6 +17,7 @@ from clcp_ros.bundle import InputSpec
 from clcp_ros.inference import preprocess
 from training.loop import StepBatches
 from training.segmentation.frames import FrameSet
+from training.segmentation.labels import LabelReader
 from training.segmentation.transforms import AugmentationConfig, augment
 
 
@@ -25,12 +27,12 @@ class Sample(NamedTuple):
     Attributes:
         image: (3, h, w) float32, normalised.
         label: (h, w) uint8, 255 is unlabelled.
-        outside: Pixels of the whole label by id outside the class set.
+        outside: What `LabelReader.take` gives after reading it.
     """
 
     image: np.ndarray
     label: np.ndarray
-    outside: dict[int, int]
+    outside: dict[str, dict[int, int]]
 
 
 class Batch(NamedTuple):
@@ -39,12 +41,12 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, 3, h, w) float32.
         labels: (B, h, w) int64.
-        outside: Pixels by id outside the class set, for each label image that has such ids.
+        outside: Pixels by id outside the class set, by label file.
     """
 
     images: Tensor
     labels: Tensor
-    outside: list[dict[int, int]]
+    outside: dict[str, dict[int, int]]
 
 
 class AugmentedFrames(Dataset[Sample]):
@@ -66,7 +68,8 @@ class AugmentedFrames(Dataset[Sample]):
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
-        self.frames = frames
+        # Its own reader: what it counts travels with the sample, also out of another process.
+        self.frames = replace(frames, labels=LabelReader(frames.labels.ids))
         self.input_size = input_size
         self.augmentation = augmentation
         height, width = augmentation.crop or input_size
@@ -81,7 +84,7 @@ class AugmentedFrames(Dataset[Sample]):
         image, label = augment(
             image, label, self.input_size, self.augmentation, np.random.default_rng(seed)
         )
-        return Sample(preprocess(image, self.spec), label, outside[0] if outside else {})
+        return Sample(preprocess(image, self.spec), label, outside)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -93,7 +96,7 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(
         torch.from_numpy(np.stack([s.image for s in samples])),
         torch.from_numpy(np.stack([s.label for s in samples]).astype(np.int64)),
-        [s.outside for s in samples if s.outside],
+        {path: counts for s in samples for path, counts in s.outside.items()},
     )
 
 

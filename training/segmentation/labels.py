@@ -77,7 +77,7 @@ class LabelReader:
 
     def __init__(self, ids: str) -> None:
         self.ids = ids
-        self._counts: list[dict[int, int]] = []
+        self._counts: dict[str, dict[int, int]] = {}
 
     def read(self, path: Path, shape: tuple[int, int]) -> np.ndarray:
         """Read one label image.
@@ -102,26 +102,26 @@ class LabelReader:
         outside = mapped == OUTSIDE
         if outside.any():
             ids, counts = np.unique(raw[outside], return_counts=True)
-            self._counts.append(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+            self._counts[str(path)] = dict(zip(ids.tolist(), counts.tolist(), strict=True))
             mapped[outside] = UNLABELLED
         return mapped.astype(np.uint8)
 
-    def take(self) -> list[dict[int, int]]:
+    def take(self) -> dict[str, dict[int, int]]:
         """Hand over what was counted, and forget it.
 
         Returns:
-            Pixels by id outside the class set, for each label image that has such ids.
+            Pixels by id outside the class set, by label file; only files with such ids.
         """
-        counts, self._counts = self._counts, []
+        counts, self._counts = self._counts, {}
         return counts
 
-    def add(self, counts: list[dict[int, int]]) -> None:
+    def add(self, counts: dict[str, dict[int, int]]) -> None:
         """Add what another reader (in a loader's process) counted.
 
         Args:
-            counts: From its `take`.
+            counts: From its `take`; a file that was counted before is not counted again.
         """
-        self._counts += counts
+        self._counts |= counts
 
     def report(self, classes: ClassSet) -> str | None:
         """Log, once, the ids outside the class set that were met.
@@ -134,7 +134,7 @@ class LabelReader:
         """
         total: Counter[int] = Counter()
         images = self.take()
-        for counts in images:
+        for counts in images.values():
             total.update(counts)
         if not total:
             return None

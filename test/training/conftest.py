@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A toy data set in Cityscapes' layout, and a model that learnt it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.finetune import finetune
+from training.segmentation.task import OptimizerConfig
+from training.segmentation.transforms import AugmentationConfig
+
+CITIES = {'train': ('a-clear', 'b-clear', 'c-night'), 'val': ('d-clear', 'd-night')}
+COLORS = {23: (120, 170, 220), 7: (110, 60, 110), 11: (120, 90, 60), 26: (30, 30, 170)}
+
+
+@pytest.fixture(scope='session')
+def toy_cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sky, road, houses and cars of plain colours in noise; two drives of clear weather."""
+    root = tmp_path_factory.mktemp('toy') / 'cityscapes'
+    for split, cities in CITIES.items():
+        for city in cities:
+            for i in range(12):
+                write_scene(root, split, city, i)
+    return root
+
+
+@pytest.fixture(scope='session')
+def toy_model(toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights finetuned on the clear drives."""
+    return finetune(
+        toy_cityscapes, 'test_efficientnet', tmp_path_factory.mktemp('runs') / 'finetune',
+        conditions='clear', input_size=(64, 96), max_steps=60, batch_size=4,
+        augmentation=AugmentationConfig(photometric=False, scale=(0.8, 1.25)),
+        optimizer=OptimizerConfig(lr=3e-3),
+    )  # fmt: skip
+
+
+def write_scene(root: Path, split: str, city: str, index: int) -> None:
+    rng = np.random.default_rng([ord(city[0]), len(city), index])
+    label = np.full((72, 112), 23, np.uint8)
+    horizon = int(rng.integers(28, 40))
+    label[horizon:] = 7
+    for _ in range(3):
+        left, top = int(rng.integers(0, 90)), int(rng.integers(6, 20))
+        label[top:horizon, left : left + 20] = 11
+    left, top = int(rng.integers(0, 80)), int(rng.integers(horizon, 52))
+    label[top : top + 14, left : left + 26] = 26
+    image = np.zeros((*label.shape, 3))
+    for value, color in COLORS.items():
+        image[label == value] = color
+    image = (image + rng.normal(0, 8, image.shape)) * (0.12 if city.endswith('night') else 1)
+    label[-4:] = 1  # ego vehicle: not evaluated
+    stem = f'{city}_{index:06d}_000000'
+    for folder, suffix, array in (
+        ('leftImg8bit', 'leftImg8bit', np.clip(image, 0, 255).astype(np.uint8)),
+        ('gtFine', 'gtFine_labelIds', label),
+    ):
+        file = root / folder / split / city / f'{stem}_{suffix}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(file)

@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from clcp_ros.classes import CAMVID
+from clcp_ros.errors import LabelError, ModelError
+from clcp_ros.inference import preprocess
+from training.evaluate import evaluate
+from training.models.segmenter import load_model, save_model
+from training.segmentation.frames import open_frames
+from training.segmentation.metrics import ConfusionMatrix
+
+
+def test_figures_per_condition(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluate(toy_model, toy_cityscapes, out=tmp_path)
+    assert result.source == 'clear'
+    assert result.frames == {'clear': 12, 'night': 12}
+    assert result.miou('clear') > 60
+    assert result.rpd('night') < 0.7
+    written = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert written['conditions']['clear']['miou'] == round(result.miou('clear'), 2)
+    assert written['mean_rpd'] == round(result.rpd('night'), 4)
+    assert written['simulated'] is False
+    table = (tmp_path / 'evaluation.md').read_text()
+    assert f'| night | 12 | {result.miou("night"):.2f} |' in table
+    assert '| night | 12 |' in capsys.readouterr().out
+    pictures = sorted(p.name for p in (tmp_path / 'predictions').iterdir())
+    assert pictures == ['clear-1.png', 'clear-2.png', 'night-1.png', 'night-2.png']
+    assert cv2.imread(str(tmp_path / 'predictions' / pictures[0])).shape == (206, 960, 3)
+
+
+def test_agrees_with_torch_upsampling_to_the_labels_size(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    """Not through the code under test but for the model, the resize and the counting."""
+    loaded = load_model(toy_model)
+    frames = open_frames(toy_cityscapes, 'val:clear')
+    matrix = ConfusionMatrix(19)
+    for frame in frames.frames:
+        image, label = frames.read(frame)
+        x = torch.from_numpy(preprocess(image, loaded.input)[None])
+        with torch.no_grad():
+            logits = loaded.model(x).logits
+        upsampled = torch.nn.functional.interpolate(
+            logits, size=label.shape, mode='bilinear', align_corners=False
+        )
+        matrix.update(upsampled.argmax(1)[0].numpy().astype(np.uint8), label)
+    result = evaluate(toy_model, toy_cityscapes, split='val:clear', out=tmp_path)
+    assert result.miou('clear') == pytest.approx(100 * matrix.miou(), abs=0.1)
+
+
+def test_another_data_set_adds_targets(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    result = evaluate(
+        toy_model, toy_cityscapes, split='val:clear', target=toy_cityscapes,
+        target_split='train:night', out=tmp_path, pictures=0,
+    )  # fmt: skip
+    assert result.targets == ['night']
+    assert result.frames == {'clear': 12, 'night': 12}
+
+
+def test_training_frames_in_the_evaluation_are_told(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, 'training.evaluate'):
+        evaluate(toy_model, toy_cityscapes, split='train', out=tmp_path, pictures=0)
+    assert '24 of 36 frames were trained on' in caplog.text
+
+
+def test_bad_input_is_one_clear_error(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match='no such model'):
+        evaluate(tmp_path / 'model.safetensors', toy_cityscapes)
+    with pytest.raises(LabelError, match=r"source condition 'fog'.*clear, night"):
+        evaluate(toy_model, toy_cityscapes, source='fog', out=tmp_path / 'out')
+    loaded = load_model(toy_model)
+    head = torch.nn.LayerNorm(11)
+    loaded.model.decoder.mask_norm = head
+    loaded.model.decoder.cls_emb = torch.nn.Parameter(loaded.model.decoder.cls_emb[:, :11])
+    save_model(tmp_path / 'camvid.safetensors', loaded.model, CAMVID, (64, 96), {})
+    with pytest.raises(LabelError, match=r'classes of cityscapes \(19\).*camvid \(11\)'):
+        evaluate(tmp_path / 'camvid.safetensors', toy_cityscapes, out=tmp_path / 'out')
+    assert not (tmp_path / 'out').exists() or not any((tmp_path / 'out').iterdir())

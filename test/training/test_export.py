@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from clcp_ros.bundle import load_bundle
+from clcp_ros.classes import CITYSCAPES
+from clcp_ros.errors import LabelError, ModelError
+from clcp_ros.inference import Segmenter, preprocess
+from clcp_ros.monitor import Level
+from clcp_ros.pipeline import FramePipeline
+from training.evaluate import evaluate
+from training.export import export
+from training.finetune import HeadConfig, build_model
+from training.models.segmenter import load_model, save_model
+from training.onnx_export import export_onnx, verify_onnx
+from training.segmentation.frames import open_frames
+
+
+@pytest.fixture(scope='session')
+def toy_bundle(
+    toy_model: Path, toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The toy model's bundle."""
+    return export(toy_model, toy_cityscapes, tmp_path_factory.mktemp('exported') / 'bundle')
+
+
+@pytest.mark.parametrize('architecture', ['test_vit', 'test_resnet'])
+def test_onnx_says_what_torch_says(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(19, architecture, head=HeadConfig(layers=2))
+    save_model(tmp_path / 'm.safetensors', model, CITYSCAPES, (48, 80), {})
+    loaded = load_model(tmp_path / 'm.safetensors')
+    export_onnx(loaded, tmp_path / 'model.onnx')
+    assert [p.name for p in tmp_path.glob('model*')] == ['model.onnx']
+    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 48, 80)
+        found = session.run(['logits', 'early', 'deep'], {'image': x.numpy()})
+        with torch.no_grad():
+            expected = loaded.model(x)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b.numpy(), atol=1e-4)
+    assert onnx.load(tmp_path / 'model.onnx').ir_version <= 9
+
+
+def test_a_difference_aborts(toy_model: Path, toy_bundle: Path) -> None:
+    loaded = load_model(toy_model)
+    image = np.random.default_rng(0).integers(0, 256, (72, 112, 3)).astype(np.uint8)
+    segmenter = Segmenter(load_bundle(toy_bundle))
+    assert max(verify_onnx(loaded, segmenter, [image]).values()) < 1e-4
+    with torch.no_grad():
+        loaded.model.decoder.mask_norm.bias[3] += 2e-4
+    with pytest.raises(ModelError, match='differs from torch: logits by'):
+        verify_onnx(loaded, segmenter, [image])
+
+
+def test_bundle_runs_in_the_nodes_pipeline_with_torchs_masks(
+    toy_model: Path, toy_bundle: Path, toy_cityscapes: Path
+) -> None:
+    pipeline = FramePipeline(toy_bundle, threads=1, image_resolution=True)
+    loaded = load_model(toy_model)
+    frames = open_frames(toy_cityscapes, 'val')
+    different = total = 0
+    for i, frame in enumerate(frames.frames):
+        image, _ = frames.read(frame)
+        mask = pipeline.process(image, i * 10**8).mask
+        x = torch.from_numpy(preprocess(image, loaded.input)[None])
+        with torch.no_grad():
+            logits = torch.nn.functional.interpolate(
+                loaded.model(x).logits, size=mask.shape, mode='bilinear', align_corners=False
+            )
+        different += int((logits.argmax(1)[0].numpy() != mask).sum())
+        total += mask.size
+    # Two classes may tie to within rounding along a border.
+    assert different / total < 1e-3
+
+
+def test_monitor_is_quiet_in_domain_and_warns_in_the_dark(
+    toy_bundle: Path, toy_cityscapes: Path
+) -> None:
+    for city, level in (('d-clear', Level.OK), ('d-night', Level.WARN)):
+        pipeline = FramePipeline(toy_bundle, threads=1)
+        frames = open_frames(toy_cityscapes, f'val:{city[2:]}')
+        states = [
+            pipeline.process(frames.read(f)[0], i * 10**8).shift
+            for i, f in enumerate(frames.frames)
+        ]
+        assert states[-1].level == level, states[-1]
+
+
+def test_bundle_describes_itself(toy_bundle: Path, toy_model: Path) -> None:
+    bundle = load_bundle(toy_bundle)
+    assert bundle.classes == CITYSCAPES
+    assert (bundle.input.height, bundle.input.width) == (64, 96)
+    assert bundle.input.mean == load_model(toy_model).input.mean
+    assert bundle.provenance['data']['conditions'] == ['clear']
+    assert 'held out a-clear' in bundle.provenance['monitor']
+    assert max(bundle.provenance['onnx_minus_torch'].values()) < 1e-4
+    assert sorted(p.name for p in toy_bundle.iterdir()) == [
+        'bundle.json', 'model.onnx', 'reference.npz',
+    ]  # fmt: skip
+
+
+def test_bundle_and_weights_evaluate_alike(
+    toy_bundle: Path, toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    torch_result = evaluate(toy_model, toy_cityscapes, out=tmp_path / 'a', pictures=0)
+    onnx_result = evaluate(bundle=toy_bundle, data=toy_cityscapes, out=tmp_path / 'b', pictures=0)
+    for condition in ('clear', 'night'):
+        assert onnx_result.miou(condition) == pytest.approx(torch_result.miou(condition), abs=0.05)
+
+
+def test_an_unchanged_bundle_is_reused_and_metrics_are_taken_in(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / 'model.safetensors'
+    shutil.copy(toy_model, model)
+    bundle = export(model, toy_cityscapes, tmp_path / 'bundle')
+    written = (bundle / 'bundle.json').stat().st_mtime_ns
+    export(model, toy_cityscapes, bundle)
+    assert (bundle / 'bundle.json').stat().st_mtime_ns == written
+    assert load_bundle(bundle).provenance['metrics'] is None
+    evaluate(model, toy_cityscapes, pictures=0)
+    export(model, toy_cityscapes, bundle)
+    metrics = load_bundle(bundle).provenance['metrics']
+    expected = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert metrics['miou']['clear'] == expected['conditions']['clear']['miou']
+
+
+def test_a_failed_export_leaves_nothing_and_keeps_the_old_bundle(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('training.onnx_export.TOLERANCE', 0.0)
+    (tmp_path / 'bundle').mkdir()
+    (tmp_path / 'bundle' / 'old').touch()
+    with pytest.raises(ModelError, match='differs from torch'):
+        export(toy_model, toy_cityscapes, tmp_path / 'bundle')
+    assert [p.name for p in tmp_path.rglob('*')] == ['bundle', 'old']
+
+
+def test_conditions_decide_the_domain(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LabelError, match='no frames of condition fog'):
+        export(toy_model, toy_cityscapes, tmp_path / 'b', conditions='fog')
+    bundle = export(toy_model, toy_cityscapes, tmp_path / 'b', held_out='val')
+    assert load_bundle(bundle).provenance['monitor'] == '2 drives, 1 of val held out'
+
+
+def test_one_drive_is_split_in_time(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(toy_cityscapes, tmp_path / 'data')
+    for folder in ('leftImg8bit', 'gtFine'):
+        source = tmp_path / 'data' / folder / 'train'
+        for file in (source / 'b-clear').iterdir():
+            file.rename(source / 'a-clear' / file.name)
+        (source / 'b-clear').rmdir()
+    bundle = export(toy_model, tmp_path / 'data', tmp_path / 'bundle')
+    assert 'last third' in load_bundle(bundle).provenance['monitor']
+    assert 'last third' in caplog.text
+
+
+def test_a_missing_model_is_one_clear_error(tmp_path: Path, toy_cityscapes: Path) -> None:
+    with pytest.raises(ModelError, match='no such file'):
+        export(tmp_path / 'model.safetensors', toy_cityscapes, tmp_path / 'bundle')
+    assert not list(tmp_path.iterdir())

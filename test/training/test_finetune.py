@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from clcp_ros.errors import ClcpError, LabelError, ModelError
+from training.finetune import build_model, finetune
+from training.loop import CHECKPOINT, METRICS, read_metrics
+from training.models.image_encoder import ImageEncoder
+from training.segmentation.batches import AugmentedFrames
+from training.segmentation.task import OptimizerConfig, polynomial
+from training.segmentation.transforms import AugmentationConfig
+
+
+def run(data: Path, out: Path, **options) -> Path:
+    settings = {
+        'encoder': 'test_efficientnet', 'conditions': 'clear', 'input_size': (48, 80),
+        'max_steps': 8, 'batch_size': 2, 'checkpoint_every': 3,
+    }  # fmt: skip
+    return finetune(data, out=out, **(settings | options))
+
+
+def test_the_loss_falls(toy_model: Path) -> None:
+    rows = read_metrics(toy_model.parent / METRICS)
+    losses = [v for _, name, v in rows if name == 'train_loss']
+    assert len(losses) == 60
+    assert np.mean(losses[-5:]) < 0.4 * np.mean(losses[:3])
+    rates = [v for _, name, v in rows if name == 'lr']
+    assert max(rates) == pytest.approx(3e-3, rel=0.05)
+    assert rates[-1] < 0.1 * max(rates)
+
+
+def test_the_file_has_published_names_and_describes_itself(toy_model: Path) -> None:
+    with safe_open(toy_model, 'pt') as file:
+        names, metadata = set(file.keys()), file.metadata()
+    assert {n.split('.')[0] for n in names} == {'encoder', 'decoder'}
+    own = ImageEncoder('test_efficientnet').model.state_dict()
+    assert {n.removeprefix('encoder.') for n in names if n.startswith('encoder')} == set(own)
+    assert metadata['architecture'] == 'test_efficientnet'
+    assert metadata['input_size'] == '[64, 96]'
+    assert '"conditions": ["clear"]' in metadata['provenance']
+
+
+class Stop(Exception):  # noqa: N818
+    """Stands for a power cut."""
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(toy_cityscapes, tmp_path / 'whole')
+    read, frames_read = AugmentedFrames.__getitem__, []
+
+    def failing(self: AugmentedFrames, key: tuple[int, int]) -> object:
+        frames_read.append(key)
+        if len(frames_read) > 2 * 5:  # in step 5 of 8: the last checkpoint is of step 3
+            raise Stop
+        return read(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AugmentedFrames, '__getitem__', failing)
+        with pytest.raises(Stop):
+            run(toy_cityscapes, tmp_path / 'parts')
+    assert (tmp_path / 'parts' / CHECKPOINT).is_file()
+    assert not (tmp_path / 'parts' / 'model.safetensors').exists()
+    resumed = run(toy_cityscapes, tmp_path / 'parts')
+    expected, found = load_file(whole), load_file(resumed)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    assert read_metrics(resumed.parent / METRICS) == read_metrics(whole.parent / METRICS)
+
+
+def test_a_finished_run_is_reused_and_another_one_is_refused(
+    toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    model = run(toy_cityscapes, tmp_path, max_steps=2)
+    written = model.stat().st_mtime_ns
+    assert run(toy_cityscapes, tmp_path, max_steps=2) == model
+    assert model.stat().st_mtime_ns == written
+    with pytest.raises(ModelError, match='max_steps differ'):
+        run(toy_cityscapes, tmp_path, max_steps=3)
+    run(toy_cityscapes, tmp_path, max_steps=3, overwrite=True)
+    assert model.stat().st_mtime_ns != written
+
+
+def test_a_frozen_encoder_is_the_one_that_was_given(toy_cityscapes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    ImageEncoder('test_efficientnet').save(tmp_path / 'encoder.safetensors', (48, 80), {})
+    given = load_file(tmp_path / 'encoder.safetensors')
+    model = run(
+        toy_cityscapes, tmp_path / 'run', encoder=str(tmp_path / 'encoder.safetensors'),
+        freeze_encoder=True, max_steps=4,
+    )  # fmt: skip
+    found = load_file(model)
+    assert any('running_mean' in k for k in given)
+    for name, value in given.items():
+        assert torch.equal(value, found[f'encoder.{name}']), name
+    fresh = build_model(19, str(tmp_path / 'encoder.safetensors')).decoder.state_dict()
+    assert not torch.equal(found['decoder.proj_patch'], fresh['proj_patch'])
+
+
+def test_unknown_ids_are_reported_once_per_run(
+    toy_cityscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(toy_cityscapes, tmp_path / 'data')
+    for label in (tmp_path / 'data' / 'gtFine' / 'train').rglob('*.png'):
+        ids = np.array(Image.open(label))
+        ids[0, :5] = 77
+        Image.fromarray(ids).save(label)
+    with caplog.at_level(logging.WARNING, 'training.segmentation.labels'):
+        run(tmp_path / 'data', tmp_path / 'run', max_steps=30)
+    messages = [r.message for r in caplog.records if r.name == 'training.segmentation.labels']
+    assert len(messages) == 1
+    assert '120 pixels in 24 label images' in messages[0]
+    assert '(77)' in messages[0]
+
+
+@pytest.mark.parametrize(
+    ('options', 'reason'),
+    [
+        ({'conditions': 'rain'}, 'no frames of condition rain'),
+        ({'input_size': (50, 80)}, 'multiples of 16'),
+        ({'encoder': 'nowhere/encoder.safetensors'}, 'no such file'),
+        ({'encoder': 'resnet_of_nobody'}, 'resnet_of_nobody'),
+        ({'optimizer': OptimizerConfig(lr=1e30, warmup=0, clip=0)}, 'lower the learning rate'),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    toy_cityscapes: Path, tmp_path: Path, options: dict, reason: str
+) -> None:
+    with pytest.raises(ClcpError, match=reason):
+        run(toy_cityscapes, tmp_path / 'run', **options)
+    assert not (tmp_path / 'run' / 'model.safetensors').exists()
+
+
+def test_missing_data_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match='no such folder'):
+        run(tmp_path / 'nowhere', tmp_path / 'run')
+
+
+def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
+    factors = [polynomial(s, steps=100, warmup=10, power=0.9, floor=0.01) for s in range(101)]
+    assert factors[10] == 1
+    assert factors[:11] == sorted(factors[:11])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0.01)
+    assert factors[55] == pytest.approx(0.01 + 0.99 * 0.5**0.9)
+
+
+def test_default_augmentation_needs_no_crop_size() -> None:
+    assert AugmentationConfig().crop is None

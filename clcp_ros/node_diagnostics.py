@@ -70,7 +70,6 @@ class InputStatistics:
         self._results: deque[float] = deque(maxlen=_BUFFER)
         self._recent: dict[str, float] = {}
         self._stamp_is_zero = False
-        self._publishers = 0
 
     def received(self, now_s: float, transport: str, age_s: float, stamp_ns: int) -> None:
         """Count a message that arrived; `age_s` is node time minus stamp."""
@@ -123,7 +122,7 @@ class InputStatistics:
         Args:
             now_s: Now.
             since_s: When the node was activated.
-            publishers: Publishers of the topics that are seen at present.
+            publishers: Publishers that the subscriptions are connected to.
             sim_time: Whether the node runs on `/clock`.
         """
         with self._lock:
@@ -159,7 +158,7 @@ class InputStatistics:
         problems: list[tuple[Level, str]] = []
         last = max(self._arrivals[-1] if self._arrivals else since_s, since_s)
         if now_s - last > self.stale_s:
-            seen = '' if publishers else ' (nobody publishes it)'
+            seen = '' if publishers else ' (no matching publisher)'
             problems.append(
                 (Level.STALE, f'no image on {self.topics} for {now_s - last:.1f} s{seen}')
             )

@@ -58,6 +58,7 @@ _START_S = 60.0
 _QUIET_S = 5.0
 _END_S = 20.0
 _CLOCK_S = 0.01
+_HEARTBEAT_S = 0.2
 _SCORES = ('novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z')
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,6 +154,7 @@ class _NodeProcess:
                 '-p', f'input_transport:={transport}',
                 '-p', f'model.threads:={threads}',
                 '-p', 'use_sim_time:=true',
+                '-p', f'diagnostics.period_s:={_HEARTBEAT_S}',
                 '-r', f'image:={base}',
                 *(['-r', f'image/compressed:={topic}'] if source.compressed else []),
             ],
@@ -280,6 +282,8 @@ class _Player:
             self._images.get_subscription_count()
             and self._clock.get_subscription_count()
             and all(output.get_publisher_count() for output in self._outputs)
+            # Matched on this side is not yet matched on the other.
+            and int(self._figures.get('input', {}).get('publishers', 0))
         ):
             process.check()
             if time.perf_counter() > end:

@@ -93,7 +93,7 @@ class SegmentNode(LifecycleNode):
         self._pipeline: FramePipeline | None = None
         self._slot: LatestSlot[_Arrival] = LatestSlot()
         self._worker: threading.Thread | None = None
-        self._subscriptions_in: list[Any] = []
+        self._inputs: dict[str, Any] = {}
         self._camera_info: CameraInfo | None = None
         self._active_since_s = time.monotonic()
         self._state: ShiftState | None = None
@@ -274,18 +274,16 @@ class SegmentNode(LifecycleNode):
 
     def _create_input(self, message_type: Any, kind: str, callback: Any) -> None:
         topic = self._topics[kind]
-        self._subscriptions_in.append(
-            self.create_subscription(
-                message_type,
-                topic,
-                callback,
-                _NEWEST,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                event_callbacks=SubscriptionEventCallbacks(
-                    incompatible_qos=functools.partial(self._on_incompatible_qos, topic),
-                    message_lost=None if kind == 'camera_info' else self._on_message_lost,
-                ),
-            )
+        self._inputs[kind] = self.create_subscription(
+            message_type,
+            topic,
+            callback,
+            _NEWEST,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=functools.partial(self._on_incompatible_qos, topic),
+                message_lost=None if kind == 'camera_info' else self._on_message_lost,
+            ),
         )
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -311,13 +309,12 @@ class SegmentNode(LifecycleNode):
         return SUCCESS
 
     def _stop(self) -> None:
-        for subscription in self._subscriptions_in:
-            self.destroy_subscription(subscription)
-        self._subscriptions_in.clear()
         self._slot.close()
         if self._worker is not None:
             self._worker.join(_JOIN_S)
             self._worker = None
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop(next(iter(self._inputs))))
 
     def start(self) -> bool:
         """Configure and activate without a manager; False when configuring failed."""
@@ -458,7 +455,9 @@ class SegmentNode(LifecycleNode):
             return [Status(name, level, reason) for name in ('input', 'inference', 'shift')]
         now_s, since_s = time.monotonic(), self._active_since_s
         publishers = sum(
-            self.count_publishers(self._topics[kind]) for kind in ('raw', 'compressed')
+            self._inputs[kind].get_publisher_count()
+            for kind in ('raw', 'compressed')
+            if kind in self._inputs
         )
         sim_time = bool(self._value('use_sim_time'))
         shift = shift_status(self._state, pipeline.bundle.id, statistics.frame_id)

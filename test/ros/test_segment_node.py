@@ -237,7 +237,7 @@ def test_silence_is_reported(make_rig, daylight_image):
     rig = make_rig(diagnostics__stale_s=0.3).start().listen('mask')
     rig.until(lambda: rig.status('input') and rig.status('input').level == DiagnosticStatus.STALE)
     assert f'{rig.namespace}/image' in rig.status('input').message
-    assert 'nobody publishes' in rig.status('input').message
+    assert 'no matching publisher' in rig.status('input').message
     rig.send(daylight_image(0), time.time_ns())
     rig.until(lambda: rig.status('input').level == DiagnosticStatus.OK)
     rig.until(lambda: rig.status('shift').message == 'no image')

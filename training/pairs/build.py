@@ -135,17 +135,20 @@ def build(
     work.mkdir(parents=True, exist_ok=True)
     stamp.write_text(fingerprint)
     try:
-        writer = PairSetWriter(work, options.image_format)
-        _write_recordings(writer, jobs, options, progress, say)
-        report = _finish(writer, jobs, options, fingerprint)
-        stamp.unlink()
+        if not (work / 'index.parquet').is_file():
+            writer = PairSetWriter(work, options.image_format)
+            _write_recordings(writer, jobs, options, progress, say)
+            _finish(writer, jobs, options, fingerprint)
         if preview:
             _write_preview(work)
     except Exception:
         # Recordings that are whole are worth keeping for the next call; else nothing stays.
-        if not any(_pairs_of_part(path) for path in (work / 'parts').glob('*.json')):
+        parts = (work / 'parts').glob('*.json')
+        if not (work / 'index.parquet').is_file() and not any(map(_pairs_of_part, parts)):
             shutil.rmtree(work, ignore_errors=True)
         raise
+    stamp.unlink()
+    report = PairSet(work).report
     _swap(work, out)
     return report, False
 
@@ -239,7 +242,7 @@ def _describe(job: Job, matches: Matches) -> dict[str, Any]:
 
 def _finish(
     writer: PairSetWriter, jobs: list[Job], options: BuildOptions, fingerprint: str
-) -> dict[str, Any]:
+) -> None:
     infos = [(writer.part(job.sequence) or {})['info'] for job in jobs]
     dropped: Counter[str] = Counter()
     for info in infos:
@@ -264,7 +267,6 @@ def _finish(
         'recordings': infos,
     }
     writer.finish([job.sequence for job in jobs], report, options.val_fraction)
-    return report
 
 
 def _finished_report(out: Path, fingerprint: str, overwrite: bool) -> dict[str, Any] | None:

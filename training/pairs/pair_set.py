@@ -19,6 +19,9 @@ from clcp_ros.errors import ImageError, PairSetError
 from training.pairs.pair import Pair, pair_from_members, points_from_bytes
 from training.pairs.writer import INDEX_SCHEMA
 
+_MAX_OPEN = 128
+"""Shards open at once in a process; systems allow 1024 files and others need some too."""
+
 
 class PairSet:
     """A pair set on disk.
@@ -162,6 +165,8 @@ class PairSet:
         shard = row['shard']
         path = self.folder / 'shards' / shard
         if shard not in self._files:
+            if len(self._files) >= _MAX_OPEN:
+                os.close(self._files.pop(next(iter(self._files))))
             try:
                 self._files[shard] = os.open(path, os.O_RDONLY)
             except OSError as error:

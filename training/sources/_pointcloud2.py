@@ -94,8 +94,8 @@ def cloud_fields(message: Any) -> np.ndarray:
         dtype = np.dtype(order + _TYPES[field.datatype])
         if field.offset + dtype.itemsize > point_step:
             raise RecordingError(
-                f'point field {field.name!r} at {field.offset} is outside of points of '
-                f'{point_step} bytes'
+                f'contradictory layout: point field {field.name!r} at {field.offset} is outside '
+                f'of points of {point_step} bytes'
             )
         names.append(field.name)
         formats.append(dtype.str)
@@ -108,8 +108,8 @@ def cloud_fields(message: Any) -> np.ndarray:
     needed = (height - 1) * row_step + width * point_step if width and height else 0
     if (height > 1 and row_step < width * point_step) or data.size < needed:
         raise RecordingError(
-            f'a cloud of {width} x {height} points of {point_step} bytes, row_step '
-            f'{message.row_step}, has {data.size} bytes'
+            f'contradictory layout: a cloud of {width} x {height} points of {point_step} bytes, '
+            f'row_step {message.row_step}, has {data.size} bytes'
         )
     layout = np.dtype(
         {'names': names, 'formats': formats, 'offsets': offsets, 'itemsize': point_step}

@@ -144,7 +144,7 @@ def test_wrong_topic_ends_with_one_line_and_no_output(
 ) -> None:
     out = tmp_path / 'out'
     done = run(
-        str(bag), '--bundle', str(tiny_bundle), '--out', str(out), '--image_topic', '/nothing'
+        str(bag), '--bundle', str(tiny_bundle), '--out', str(out), '--image-topic', '/nothing'
     )
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith('error:')]

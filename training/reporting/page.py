@@ -137,14 +137,14 @@ _PAGE = """\
   dt { color: #5a6675; font-size: 13px; } dd { margin: 0; font-weight: 600;
        overflow-wrap: anywhere; }
   figure { margin: 12px 0; } img { max-width: 100%; } figure.wide img { width: 100%; }
-  .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr));
-             gap: 16px; }
+  .gallery { display: grid; gap: 16px;
+             grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); }
   .gallery figure { margin: 0; } .gallery img { width: 100%; border-radius: 4px; }
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; margin: 12px 0; font-variant-numeric: tabular-nums; }
   th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid #e6e9ed; }
   th:first-child, td:first-child { text-align: left; }
-  .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 14px; padding: 0; }
+  .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 14px; margin: 10px 0; }
   .legend span { display: inline-block; width: 14px; height: 14px; border-radius: 3px;
                  margin-right: 5px; vertical-align: -2px; border: 1px solid #0003; }
   .warning { background: #fff4d6; border-left: 4px solid #d99a00; padding: 6px 12px; }

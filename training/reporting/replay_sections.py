@@ -218,7 +218,7 @@ def shift_figure(records: Sequence[FrameRecord], config: MonitorConfig):  # type
         if level in present
     ]
     top.legend(handles=handles, loc='upper left', fontsize=8, ncols=len(handles), framealpha=0.9)
-    low, high = top.get_ylim()
+    low, high = min(0.0, top.get_ylim()[0]), top.get_ylim()[1]
     top.set_ylim(low, high + 0.18 * (high - low))  # room for the legend
     top.set_ylabel('novelty (sd)')
     if rows == 2:
@@ -241,14 +241,15 @@ def _shade_levels(axis, records, times, ends) -> None:  # type: ignore[no-untype
 
 
 def condition_table(result: ReplayResult) -> Table:
-    """One row per condition: scores, levels, time to the first warning, mIoU."""
+    """One row per condition: scores, levels, how fast the level follows, mIoU."""
     records = result.records
     rows = []
     for name in dict.fromkeys(r.condition for r in records):
         own = [r for r in records if r.condition == name]
         runs = [(a, b) for n, a, b in condition_runs(records) if n == name]
-        delays = [_delay(records[a:b]) for a, b in runs]
-        heard = [d for d in delays if d is not None]
+        warned = sum(_is_warning(r) for a, b in runs for r in records[a:b][-1:])
+        alarm = [_delay(records[a:b], True) for a, b in runs]
+        relief = [_delay(records[a:b], False) for a, b in runs]
         novelty = np.array([r.novelty_smoothed for r in own])
         miou = mean_iou(result.confusion[name]) if name in result.confusion else math.nan
         rows.append(
@@ -260,22 +261,41 @@ def condition_table(result: ReplayResult) -> Table:
                     f'{np.mean([r.level == level for r in own]):.0%}'
                     for level in (Level.OK, Level.WARN, Level.ERROR, Level.STALE)
                 ),
-                f'{len(heard)} of {len(runs)}',
-                f'{np.mean(heard):.1f} s' if heard else '-',
+                f'{warned} of {len(runs)}',
+                _mean_seconds(alarm),
+                _mean_seconds(relief),
                 '-' if math.isnan(miou) else f'{miou:.3f}',
             ]
         )
-    header = ['condition', 'frames', 'novelty', 'OK', 'WARN', 'ERROR', 'STALE', 'warned',
-              'first after', 'mIoU']  # fmt: skip
-    return Table(header, rows, 'By simulated condition: warned in how many of its stretches.')
+    header = ['condition', 'frames', 'novelty', 'OK', 'WARN', 'ERROR', 'STALE', 'warned at end',
+              'warns after', 'OK after', 'mIoU']  # fmt: skip
+    return Table(
+        header,
+        rows,
+        'By simulated condition. Novelty is the mean of the smoothed score; "warned at end" '
+        'counts stretches of the condition at whose end the level was WARN or ERROR; the times '
+        'are means over the stretches in which the level changed that way.',
+    )
 
 
-def _delay(run: Sequence[FrameRecord]) -> float | None:
-    """Seconds from a stretch's start to its first warning; None without one."""
-    for record in run:
-        if record.level in (Level.WARN, Level.ERROR):
-            return record.time_s - run[0].time_s
-    return None
+def _is_warning(record: FrameRecord) -> bool:
+    return record.level in (Level.WARN, Level.ERROR)
+
+
+def _delay(run: Sequence[FrameRecord], warning: bool) -> float | None:
+    """Seconds from a stretch's start to its first frame with (or without) a warning.
+
+    None when it began like that already, or never came to be.
+    """
+    wanted = [_is_warning(r) if warning else r.level == Level.OK for r in run]
+    if wanted[0] or not any(wanted):
+        return None
+    return run[wanted.index(True)].time_s - run[0].time_s
+
+
+def _mean_seconds(delays: Sequence[float | None]) -> str:
+    known = [delay for delay in delays if delay is not None]
+    return f'{np.mean(known):.1f} s' if known else '-'
 
 
 def level_table(result: ReplayResult) -> Table:

@@ -96,21 +96,19 @@ def evaluate(
     folder = out or (Path('runs/evaluate') if path.is_dir() else path.parent)
     matrices = {c: ConfusionMatrix(len(predictor.classes)) for c in conditions}
     counts = dict.fromkeys(conditions, 0)
-    with atomic_path(folder / PICTURES) as drawings:
-        drawings.mkdir()
-        for frames in sets:
-            _check_classes(frames, predictor)
-            shown = _evenly(frames, pictures)
-            for frame in tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame'):
-                image, label = frames.read(frame)
-                mask, _ = decide(predictor.predict(image).logits, *label.shape)
-                matrices[frame.condition].update(mask, label)
-                counts[frame.condition] += 1
-                if frame in shown:
-                    name = f'{frame.condition}-{shown[frame]}.png'
-                    drawing = picture(image, label, mask, predictor.classes.palette)
-                    (drawings / name).write_bytes(encode_png(drawing))
-            frames.labels.report(frames.classes)
+    drawings: dict[str, bytes] = {}
+    for frames in sets:
+        _check_classes(frames, predictor)
+        shown = _evenly(frames, pictures)
+        for frame in tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame'):
+            image, label = frames.read(frame)
+            mask, _ = decide(predictor.predict(image).logits, *label.shape)
+            matrices[frame.condition].update(mask, label)
+            counts[frame.condition] += 1
+            if frame in shown:
+                drawing = picture(image, label, mask, predictor.classes.palette)
+                drawings[f'{frame.condition}-{shown[frame]}.png'] = encode_png(drawing)
+        frames.labels.report(frames.classes)
     about = {
         'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
         'model_sha256': sha256_of(path / bundle_files.MODEL if path.is_dir() else path),
@@ -120,8 +118,7 @@ def evaluate(
         'trained_on': predictor.provenance.get('data'),
     }
     result = Evaluation(predictor.classes, matrices, counts, chosen, about)
-    (folder / RESULT).write_text(json.dumps(result.to_json(), indent=1) + '\n')
-    (folder / TABLE).write_text(f'{result.heading()}\n{result.table()}')
+    _write(folder, result, drawings)
     print(f'\n{"simulated data, " if about["simulated"] else ""}{about["data"]} ({split})\n')
     print(result.table())
     print(f'wrote {folder / RESULT}, {folder / TABLE}, {folder / PICTURES}/')
@@ -148,6 +145,15 @@ def picture(
         palette[cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)] for ids in (label, mask)
     ]
     return np.hstack(panels)
+
+
+def _write(folder: Path, result: Evaluation, drawings: dict[str, bytes]) -> None:
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    for name, drawing in drawings.items():
+        (folder / PICTURES / name).write_bytes(drawing)
+    (folder / TABLE).write_text(f'{result.heading()}\n{result.table()}')
+    with atomic_path(folder / RESULT) as file:
+        file.write_text(json.dumps(result.to_json(), indent=1) + '\n')
 
 
 def _evenly(frames: FrameSet, count: int) -> dict[Frame, int]:

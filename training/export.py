@@ -83,6 +83,7 @@ def export(
     Raises:
         ModelError: The model cannot be read or exported, or ONNX differs from torch.
         LabelError: The data are missing, or too few.
+        BundleError: `out` is something else than a bundle.
     """
     loaded = load_model(model)
     if not onnx_sized(loaded):
@@ -97,6 +98,8 @@ def export(
         'monitor': {'fit': _record(fit), 'calibration': _record(calibration)},
         'metrics': _metrics(evaluation or model.parent / EVALUATION, model_sha256),
     }
+    if out.exists() and not (out / bundle_files.DESCRIPTION).is_file() and any(out.iterdir()):
+        raise BundleError(f'{out} exists and is no bundle: not replaced; choose another --out')
     if not overwrite and _is_made_of(out, inputs):
         print(f'{out}: already exported from the same inputs')
         return out

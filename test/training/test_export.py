@@ -14,7 +14,7 @@ import torch
 
 from clcp_ros.bundle import load_bundle
 from clcp_ros.classes import CITYSCAPES
-from clcp_ros.errors import LabelError, ModelError
+from clcp_ros.errors import BundleError, LabelError, ModelError
 from clcp_ros.inference import Segmenter, preprocess
 from clcp_ros.monitor import Level
 from clcp_ros.pipeline import FramePipeline
@@ -142,10 +142,20 @@ def test_a_failed_export_leaves_nothing_and_keeps_the_old_bundle(
 ) -> None:
     monkeypatch.setattr('training.onnx_export.TOLERANCE', 0.0)
     (tmp_path / 'bundle').mkdir()
-    (tmp_path / 'bundle' / 'old').touch()
+    (tmp_path / 'bundle' / 'bundle.json').write_text('{"old": true}')
     with pytest.raises(ModelError, match='differs from torch'):
         export(toy_model, toy_cityscapes, tmp_path / 'bundle')
-    assert [p.name for p in tmp_path.rglob('*')] == ['bundle', 'old']
+    assert [p.name for p in tmp_path.rglob('*')] == ['bundle', 'bundle.json']
+    assert (tmp_path / 'bundle' / 'bundle.json').read_text() == '{"old": true}'
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / 'precious').touch()
+    with pytest.raises(BundleError, match='no bundle'):
+        export(toy_model, toy_cityscapes, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['precious']
 
 
 def test_conditions_decide_the_domain(

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -9,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from clcp_ros.errors import ClcpError, LabelError, ModelError
+from training.cli import run_command
 from training.finetune import build_model, finetune
 from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.batches import AugmentedFrames
 from training.segmentation.task import OptimizerConfig, polynomial
-from training.segmentation.transforms import AugmentationConfig
 
 
 def run(data: Path, out: Path, **options) -> Path:
@@ -149,6 +153,42 @@ def test_missing_data_is_one_clear_error(tmp_path: Path) -> None:
         run(tmp_path / 'nowhere', tmp_path / 'run')
 
 
+def test_the_command_says_what_is_wrong_in_one_line(
+    toy_cityscapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(
+            finetune,
+            ['--data', str(toy_cityscapes), '--conditions', 'rain', '--out', str(tmp_path / 'r')],
+        )
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.strip().startswith('error: ')
+    assert not (tmp_path / 'r').exists()
+
+
+@pytest.mark.parametrize('recipe', ['small', 'thesis'])
+def test_recipes_are_understood(
+    recipe: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = root / 'config' / 'finetune' / f'{recipe}.yaml'
+    with pytest.raises(SystemExit) as caught:
+        run_command(
+            finetune, ['--config', str(file), '--encoder', 'test_vit', '--data', str(tmp_path)]
+        )
+    assert caught.value.code == 1  # the data, not the recipe
+    assert 'no known layout' in capsys.readouterr().err
+
+
+def test_the_small_recipe_is_the_default(root: Path) -> None:
+    recipe = yaml.safe_load((root / 'config' / 'finetune' / 'small.yaml').read_text())
+    for name, parameter in inspect.signature(finetune).parameters.items():
+        if name in recipe:
+            default = parameter.default
+            if dataclasses.is_dataclass(default):
+                default = dataclasses.asdict(default)
+            assert json.loads(json.dumps(default)) == recipe[name], name
+
+
 def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     factors = [polynomial(s, steps=100, warmup=10, power=0.9, floor=0.01) for s in range(101)]
     assert factors[10] == 1
@@ -156,7 +196,3 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == pytest.approx(0.01)
     assert factors[55] == pytest.approx(0.01 + 0.99 * 0.5**0.9)
-
-
-def test_default_augmentation_needs_no_crop_size() -> None:
-    assert AugmentationConfig().crop is None

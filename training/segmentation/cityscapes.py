@@ -4,7 +4,8 @@
 
 `leftImg8bit/<split>/<city>/<name>_leftImg8bit.png` with `gtFine/.../<name>_gtFine_labelIds.png`,
 or `..._labelTrainIds.png` where only that exists. The city's folder is the drive; a condition may
-follow the last `-` of its name, as in `town03-fog`.
+follow the last `-` of its name, as in `town03-fog`. Files without folders of splits and cities are
+one split, `all`; the city is the first word of their names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from training.segmentation.listing import CONDITIONS, Frame, folders
 CLASSES = CITYSCAPES
 _IMAGES, _LABELS = 'leftImg8bit', 'gtFine'
 _SUFFIX = '_leftImg8bit'
+_FLAT = 'all'
 
 
 def recognises(root: Path) -> bool:
@@ -34,7 +36,9 @@ def splits(root: Path) -> list[str]:
     Args:
         root: Folder of the data set.
     """
-    return folders(root / _IMAGES)
+    images = root / _IMAGES
+    flat = [_FLAT] if any(images.glob(f'*{_SUFFIX}.*')) else []
+    return folders(images) + flat
 
 
 def frames(root: Path, split: str) -> list[Frame]:
@@ -48,11 +52,15 @@ def frames(root: Path, split: str) -> list[Frame]:
         The frames, whether or not their labels exist.
     """
     found = []
-    for image in sorted((root / _IMAGES / split).glob(f'*/*{_SUFFIX}.*')):
+    images = root / _IMAGES
+    pattern = f'*{_SUFFIX}.*' if split == _FLAT else f'{split}/*/*{_SUFFIX}.*'
+    for image in sorted(images.glob(pattern)):
         if image.suffix not in ('.png', '.jpg'):
             continue
-        city, stem = image.parent.name, image.stem.removesuffix(_SUFFIX)
-        label = root / _LABELS / split / city / f'{stem}_{_LABELS}_labelIds.png'
+        stem = image.stem.removesuffix(_SUFFIX)
+        city = image.parent.name if split != _FLAT else stem.partition('_')[0]
+        folder = root / _LABELS / image.parent.relative_to(images)
+        label = folder / f'{stem}_{_LABELS}_labelIds.png'
         ids = 'cityscapes_label_ids'
         prepared = label.with_name(f'{stem}_{_LABELS}_labelTrainIds.png')
         if not label.is_file() and prepared.is_file():

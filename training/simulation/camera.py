@@ -28,18 +28,19 @@ class View:
         hits: (H, W) what each pixel's ray met.
         surface: (H, W) what it looks like.
         direction: (H, W, 3) unit rays in `base_link`.
-        sunlit: (H, W) float32 in {0, 1}.
-        sun: (3,) towards the sun in `base_link`.
-        lamps: (L, 3) street lights in `base_link`.
+        scene: What it is a view of.
     """
 
     camera: CameraConfig
     hits: Hits
     surface: Surface
     direction: Array
-    sunlit: Array
-    sun: Array
-    lamps: Array
+    scene: Scene
+
+    @functools.cached_property
+    def sunlit(self) -> Array:
+        """(H, W) float32 in {0, 1}."""
+        return self.scene.sunlit(self.hits)
 
     @property
     def labels(self) -> Array:
@@ -66,7 +67,7 @@ def look(scene: Scene, camera: CameraConfig) -> View:
     direction = pixel_rays(camera)
     hits = scene.cast(np.asarray(camera.position), direction)
     surface = describe(hits, 1 / float(camera.K[0, 0]))
-    return View(camera, hits, surface, direction, scene.sunlit(hits), scene.sun, scene.lamps)
+    return View(camera, hits, surface, direction, scene)
 
 
 def picture(view: View, condition: Condition, rng: np.random.Generator) -> Array:
@@ -112,8 +113,11 @@ def picture(view: View, condition: Condition, rng: np.random.Generator) -> Array
 
 
 def _irradiance(view: View, lit: Light) -> Array:
-    facing = np.clip(view.hits.normal @ view.sun.astype(np.float32), 0, 1) * view.sunlit
     open_sky = 0.62 + 0.38 * view.hits.normal[..., 2]
+    if max(lit.sun) < 0.03:
+        return open_sky[..., None] * np.asarray(lit.ambient, np.float32)
+    sun = view.scene.sun.astype(np.float32)
+    facing = np.clip(view.hits.normal @ sun, 0, 1) * view.sunlit
     # Light bounced off a sunny street: without it everything in the shade would be blue.
     bounce = np.asarray(lit.sun, np.float32) * 0.07
     return (
@@ -152,41 +156,42 @@ def _sky(view: View, lit: Light) -> Array:
     return sky * (1 - cloud) + grey * cloud
 
 
-_HEADLIGHT_Y, _HEADLIGHT_X, _HEADLIGHT_Z = 0.65, 2.2, 0.65
-_HEADLIGHT_INTENSITY = 70.0
+_HEADLIGHTS = np.array([2.2, 0.0, 0.65], np.float32)
+_HEADLIGHT_INTENSITY = 140.0
+_HEADLIGHT_COLOR = np.array([1.0, 0.96, 0.86], np.float32)
 _STREETLIGHT_INTENSITY = 11.0
+_STREETLIGHT_COLOR = np.array([1.0, 0.74, 0.42], np.float32)
+_STREETLIGHT_REACH = 20.0
 
 
 def _lamplight(view: View, lit: Light) -> Array:
     """Irradiance of the own low beams and the street lights; falls with the distance squared."""
     hits = view.hits
-    total = np.zeros_like(hits.point)
-    retro = view.surface.retro * 14
-    for y in (-_HEADLIGHT_Y, _HEADLIGHT_Y):
-        to = hits.point - np.array([_HEADLIGHT_X, y, _HEADLIGHT_Z], np.float32)
-        d2 = np.maximum((to**2).sum(-1), 1)
-        ahead = np.maximum(to[..., 0], 0.1)
-        side, up = to[..., 1] / ahead, to[..., 2] / ahead
-        # The cut-off of a low beam: little light above the horizon, some for signs.
-        beam = np.exp(-((side / 0.42) ** 2)) / (1 + np.exp(np.clip((up + 0.012) / 0.012, -30, 30)))
-        beam = (beam + 0.035 * np.exp(-((side / 0.5) ** 2))) * (to[..., 0] > 0)
-        cosine = np.clip(-(to * hits.normal).sum(-1) / np.sqrt(d2), 0, 1)
-        total += (beam * (cosine + retro) * (_HEADLIGHT_INTENSITY / d2))[..., None] * np.array(
-            [1.0, 0.96, 0.86], np.float32
-        )
-    near = view.lamps[(view.lamps[:, 0] > -12) & (view.lamps[:, 0] < 85)]
-    for lamp in near.astype(np.float32):
-        to = lamp - hits.point
-        d2 = (to**2).sum(-1)
-        close = d2 < 22**2
+    x, y, z = (hits.point[..., i] - _HEADLIGHTS[i] for i in range(3))
+    nx, ny, nz = (hits.normal[..., i] for i in range(3))
+    d2 = np.maximum(x * x + y * y + z * z, 1)
+    ahead = np.maximum(x, 0.1)
+    side, up = y / ahead, z / ahead
+    # The cut-off of a low beam: little light above the horizon, some for signs.
+    beam = np.exp(-((side / 0.42) ** 2)) / (1 + np.exp(np.clip((up + 0.012) / 0.012, -30, 30)))
+    beam = (beam + 0.035 * np.exp(-((side / 0.5) ** 2))) * (x > 0) * hits.hit
+    cosine = np.clip(-(x * nx + y * ny + z * nz) / np.sqrt(d2), 0, 1)
+    own = beam * (cosine + 14 * view.surface.retro) * (_HEADLIGHT_INTENSITY / d2)
+    street = np.zeros_like(own)
+    lamps = view.scene.lamps
+    for lamp in lamps[(lamps[:, 0] > -12) & (lamps[:, 0] < 90)].astype(np.float32):
+        across = np.hypot(hits.point[..., 0] - lamp[0], hits.point[..., 1] - lamp[1])
+        close = (across < _STREETLIGHT_REACH) & hits.hit
         if not close.any():
             continue
-        to, d2, normal = to[close], np.maximum(d2[close], 4), hits.normal[close]
-        cosine = np.clip((to * normal).sum(-1), 0, None) / np.sqrt(d2)
-        down = np.clip(to[..., 2] / np.sqrt(d2), 0, 1)
-        e = cosine * down * (_STREETLIGHT_INTENSITY / d2)
-        total[close] += e[:, None] * np.array([1.0, 0.74, 0.42], np.float32)
-    total[~hits.hit] = 0
+        to = lamp - hits.point[close]
+        d2_lamp = np.maximum((to * to).sum(-1), 4)
+        facing = np.clip((to * hits.normal[close]).sum(-1), 0, None)
+        down = np.clip(to[:, 2], 0, None)
+        # Fades out at its reach: a hard edge would be seen on the road.
+        fade = 1 - (across[close] / _STREETLIGHT_REACH) ** 2
+        street[close] += facing * down / d2_lamp**2 * fade * _STREETLIGHT_INTENSITY
+    total = own[..., None] * _HEADLIGHT_COLOR + street[..., None] * _STREETLIGHT_COLOR
     return total * np.float32(lit.lamps)
 
 

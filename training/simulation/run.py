@@ -29,7 +29,8 @@ from training.simulation.recording import Recording, Shot
 
 RECORDINGS: tuple[Recording[Any], ...] = (a2d2.A2D2(), TRAINING_DRIVE, TEST_DRIVE, Cityscapes())
 MARKER = 'simulation.json'
-_CHUNK = 4
+_CHUNK = 8
+"""Consecutive frames share most of the scene, so a process takes several at once."""
 
 
 @dataclass(frozen=True)

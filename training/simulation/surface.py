@@ -57,7 +57,7 @@ class Surface:
 def _noise_tile() -> np.ndarray:
     """(256, 256) float32 tileable value noise of four octaves in [-1, 1]."""
     rng = np.random.default_rng(7)
-    total = np.zeros((256, 256), np.float32)
+    total: np.ndarray = np.zeros((256, 256), np.float32)
     for octave in range(4):
         n = 32 << octave
         grid = np.pad(rng.uniform(-1, 1, (n, n)).astype(np.float32), 2, mode='wrap')

@@ -163,9 +163,10 @@ class _BlockBuilder:
             b.upright((s1, s2), kerb, (0, 0.13), step=6)
         for side in (-1, 1):
             edge = self._edge(side)
-            b.plate(
-                (s1, s1 + 1.6), (min(edge, edge + side * 60), max(edge, edge + side * 60)), 0.13
-            )
+            near, far = min(edge, edge + side * 60), max(edge, edge + side * 60)
+            b.plate((s1, s1 + 1.6), (near, far), 0.13)
+            b.quad((s1, near, 0), (s1, far, 0), (s1, far, 0.13), (s1, near, 0.13))
+        b.quad((s1, -8.5, 0), (s1, self.kerb, 0), (s1, self.kerb, 0.13), (s1, -8.5, 0.13))
 
     def _crossing(self) -> None:
         b, rng, s0, s1 = self.b, self.rng, self.s0, self.s1

@@ -28,7 +28,7 @@ from training.sources import SourceOptions, open_source
 
 
 def main(
-    paths: list[Path],
+    paths: list[str],
     out: Path = Path('pairs'),
     max_gap: float = 0.05,
     val_fraction: float = 0.15,
@@ -45,7 +45,7 @@ def main(
     """Make a pair set of recordings.
 
     Args:
-        paths: Recordings: data set folders, bag files, bag folders.
+        paths: One or several recordings: data set folders, bag files, bag folders.
         out: Folder of the pair set.
         max_gap: Largest distance in time of a frame and its scan, seconds.
         val_fraction: Last part of each sequence that is for validation.
@@ -62,7 +62,7 @@ def main(
     options = BuildOptions(max_gap, val_fraction, image_format)
     hints = SourceOptions(camera, image_topic, points_topic, camera_info_topic, calibration)
     found = []
-    for path in paths:
+    for path in map(Path, paths):
         source, recordings = open_source(path, reader, hints)
         guessed = 'looks like' if reader == 'auto' else 'is read as'
         print(f'{path} {guessed} {source.name}: {_count(len(recordings), "recording")}')

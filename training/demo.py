@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clcp_ros.errors import ClcpError
@@ -51,20 +51,36 @@ class Step:
         return shlex.join(['python', f'training/{self.script}', *self.arguments])
 
 
-def steps_of(out: Path, pretrain_steps: int, finetune_steps: int) -> list[Step]:
+# Options of a smoke test: everything happens, nothing is learned.
+_QUICK = {
+    'simulate.py': (
+        '--width', '160', '--height', '100', '--beams', '16', '--columns', '200', '--rate_hz', '4',
+        '--seconds', '1.5', '--train_frames', '12', '--val_frames', '3',
+    ),
+    'pretrain.py': (
+        '--max_steps', '4', '--batch_size', '8', '--validate_every', '2',
+        '--views.image_size', '64',
+    ),
+    'finetune.py': ('--max_steps', '6', '--batch_size', '4'),
+}  # fmt: skip
+
+
+def steps_of(out: Path, quick: bool = False) -> list[Step]:
     """The way, step by step.
 
     Args:
         out: Folder of everything that is written.
-        pretrain_steps: Steps of contrastive pretraining.
-        finetune_steps: Steps of finetuning.
+        quick: A smoke test that learns nothing.
     """
+    extra = _QUICK if quick else {}
     sim, pairs, bundle = out / 'sim', out / 'pairs', out / 'bundle'
     pretrain, finetune = out / 'runs/pretrain', out / 'runs/finetune'
     encoder, model = pretrain / 'image_encoder.safetensors', finetune / 'model.safetensors'
     data = str(sim / 'cityscapes')
-    return [
-        Step('simulate three drives', 'simulate.py', ('--out', str(sim)), sim / 'simulation.json'),
+    steps = [
+        Step(
+            'simulate three drives', 'simulate.py', ('--out', str(sim)), sim / 'simulation.json',
+        ),
         Step(
             'convert recordings to camera-lidar pairs', 'convert.py',
             (str(sim / 'a2d2'), str(sim / 'bags/town02'), '--out', str(pairs)),
@@ -72,13 +88,12 @@ def steps_of(out: Path, pretrain_steps: int, finetune_steps: int) -> list[Step]:
         ),
         Step(
             'pretrain the image encoder against the lidar, without labels', 'pretrain.py',
-            ('--pairs', str(pairs), '--out', str(pretrain), '--max_steps', str(pretrain_steps)),
+            ('--pairs', str(pairs), '--out', str(pretrain)),
             encoder,
         ),
         Step(
             'finetune for segmentation on labelled clear-weather frames', 'finetune.py',
-            ('--data', data, '--encoder', str(encoder), '--out', str(finetune),
-             '--max_steps', str(finetune_steps)),
+            ('--data', data, '--encoder', str(encoder), '--out', str(finetune)),
             model,
         ),
         Step(
@@ -98,21 +113,22 @@ def steps_of(out: Path, pretrain_steps: int, finetune_steps: int) -> list[Step]:
             out / 'replay/summary.json',
         ),
     ]  # fmt: skip
+    return [
+        replace(step, arguments=(*step.arguments, *extra.get(step.script, ()))) for step in steps
+    ]
 
 
 def demo(
     out: Path = Path('demo'),
-    pretrain_steps: int = 120,
-    finetune_steps: int = 250,
     fresh: bool = False,
+    quick: bool = False,
 ) -> None:
     """Go the whole way on a simulated drive.
 
     Args:
         out: Folder of everything that is written.
-        pretrain_steps: Steps of contrastive pretraining.
-        finetune_steps: Steps of finetuning.
         fresh: Run every step again.
+        quick: A smoke test: everything happens, nothing is learned.
 
     Raises:
         ClcpError: A step failed; its own words stand above.
@@ -124,7 +140,7 @@ def demo(
     if (out / STEPS).is_file() and not fresh:
         done = json.loads((out / STEPS).read_text())
     seconds: dict[str, float] = {}
-    steps = steps_of(out, pretrain_steps, finetune_steps)
+    steps = steps_of(out, quick)
     current = True  # a step is stale when an earlier one ran
     for number, step in enumerate(steps, 1):
         print(f'\n[{number}/{len(steps)}] {step.title}\n      {step.command}', flush=True)
@@ -138,7 +154,10 @@ def demo(
     report = write_report(out, {s.title: (s.command, seconds[s.title]) for s in steps})
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     total = sum(seconds.values())
-    print(f'\nall steps took {total / 60:.1f} min' + (f', at most {peak:.1f} GB each' if peak else ''))
+    print(
+        f'\nall steps took {total / 60:.1f} min'
+        + (f', at most {peak:.1f} GB each' if peak else '')
+    )
     print(f'look at {report.resolve()}')
     next_step('python training/convert.py YOUR_RECORDING --out pairs   (docs/data.md)')
 

@@ -238,7 +238,8 @@ def _first(bag: Bag, topic: str) -> Any:
             problem = problem or error
             continue
         return message
-    raise RecordingError(f'{bag.files[0]}: {topic} has no readable message: {problem}')
+    reason = f': {problem}' if problem else ''
+    raise RecordingError(f'{bag.files[0]}: no message of {topic} can be read{reason}')
 
 
 def _lookup(bag: Bag, camera: str, lidar: str, notes: list[str]) -> np.ndarray:

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from clcp_ros import image_codec
-from clcp_ros.errors import CalibrationError, RecordingError
+from clcp_ros.errors import CalibrationError, ClcpError, RecordingError
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import visible_points
@@ -460,3 +462,23 @@ def test_messages_out_of_order_and_far_apart(tmp_path):
     pairs = convert(recorded.write(tmp_path / 'b'), tmp_path / 'p')
     assert [p.key for p in pairs] == [f'b/{i:06d}' for i in range(4)]
     np.testing.assert_array_equal(pairs[3].image, picture(3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_are_never_a_traceback(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('damaged')
+    plugin = data.draw(st.sampled_from([StoragePlugin.MCAP, StoragePlugin.SQLITE3]))
+    bag = Recorded.good(2, jpeg=True).write(folder / 'b', plugin)
+    file = next(p for p in bag.iterdir() if p.suffix in ('.mcap', '.db3'))
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 30))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content)
+    try:
+        pairs = convert(bag, folder / 'out', 'jpg')
+    except ClcpError:
+        assert [p.name for p in folder.iterdir()] == ['b']
+    else:
+        assert 0 < len(pairs) <= 2
+        assert all(np.isfinite(pair.points).all() for pair in pairs)

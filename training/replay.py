@@ -41,6 +41,7 @@ from clcp_ros.replay import (
 from training.cli import atomic_path, next_step, run_command
 from training.reporting import render_page
 from training.reporting.replay_sections import FrameSampler, replay_sections, sum_confusion
+from training.reporting.stored import SECTIONS, save_sections
 
 COLUMNS = (
     'stamp_ns', 'time_s', 'level', 'novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z',
@@ -62,7 +63,8 @@ def main(
     Args:
         bag: rosbag2 folder, MCAP or sqlite3 file, or ROS 1 bag.
         bundle: Folder of the bundle (written by training/export.py).
-        out: Folder for masks/, scores.csv, summary.json and report.html; replaced when it exists.
+        out: Folder for masks/, scores.csv, summary.json and report.html; an older replay there is
+            replaced.
         live: Start the real node and play the bag to it over DDS.
         rate: Speed of the playing relative to the recording (with --live).
         image_topic: Topic of the images; default: the only camera of the bag.
@@ -122,11 +124,13 @@ def replay_to_folder(
         summary = summarize(result)
         (folder / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
         command = f'python training/replay.py {shlex.quote(str(bag))} --bundle {bundle}'
+        sections = replay_sections(
+            result, sampler.choose(), command=command + (' --live' if live else '')
+        )
+        save_sections(folder / SECTIONS, sections)
         page = render_page(
             f'Replay of {bag.name}',
-            replay_sections(
-                result, sampler.choose(), command=command + (' --live' if live else '')
-            ),
+            sections,
             f'{"Live, through the real node" if live else "Straight from the bag"}; '
             f'bundle {result.bundle.name}',
         )

@@ -18,6 +18,7 @@ from clcp_ros.bundle import InputSpec, load_bundle, write_description
 from clcp_ros.classes import CITYSCAPES
 from training.replay import COLUMNS, replay_to_folder
 from training.reporting import Section, Table, image_uri, render_page
+from training.reporting.stored import SECTIONS, load_sections
 from training.simulation.bags import Bag, write_bag
 from training.simulation.config import Condition, SimulationConfig
 from training.simulation.frame import Frame
@@ -127,6 +128,9 @@ def test_labels_give_miou_per_frame_and_condition(
     assert summary['live'] is None
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert 'night' in page
+    assert [section.title for section in load_sections(tmp_path / 'out' / SECTIONS)] == [
+        'Shift over time', 'Frames',
+    ]  # fmt: skip
     assert 'http://' not in page
     assert 'https://' not in page
 

@@ -381,3 +381,24 @@ def test_every_parameter_is_described_and_in_the_parameter_file(make_rig, root: 
         for name, parameter in PARAMETERS.items()
         if name not in ('bundle.path', 'autostart')
     }
+
+
+def test_bytes_that_are_no_message_do_not_end_the_node(make_rig, daylight_image):
+    from rclpy.serialization import serialize_message
+
+    rig = make_rig().start().listen('mask')
+    rig.send(daylight_image(0), time.time_ns())
+    rig.until(lambda: len(rig.got['mask']) == 1)
+    good = rig.send(daylight_image(1), time.time_ns())
+    rig.until(lambda: len(rig.got['mask']) == 2)
+    data = serialize_message(good)
+    publisher = rig.publisher(Image, 'image')
+    no_text = data.replace(b'camera_optical', b'\xff\xfe\xfd\xfcra_optical')
+    huge = data.replace((96 * 160 * 3).to_bytes(4, 'little'), b'\xff\xff\xff\x7f')
+    for raw in (data[:40], b'\x00\x01\x00\x00', no_text, huge, data[:-1000]):
+        publisher.publish(raw)
+        time.sleep(0.1)
+    assert rig._thread.is_alive()
+    rig.send(daylight_image(2), time.time_ns())
+    count = len(rig.got['mask'])
+    rig.until(lambda: len(rig.got['mask']) > count)

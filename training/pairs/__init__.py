@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pair set: synchronized camera frames and scans on disk (docs/formats.md). No torch here."""
+"""The pair set: synchronized camera frames and scans on disk (docs/formats.md)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ class ClassSet:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors) or not 0 < len(self.names) < UNLABELLED:
-            raise ValueError(f'class set {self.name!r}: {len(self.names)} names, {len(self.colors)} colours')
+            raise ValueError(
+                f'class set {self.name!r}: {len(self.names)} names, {len(self.colors)} colours'
+            )
 
     def __len__(self) -> int:
         return len(self.names)

@@ -213,10 +213,12 @@ def _snow_cover(view: View, albedo: Array, severity: float) -> Array:
     street = hits.material == Material.STREET
     lane = np.abs(np.abs(v) - 1.75)
     tracks = np.exp(-(((lane - 0.75) / 0.38) ** 2)) * (0.85 + 0.3 * patchy)
-    cover = np.where(street, cover * (1 - 0.9 * np.clip(tracks, 0, 1)), cover)
+    # Traffic and salt keep a carriageway half clear; snow stays between the wheel tracks.
+    slush = cover * 0.55 * (1 - np.clip(tracks, 0, 1)) * np.clip(0.7 + patchy, 0, 1)
+    cover = np.where(street, slush, cover)
     windblown = np.clip(patchy * 1.5 - 0.35, 0, 1) * (np.abs(hits.normal[..., 2]) < 0.5)
     cover = np.clip(np.maximum(cover, windblown) * min(1.0, 1.3 * severity), 0, 1)[..., None]
-    return albedo * (1 - cover) + np.array([0.80, 0.82, 0.86], np.float32) * cover
+    return albedo * (1 - cover) + np.array([0.70, 0.72, 0.76], np.float32) * cover
 
 
 def _wet_road(view: View, radiance: Array, severity: float) -> Array:
@@ -244,17 +246,17 @@ def _rain(radiance: Array, condition: Condition, lit: Light, rng: np.random.Gene
     h, w = radiance.shape[:2]
     layer = np.zeros((h, w), np.float32)
     slant = rng.normal(0, 0.12)
-    for _ in range(int(9 * rain_rate(condition) * w * h / 144_000) + 1):
+    for _ in range(int(7 * rain_rate(condition) * w * h / 144_000) + 1):
         size = rng.uniform(0.3, 1.0) ** 2
         x, y = rng.uniform(0, w), rng.uniform(-20, h)
         length = (6 + 34 * size) * h / 300
         end = (round(x + slant * length), round(y + length))
-        cv2.line(layer, (round(x), round(y)), end, 0.1 + 0.3 * size, 1)
+        cv2.line(layer, (round(x), round(y)), end, 0.08 + 0.24 * size, 1)
     streak = cv2.GaussianBlur(layer, (0, 0), 0.6)[..., None]
     bright = np.asarray(lit.horizon, np.float32) * 1.1
     radiance = radiance * (1 - streak) + bright * streak
     drops = np.zeros((h, w), np.float32)
-    for _ in range(rng.poisson(10 * condition.severity)):
+    for _ in range(rng.poisson(7 * condition.severity)):
         center = (int(rng.integers(w)), int(rng.integers(h)))
         cv2.circle(drops, center, max(1, round(rng.uniform(0.008, 0.03) * w)), 1.0, -1)
     lens = cv2.GaussianBlur(drops, (0, 0), max(w / 320, 0.5))[..., None]
@@ -268,11 +270,11 @@ def _flakes(radiance: Array, severity: float, lit: Light, rng: np.random.Generat
     h, w = radiance.shape[:2]
     area = w * h / 144_000
     layer = np.zeros((h, w), np.float32)
-    n = int(1600 * severity * area)
+    n = int(900 * severity * area)
     layer[rng.integers(h, size=n), rng.integers(w, size=n)] = rng.uniform(0.3, 1, n)
     layer = cv2.GaussianBlur(layer, (0, 0), 0.7) * 2.2
     near = np.zeros((h, w), np.float32)
-    for _ in range(int(110 * severity * area) + 1):
+    for _ in range(int(60 * severity * area) + 1):
         center = (int(rng.integers(w)), int(rng.integers(h)))
         fall = (center[0] + int(rng.integers(-3, 4)), center[1] + int(rng.integers(1, 6)))
         cv2.line(near, center, fall, rng.uniform(0.5, 1), int(rng.integers(2, 6)))

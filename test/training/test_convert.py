@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -180,6 +181,20 @@ def test_no_pairs_leaves_nothing(root, date, tmp_path):
     assert done.stderr.splitlines()[-1].startswith(
         'error: no pairs: image: truncated PNG (8, first'
     )
+    assert [p.name for p in tmp_path.iterdir()] == ['2011_09_26']
+
+
+def test_disk_full_leaves_nothing(root, date, tmp_path):
+    done = subprocess.run(
+        command(root, date),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith('error: [Errno 27] File too large')
     assert [p.name for p in tmp_path.iterdir()] == ['2011_09_26']
 
 

@@ -38,10 +38,22 @@ def bag_groups(path: Path) -> list[tuple[str, list[Path]]]:
         if child.is_dir() and (child / 'metadata.yaml').is_file():
             found[child.name].append(child)
         elif child.is_file() and child.suffix in SUFFIXES:
-            # `rosbag record --split` writes name_0.bag, name_1.bag, ...
-            split = re.fullmatch(r'(.+)_\d+', child.stem) if child.suffix == '.bag' else None
-            found[split[1] if split else child.stem].append(child)
-    return sorted(found.items())
+            found[child.stem].append(child)
+    return sorted(_join_split(found).items())
+
+
+def _join_split(found: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Join what `rosbag record --split` wrote: name_0.bag, name_1.bag, ..., none missing."""
+    numbered: dict[str, dict[int, str]] = defaultdict(dict)
+    for name, files in found.items():
+        split = re.fullmatch(r'(.+)_(\d+)', name)
+        if split and files[0].suffix == '.bag':
+            numbered[split[1]][int(split[2])] = name
+    joined = dict(found)
+    for base, parts in numbered.items():
+        if len(parts) > 1 and sorted(parts) == list(range(len(parts))) and base not in joined:
+            joined[base] = [joined.pop(parts[number])[0] for number in range(len(parts))]
+    return joined
 
 
 @functools.cache
@@ -121,6 +133,8 @@ class Bag:
         except (ClcpError, GeneratorExit):
             raise
         except Exception as error:
+            reason = ' '.join(str(error).split()) or repr(error)
             raise RecordingError(
-                f'{self.files[0]} cannot be read, it may be truncated: {error or repr(error)}'
+                f'{self.files[0]} cannot be read, it may be truncated: {reason}. What was cut off '
+                'while recording can be repaired: mcap recover, ros2 bag reindex, rosbag reindex'
             ) from None

@@ -120,6 +120,22 @@ def test_any_folder_of_the_layout_will_do(tmp_path, inside):
     assert len(convert(tmp_path / 'a2d2' / inside, tmp_path / 'pairs')) == 1
 
 
+def test_condition_in_an_images_json_becomes_a_tag(tmp_path):
+    scene = Scene(tmp_path / 'a2d2').add(1).add(2)
+    path = scene.path('camera', 2, 'json')
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'condition': 'fog'}))
+    pairs = convert(scene.root, tmp_path / 'pairs')
+    assert [p.tags for p in pairs] == [{}, {'condition': 'fog'}]
+
+
+def test_images_without_json(tmp_path):
+    scene = Scene(tmp_path / 'a2d2').add(1)
+    scene.path('camera', 1, 'json').unlink()
+    pairs = convert(scene.root, tmp_path / 'pairs')
+    assert pairs[0].camera_stamp_ns == pairs[0].lidar_stamp_ns
+    assert 'cam_tstamp' in pairs.report['recordings'][0]['notes'][0]
+
+
 @pytest.mark.parametrize(
     ('lens', 'distortion'), [('Telecam', [-0.26, 0, 0, 0, 0]), ('Fisheye', [0.05, 0.01, 0, 0])]
 )

@@ -221,18 +221,37 @@ def test_single_mcap_file(tmp_path):
 
 def test_ros1_bag(tmp_path):
     """The same recording as ROS 1 wrote it: capital D K R P, a sequence number in headers."""
-    path = tmp_path / 'drive.bag'
-    with Writer1(path) as writer:
-        connections = {}
-        for topic, time, message in sorted(Recorded.good().messages, key=lambda m: m[1]):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, TYPES[topic], typestore=STORE_1)
-            writer.write(connections[topic], time, ros1(message))
+    path = write_ros1(tmp_path / 'drive.bag', Recorded.good())
     pairs = convert(path, tmp_path / 'pairs')
     assert len(pairs) == 5
     np.testing.assert_array_equal(pairs[4].image, picture(4))
     np.testing.assert_allclose(pairs[4].T_camera_lidar, T_CAMERA_LIDAR, atol=1e-12)
     assert pairs[4].camera_stamp_ns == START + 4 * STEP
+
+
+def write_ros1(path: Path, recorded: Recorded) -> Path:
+    with Writer1(path) as writer:
+        connections = {}
+        for topic, time, message in sorted(recorded.messages, key=lambda m: m[1]):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, TYPES[topic], typestore=STORE_1)
+            writer.write(connections[topic], time, ros1(message))
+    return path
+
+
+def test_split_ros1_bag_is_one_recording(tmp_path):
+    """Calibration is in the first file, a scan on the other side of the cut from its image."""
+    folder = tmp_path / 'bags'
+    folder.mkdir()
+    messages = sorted(Recorded.good(4).messages, key=lambda m: m[1])
+    cut = [i for i, m in enumerate(messages) if m[0] == IMAGE][2] + 1
+    write_ros1(folder / 'run_0.bag', Recorded(messages[:cut]))
+    write_ros1(folder / 'run_1.bag', Recorded(messages[cut:]))
+    pairs = convert(folder, tmp_path / 'pairs')
+    assert [p.key for p in pairs] == [f'run/{i:06d}' for i in range(4)]
+    # Numbered from 1 they are runs of their own.
+    (folder / 'run_0.bag').rename(folder / 'run_2.bag')
+    assert [r.sequence for r in open_source(folder)[1]] == ['run_1', 'run_2']
 
 
 def ros1(message: Any) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,16 @@ def test_mean_iou_by_hand() -> None:
     half = np.array([[0, 1]], np.uint8)
     assert mean_iou(confusion_matrix(half, labels[:1], 3)) == pytest.approx(1.0)
     assert math.isnan(mean_iou(np.zeros((3, 4), np.int64)))
+
+
+def test_live_replay_without_ros_says_how_to_get_it() -> None:
+    code = (
+        "import sys; sys.modules['rclpy'] = None\n"
+        'from clcp_ros.errors import ClcpError\n'
+        'try:\n    import clcp_ros.replay_node\n'
+        'except ClcpError as error:\n    print(error)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert 'needs ROS 2' in done.stdout, done.stderr
+    assert 'pip install' in done.stdout
+    assert len(done.stdout.splitlines()) == 1

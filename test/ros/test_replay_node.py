@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,43 @@ def test_node_that_does_not_start_is_one_clear_error(bag: Path, tiny_bundle: Pat
 def test_rate_must_be_positive(bag: Path, tiny_bundle: Path) -> None:
     with pytest.raises(ClcpError, match='rate'):
         replay_live(bag, tiny_bundle, rate=0)
+
+
+@pytest.mark.slow
+def test_raw_images_above_the_shared_memory_segment_arrive(
+    root: Path, tmp_path: Path, tiny_bundle: Path, daylight_image: Any
+) -> None:
+    """As a command: Fast DDS reads its profile once per process."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    kind = 'sensor_msgs/msg/Image'
+    with Writer(tmp_path / 'big', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection('/cam/image', kind, typestore=store)
+        for i in range(8):
+            stamp_ns = START_NS + i * 2 * STEP_NS
+            time = store.types['builtin_interfaces/msg/Time'](
+                sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
+            )
+            message = store.types[kind](
+                header=store.types['std_msgs/msg/Header'](stamp=time, frame_id='cam'),
+                height=1208,
+                width=1920,
+                encoding='rgb8',
+                is_bigendian=0,
+                step=5760,
+                data=daylight_image(i, 1208, 1920).ravel(),
+            )
+            writer.write(connection, stamp_ns, bytes(store.serialize_cdr(message, kind)))
+    out = tmp_path / 'out'
+    done = subprocess.run(
+        [
+            sys.executable, 'training/replay.py', str(tmp_path / 'big'), '--live',
+            '--bundle', str(tiny_bundle), '--out', str(out),
+        ],
+        cwd=root, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    live = json.loads((out / 'summary.json').read_text())['live']
+    assert live['published'] == 8
+    # Without the profile hardly one in four arrives; one may be late on a busy machine.
+    assert live['received'] >= 7
+    assert live['exit_code'] == 0

@@ -179,6 +179,8 @@ class ReplayBag:
         self._stack = contextlib.ExitStack()
         if not self.path.exists():
             raise RecordingError(f'{self.path}: no such bag')
+        if self.path.is_dir() and not (self.path / 'metadata.yaml').is_file():
+            raise RecordingError(f'{self.path} is not a bag: there is no metadata.yaml in it')
         with self._errors():
             self._reader = self._stack.enter_context(_open(self.path))
         self.types = {c.topic: c.msgtype for c in self._reader.connections}

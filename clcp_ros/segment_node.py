@@ -18,7 +18,6 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -30,7 +29,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import (
-    DurabilityPolicy,
     HistoryPolicy,
     QoSProfile,
     ReliabilityPolicy,
@@ -51,23 +49,14 @@ from clcp_ros.node_diagnostics import (
     inference_status,
     shift_status,
 )
-from clcp_ros.overlay import overlay
-from clcp_ros.pipeline import FramePipeline, FrameResult
+from clcp_ros.node_outputs import Outputs
+from clcp_ros.pipeline import FramePipeline
 from clcp_ros.transport import tune_malloc
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _NEWEST = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
-)
-_OUTPUT = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE
-)
-_LATCHED = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 _JOIN_S = 30.0
 _WARN_EVERY_S = 5.0
@@ -113,7 +102,9 @@ class SegmentNode(LifecycleNode):
 
         self._topics = self._resolve_topics()
         self.statistics = self._new_statistics()
-        self._create_publishers()
+        self._outputs = Outputs(self)
+        # Not managed: a node that is not active must be able to say so.
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Wall time: the heartbeat must go on when /clock stops.
         self._timer = self.create_timer(
             self._value('diagnostics.period_s'),
@@ -173,29 +164,6 @@ class SegmentNode(LifecycleNode):
             self._value('diagnostics.max_age_s'),
         )
 
-    def _create_publishers(self) -> None:
-        options = QoSOverridingOptions.with_default_policies()
-        create = functools.partial(
-            self.create_lifecycle_publisher, qos_profile=_OUTPUT, qos_overriding_options=options
-        )
-        self._mask = create(Image, '~/mask')
-        self._confidence = create(Image, '~/confidence')
-        self._overlay = create(Image, '~/overlay')
-        self._mask_info = create(CameraInfo, '~/camera_info')
-        self._shift = create(DiagnosticArray, '~/shift')
-        # Not managed: a node that is not active must be able to say so.
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._label_info: Any = None
-        try:
-            from vision_msgs.msg import LabelInfo
-        except ImportError:
-            self.get_logger().warning(
-                'vision_msgs is not installed: ~/label_info is not published '
-                '(apt install ros-$ROS_DISTRO-vision-msgs)'
-            )
-        else:
-            self._label_info = self.create_publisher(LabelInfo, '~/label_info', _LATCHED)
-
     # Lifecycle -----------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -209,11 +177,7 @@ class SegmentNode(LifecycleNode):
             if not isinstance(error, ClcpError):
                 self.get_logger().error(traceback.format_exc())
             return FAILURE
-        if self._label_info is not None:
-            header = Header(stamp=self.get_clock().now().to_msg())
-            self._label_info.publish(
-                ros_messages.label_info_message(self._pipeline.bundle.classes, header)
-            )
+        self._outputs.publish_labels(self._pipeline.bundle.classes)
         return super().on_configure(state)
 
     def _load(self) -> FramePipeline:
@@ -393,7 +357,7 @@ class SegmentNode(LifecycleNode):
         decoded = time.perf_counter()
         stamp_ns = ros_messages.stamp_to_ns(message.header.stamp)
         result = pipeline.process(image, stamp_ns)
-        self._publish(result, image, message.header, pipeline)
+        self._outputs.publish(result, image, message.header, pipeline.bundle, self._camera_info)
         seconds = {
             'decode': decoded - start,
             'model': result.seconds['model'],
@@ -410,31 +374,6 @@ class SegmentNode(LifecycleNode):
         self._state = result.shift
         if changed:
             self._publish_diagnostics()
-
-    def _publish(
-        self, result: FrameResult, image: np.ndarray, header: Header, pipeline: FramePipeline
-    ) -> None:
-        mask = result.mask
-        self._mask.publish(ros_messages.image_message(mask, header))
-        self._confidence.publish(ros_messages.image_message(result.confidence, header))
-        if self._camera_info is not None:
-            self._mask_info.publish(
-                ros_messages.scaled_camera_info(
-                    self._camera_info, mask.shape[0], mask.shape[1], header
-                )
-            )
-        bundle = pipeline.bundle
-        status = shift_status(result.shift, bundle.id, header.frame_id)
-        self._shift.publish(
-            ros_messages.diagnostic_array(header, [status], self.get_fully_qualified_name())
-        )
-        if self._overlay.get_subscription_count():
-            if image.shape[:2] != mask.shape:
-                # At the mask's size it stays small enough for any transport.
-                image = cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_AREA)
-            self._overlay.publish(
-                ros_messages.image_message(overlay(image, mask, bundle.classes.palette), header)
-            )
 
     # Diagnostics: both threads -------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ def test_labels_reach_a_late_joiner(make_rig):
 
 
 def test_overlay_is_rendered_only_for_a_listener(make_rig, daylight_image, monkeypatch):
-    import clcp_ros.segment_node as module
+    import clcp_ros.node_outputs as module
 
     calls = []
     real = module.overlay
@@ -139,7 +139,7 @@ def test_overlay_is_rendered_only_for_a_listener(make_rig, daylight_image, monke
     rig.until(lambda: rig.got['mask'])
     assert not calls
     rig.listen('overlay')
-    rig.until(lambda: rig.node._overlay.get_subscription_count())
+    rig.until(lambda: rig.node._outputs._overlay.get_subscription_count())
     rig.send(daylight_image(1), time.time_ns())
     rig.until(lambda: rig.got['overlay'])
     message = rig.got['overlay'][0]

@@ -29,7 +29,7 @@ class Condition:
 
     Attributes:
         name: One of `CONDITIONS`.
-        severity: 0 (like clear) to 1 (pitch-dark night, 60 m of visibility, heavy snow fall).
+        severity: 0 (like clear) to 1 (pitch-dark night, 80 m of visibility, heavy snow fall).
     """
 
     name: str = 'clear'

@@ -82,7 +82,7 @@ def light(condition: Condition) -> Light:
 def visibility(condition: Condition) -> float:
     """Meteorological optical range in metres: where the contrast has fallen to 5 %.
 
-    Fog runs from 1000 m, which is its definition, to 60 m. For rain and snow see `extinction`.
+    Fog runs from 1000 m, which is its definition, to 80 m. For rain and snow see `extinction`.
     """
     return -math.log(0.05) / max(extinction(condition), 1e-9)
 
@@ -98,7 +98,7 @@ def extinction(condition: Condition) -> float:
     if severity == 0 or condition.name in ('clear', 'dusk', 'night'):
         return -math.log(0.05) / 40_000  # clean air
     if condition.name == 'fog':
-        range_m = 1000 * (60 / 1000) ** severity
+        range_m = 1000 * (80 / 1000) ** severity
         return -math.log(0.05) / range_m
     db_per_km = (
         2 * 1.076 * rain_rate(condition) ** 0.67

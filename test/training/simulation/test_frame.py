@@ -160,7 +160,7 @@ def test_severity_is_continuous(name: str) -> None:
 
 def test_visibility_follows_koschmieder() -> None:
     fog = Condition('fog', 1.0)
-    assert visibility(fog) == pytest.approx(60)
+    assert visibility(fog) == pytest.approx(80)
     assert np.exp(-extinction(fog) * visibility(fog)) == pytest.approx(0.05)
     assert visibility(Condition('fog', 0.5)) > visibility(fog)
     assert visibility(Condition('clear')) > 10_000

@@ -36,7 +36,7 @@ from clcp_ros.replay import (
     Track,
     finish,
 )
-from clcp_ros.transport import FASTDDS_VARIABLE, fastdds_profile
+from clcp_ros.transport import FASTDDS_VARIABLE, ROS_HINT, fastdds_profile
 
 try:
     import rclpy
@@ -49,10 +49,7 @@ try:
 
     from clcp_ros.ros_messages import stamp_to_ns
 except ImportError as error:
-    raise ClcpError(
-        f'a live replay needs ROS 2 ({error}): source its setup.bash, or '
-        "pip install 'ros-jazzy-rclpy[fastrtps]' ros-jazzy-common-interfaces"
-    ) from None
+    raise ClcpError(f'a live replay needs ROS 2 ({error}): {ROS_HINT}') from None
 
 _START_S = 60.0
 _QUIET_S = 5.0

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import rclpy
+
+from clcp_ros.transport import ROS_HINT, tune_malloc
+
+try:
+    import rclpy
+except ImportError as error:
+    if __name__ == '__main__':
+        sys.exit(f'error: the node needs ROS 2 ({error}): {ROS_HINT}')
+    raise
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -51,7 +59,6 @@ from clcp_ros.node_diagnostics import (
 )
 from clcp_ros.node_outputs import Outputs
 from clcp_ros.pipeline import FramePipeline
-from clcp_ros.transport import tune_malloc
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 

@@ -11,6 +11,12 @@ from pathlib import Path
 FASTDDS_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 """Environment variable from which Fast DDS reads its profile when a process starts using it."""
 
+ROS_HINT = (
+    "source ROS 2's setup.bash, or pip install 'ros-jazzy-rclpy[fastrtps]' "
+    'ros-jazzy-common-interfaces'
+)
+"""What to do where rclpy is missing."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 

@@ -211,3 +211,14 @@ def test_live_replay_without_ros_says_how_to_get_it() -> None:
     assert 'needs ROS 2' in done.stdout, done.stderr
     assert 'pip install' in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_node_without_ros_says_how_to_get_it() -> None:
+    code = (
+        "import runpy, sys; sys.modules['rclpy'] = None\n"
+        "runpy.run_module('clcp_ros.segment_node', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: the node needs ROS 2')
+    assert len(done.stderr.splitlines()) == 1

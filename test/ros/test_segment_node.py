@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import array
+import random
 import shutil
 import time
 from pathlib import Path
@@ -402,3 +404,40 @@ def test_bytes_that_are_no_message_do_not_end_the_node(make_rig, daylight_image)
     rig.send(daylight_image(2), time.time_ns())
     count = len(rig.got['mask'])
     rig.until(lambda: len(rig.got['mask']) > count)
+
+
+def test_nonsense_never_ends_the_node_and_every_frame_is_accounted_for(make_rig, daylight_image):
+    from clcp_ros.image_codec import ENCODINGS
+
+    rig = make_rig().start().listen('mask')
+    publisher = rig.publisher(Image, 'image')
+    infos = rig.publisher(CameraInfo, 'camera_info')
+    choose = random.Random(0).choice
+    for i in range(300):
+        message = Image(
+            encoding=choose([*ENCODINGS, '', 'x' * 1000, '32FC1', '\u00fc']),
+            height=choose([0, 1, 7, 48, 2**31]),
+            width=choose([0, 1, 3, 80, 2**32 - 1]),
+            step=choose([0, 1, 240, 2**32 - 1]),
+            is_bigendian=choose([0, 255]),
+            data=array.array('B', bytes(choose([0, 1, 100, 48 * 240]))),
+        )
+        message.header.frame_id = choose(['', 'a' * 5000])
+        message.header.stamp.sec = choose([0, -(2**31), 2**31 - 1])
+        message.header.stamp.nanosec = choose([0, 2**32 - 1])
+        if i % 10 == 0:
+            info = CameraInfo(k=[float('nan')] * 9, p=[float('inf')] * 12)
+            info.roi.x_offset = 2**32 - 1
+            infos.publish(info)
+        publisher.publish(message)
+        time.sleep(0.002)
+    counts = rig.node.statistics.counts
+    rig.until(
+        lambda: (
+            counts['received'] == sum(counts[k] for k in ('processed', 'dropped', 'bad', 'failed'))
+        )
+    )
+    assert counts['bad'] > 50
+    seen = len(rig.got['mask'])
+    rig.send(daylight_image(0), time.time_ns())
+    rig.until(lambda: len(rig.got['mask']) > seen)

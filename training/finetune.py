@@ -17,6 +17,7 @@ if __package__ in (None, ''):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def finetune(
     head: HeadConfig = HeadConfig(),
     augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008  # never changed
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-    max_steps: int = 200,
+    max_steps: int = 300,
     batch_size: int = 8,
     checkpoint_every: int = 50,
     workers: int = 0,
@@ -204,6 +205,8 @@ def build_model(
         image_encoder, MaskTransformer(num_classes, image_encoder.embed_dim, size)
     )
     if freeze_encoder:
+        # Lightning takes a frozen encoder's evaluation mode for a mistake.
+        warnings.filterwarnings('ignore', '.*in eval mode.*')
         model.freeze_encoder()
     return model
 

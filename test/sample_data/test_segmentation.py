@@ -15,6 +15,7 @@ from training.finetune import finetune
 from training.models.image_encoder import read_weights
 from training.segmentation.frames import open_frames
 from training.segmentation.task import OptimizerConfig
+from training.segmentation.transforms import AugmentationConfig
 
 pytestmark = pytest.mark.sample_data
 
@@ -70,8 +71,8 @@ def test_imagenet_weights_to_a_camvid_bundle(sample_data: Path, tmp_path: Path) 
     weights = sample_data / 'weights' / 'mobilenet_v2-b0353104.pth'
     model = finetune(
         sample_data / 'camvid', 'mobilenetv2_100', tmp_path / 'run', weights=weights,
-        conditions='day', input_size=(64, 96), max_steps=4, batch_size=2,
-        optimizer=OptimizerConfig(warmup=0),
+        conditions='day', input_size=(64, 96), augmentation=AugmentationConfig(crop=(64, 96)),
+        max_steps=4, batch_size=2, optimizer=OptimizerConfig(warmup=0),
     )  # fmt: skip
     # ImageNet's filters, a few steps on.
     stem = read_weights(model)[0]['encoder.conv_stem.weight']

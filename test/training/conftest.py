@@ -35,7 +35,7 @@ def toy_model(toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return finetune(
         toy_cityscapes, 'test_efficientnet', tmp_path_factory.mktemp('runs') / 'finetune',
         conditions='clear', input_size=(64, 96), max_steps=60, batch_size=4,
-        augmentation=AugmentationConfig(photometric=False, scale=(0.8, 1.25)),
+        augmentation=AugmentationConfig(crop=None, photometric=False, scale=(0.8, 1.25)),
         optimizer=OptimizerConfig(lr=3e-3),
     )  # fmt: skip
 

@@ -24,12 +24,14 @@ from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.batches import AugmentedFrames
 from training.segmentation.task import OptimizerConfig, polynomial
+from training.segmentation.transforms import AugmentationConfig
 
 
 def run(data: Path, out: Path, **options) -> Path:
     settings = {
         'encoder': 'test_efficientnet', 'conditions': 'clear', 'input_size': (48, 80),
-        'max_steps': 8, 'batch_size': 2, 'checkpoint_every': 3,
+        'augmentation': AugmentationConfig(crop=None), 'max_steps': 8, 'batch_size': 2,
+        'checkpoint_every': 3,
     }  # fmt: skip
     return finetune(data, out=out, **(settings | options))
 

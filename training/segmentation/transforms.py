@@ -30,7 +30,7 @@ class AugmentationConfig:
         photometric: Distort brightness, contrast, saturation and hue.
     """
 
-    crop: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = (128, 192)
     scale: tuple[float, float] = (0.75, 1.75)
     cat_max: float = 0.75
     photometric: bool = True

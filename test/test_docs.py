@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 
+from training.cli import normalize_arguments
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
@@ -44,14 +46,11 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return
     assert (ROOT / script).is_file(), command
     module = importlib.import_module(f'training.{Path(script).stem}')
-    if hasattr(module, 'gather_arguments'):
-        arguments = module.gather_arguments(arguments)
+    function = getattr(module, command_function(ROOT / script))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument('--config', action='config')
-    parser.add_function_arguments(
-        getattr(module, command_function(ROOT / script)), as_positional=True
-    )
-    parser.parse_args(arguments)
+    parser.add_function_arguments(function, as_positional=True)
+    parser.parse_args(normalize_arguments(function, arguments))
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)

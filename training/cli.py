@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
+import json
 import logging
 import os
 import shutil
@@ -12,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from clcp_ros.errors import ClcpError
 
@@ -23,7 +26,8 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     """Run `function` as a command and exit the process.
 
     Parameters without a default become positional arguments, the others options; help texts come
-    from the docstring; `--config FILE` and `--print_config` are added.
+    from the docstring; `--config FILE` and `--print_config` are added. See `normalize_arguments`
+    for what is accepted beside jsonargparse's own forms.
 
     Args:
         function: The command; its signature is its interface.
@@ -36,7 +40,7 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     try:
         auto_cli(
             function,
-            args=args,
+            args=normalize_arguments(function, sys.argv[1:] if args is None else args),
             as_positional=True,
             description=(module.__doc__ or '').strip() or None,
         )
@@ -52,6 +56,68 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     except OSError as error:
         # Disk full, permission denied, ...: the system's own words are the clearest.
         sys.exit(_fail(str(error)))
+
+
+def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> list[str]:
+    """Accept what people type: `--max-gap 1`, `--live`, `--no-preview`, several plain paths.
+
+    jsonargparse wants option names as in the signature, `true` or `false` after a boolean, and one
+    JSON list for a list.
+
+    Args:
+        function: The command.
+        arguments: As typed.
+
+    Returns:
+        As jsonargparse understands them.
+    """
+    kinds = _option_kinds(function)
+    takes_list = any(k == 'positional list' for k in kinds.values())
+    options: list[str] = []
+    plain: list[str] = []
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
+        index += 1
+        following = arguments[index] if index < len(arguments) else None
+        if not argument.startswith('--'):
+            (options if argument == '-h' else plain).append(argument)
+            continue
+        name, equals, value = argument[2:].partition('=')
+        name = name.replace('-', '_')
+        positive = name.removeprefix('no_')
+        if (
+            kinds.get(positive) == 'bool'
+            and not equals
+            and (name != positive or following not in ('true', 'false'))
+        ):
+            options.append(f'--{positive}={"false" if name != positive else "true"}')
+        elif equals or name in ('help', 'print_config') or following is None:
+            options.append(f'--{name}{equals}{value}')
+        else:
+            options += [f'--{name}', following]
+            index += 1
+    if takes_list and plain:
+        plain = [json.dumps(plain)]
+    return [*plain, *options]
+
+
+def _option_kinds(function: Callable[..., Any]) -> dict[str, str]:
+    """`bool`, `positional list` or `other` for each option, those of dataclasses with a dot."""
+    kinds: dict[str, str] = {}
+    hints = get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = hints.get(name)
+        if dataclasses.is_dataclass(hint):
+            for field, kind in get_type_hints(hint).items():
+                kinds[f'{name}.{field}'] = 'bool' if kind is bool else 'other'
+        elif hint is bool:
+            kinds[name] = 'bool'
+        elif get_origin(hint) is list and parameter.default is inspect.Parameter.empty:
+            kinds[name] = 'positional list'
+        else:
+            kinds[name] = 'other'
+    return kinds
 
 
 def _fail(message: str) -> int:

@@ -13,8 +13,8 @@ if __package__ in (None, ''):
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import training  # noqa: F401  # first: it sets how torch's threads wait
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -134,32 +134,5 @@ def _summary(report: dict[str, Any], out: Path) -> str:
     return text
 
 
-def gather_arguments(arguments: list[str]) -> list[str]:
-    """Let shells pass paths as plain arguments, and options with hyphens.
-
-    The command line library takes one JSON list for a list, and option names as in the signature.
-    """
-    gathered: list[str] = []
-    paths: list[str] = []
-    waiting = False  # the option before this argument still wants its value
-    for argument in arguments:
-        if argument.startswith('--'):
-            name, equals, value = argument[2:].partition('=')
-            name = name.replace('-', '_')
-            waiting = False
-            if not equals and name in ('preview', 'no_preview', 'overwrite', 'no_overwrite'):
-                flag = name.removeprefix('no_')
-                gathered.append(f'--{flag}={"false" if name.startswith("no_") else "true"}')
-            else:
-                gathered.append(f'--{name}{equals}{value}')
-                waiting = not equals and name not in ('help', 'print_config')
-        elif waiting or argument == '-h':
-            gathered.append(argument)
-            waiting = False
-        else:
-            paths.append(argument)
-    return [json.dumps(paths), *gathered] if paths else gathered
-
-
 if __name__ == '__main__':
-    run_command(main, gather_arguments(sys.argv[1:]))
+    run_command(main)

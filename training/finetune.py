@@ -15,6 +15,7 @@ if __package__ in (None, ''):
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import training  # noqa: F401  # first: it sets how torch's threads wait
 
 import hashlib
 import warnings

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from clcp_ros import image_codec
-from training.convert import gather_arguments
 from training.pairs import PairSet
 
 
@@ -196,13 +195,3 @@ def test_disk_full_leaves_nothing(root, date, tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith('error: [Errno 27] File too large')
     assert [p.name for p in tmp_path.iterdir()] == ['2011_09_26']
-
-
-def test_arguments_as_shells_write_them():
-    assert gather_arguments(['a', 'b c', '--max-gap', '0.1', 'd', '--no-preview']) == [
-        '["a", "b c", "d"]', '--max_gap', '0.1', '--preview=false',
-    ]  # fmt: skip
-    assert gather_arguments(['--overwrite', 'a', '--out=x-y']) == [
-        '["a"]', '--overwrite=true', '--out=x-y',
-    ]  # fmt: skip
-    assert gather_arguments(['--help']) == ['--help']

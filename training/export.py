@@ -65,7 +65,7 @@ def export(
 
     Args:
         model: Weights that finetune wrote.
-        data: Frames of the training domain, for the monitor; labels are not read.
+        data: Labelled frames of the training domain, whose images the monitor is fitted on.
         out: Folder of the bundle; one that is there is replaced.
         split: Frames that the monitor's reference is fitted on.
         conditions: Conditions that count as the training domain, as in day,clear; empty takes

@@ -98,9 +98,14 @@ def test_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         path.mkdir()
         (path / 'a').write_text('1')
         assert not target.exists()
-    with pytest.raises(ZeroDivisionError), atomic_path(target) as path:
-        path.mkdir()
-        (path / 'a').write_text(str(1 // 0))
+
+    def fail() -> None:
+        with atomic_path(target) as path:
+            path.mkdir()
+            (path / 'a').write_text(str(1 // 0))
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert (target / 'a').read_text() == '1'
     assert [p.name for p in tmp_path.iterdir()] == ['folder']
 

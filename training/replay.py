@@ -19,7 +19,6 @@ import csv
 import json
 import math
 import shlex
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,18 +208,5 @@ def _number(value: float | np.floating[Any]) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
 
 
-def _arguments(given: list[str]) -> list[str]:
-    """Let `--live` stand alone and `--image-topic` have a dash."""
-    arguments = []
-    for i, argument in enumerate(given):
-        name, equals, value = argument.partition('=')
-        if name.startswith('--'):
-            argument = name.replace('-', '_').replace('__', '--', 1) + equals + value
-        if argument == '--live' and given[i + 1 : i + 2] not in (['true'], ['false']):
-            argument = '--live=true'
-        arguments.append(argument)
-    return arguments
-
-
 if __name__ == '__main__':
-    run_command(main, _arguments(sys.argv[1:]))
+    run_command(main)

@@ -69,7 +69,8 @@ def simulate(
         SimulationError: `out` holds something that is not a simulated data set.
     """
     config = config or SimulationConfig()
-    workers = workers or os.cpu_count() or 1
+    if workers is None:
+        workers = os.cpu_count() or 1
     if workers < 1:
         raise SimulationError(f'workers must be at least 1, not {workers}')
     done = _prepare(out, config)
@@ -155,7 +156,7 @@ def _encoded(
     """The recording's encoded frames in order, never more than a few chunks ahead."""
     shots = recording.shots(config)
     index = RECORDINGS.index(recording)
-    chunks = [shots[i : i + _CHUNK] for i in range(0, len(shots), _CHUNK)]
+    chunks = _chunks(shots)
     if pool is None:
         for chunk in chunks:
             for encoded in _encode_chunk(index, config, chunk):
@@ -171,6 +172,15 @@ def _encoded(
         yield from _counted(waiting.popleft(), bar)
 
 
+def _chunks(shots: list[Shot]) -> list[list[Shot]]:
+    chunks: list[list[Shot]] = [[]]
+    for shot in shots:
+        if sum(len(s.conditions) for s in chunks[-1]) >= _CHUNK:
+            chunks.append([])
+        chunks[-1].append(shot)
+    return chunks
+
+
 def _counted(future: Future[list[Any]], bar: tqdm[Any]) -> Iterator[Any]:
     for encoded in future.result():
         bar.update()
@@ -184,6 +194,8 @@ def _encode_chunk(index: int, config: SimulationConfig, shots: list[Shot]) -> li
 
 def _prepare(out: Path, config: SimulationConfig) -> list[str]:
     """Paths of the recordings that `out` holds already for these parameters; clears others."""
+    if out.exists() and not out.is_dir():
+        raise SimulationError(f'{out} is not a folder; choose another --out')
     marker = out / MARKER
     if not marker.is_file():
         foreign = [r.path for r in RECORDINGS if (out / r.path).exists()]
@@ -196,12 +208,14 @@ def _prepare(out: Path, config: SimulationConfig) -> list[str]:
         _mark(out, config, [])
         return []
     try:
-        content = json.loads(marker.read_text())
-    except (ValueError, OSError) as error:
+        content = dict(json.loads(marker.read_text()))
+    except (ValueError, TypeError, OSError) as error:
         raise SimulationError(f'{marker} cannot be read ({error}); remove {out}') from error
     if content.get('parameters') == _parameters(config):
         return [
-            r.path for r in RECORDINGS if r.path in content['done'] and (out / r.path).exists()
+            r.path
+            for r in RECORDINGS
+            if r.path in content.get('done', []) and (out / r.path).exists()
         ]
     _mark(out, config, [])
     for recording in RECORDINGS:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -109,6 +111,32 @@ def test_foreign_folder_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(SimulationError, match='choose another'):
         simulate(tmp_path, TINY, workers=1)
     assert (tmp_path / 'a2d2' / 'mine.txt').read_text() == 'mine'
+
+
+def test_bad_requests_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SimulationError, match='workers must be at least 1'):
+        simulate(tmp_path / 'out', TINY, workers=0)
+    assert not (tmp_path / 'out').exists()
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(SimulationError, match='not a folder'):
+        simulate(tmp_path / 'file', TINY, workers=1)
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_damaged_marker_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / 'simulation.json').write_text('{"parameters": ')
+    with pytest.raises(SimulationError, match=r'simulation\.json cannot be read'):
+        simulate(tmp_path, TINY, workers=1)
+
+
+def test_command_reports_bad_parameters_in_one_line(root: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(root / 'training' / 'simulate.py'), '--severity', '2'],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == 'error: severity must lie in [0, 1], not 2.0\n'
+    assert not (tmp_path / 'sim').exists()
 
 
 def test_a2d2_layout_and_pixels_follow_from_points(data: SimulatedData) -> None:

@@ -105,7 +105,7 @@ def decode_image(message: ImageMessage) -> np.ndarray:
         words = np.ascontiguousarray(rows).view('>u2' if message.is_bigendian else '<u2')
         gray = ((words.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
-    if 'yuv' in encoding or encoding == 'uyvy':
+    if encoding in ('uyvy', 'yuyv') or 'yuv' in encoding:
         if width % 2:
             raise ImageError(
                 f'{encoding} image of odd width {width}: two pixels share their colour'

@@ -14,7 +14,7 @@ BUNDLE = Path('bundle')
 
 
 def ensure_simulation(folder: Path = SIMULATION) -> Path:
-    """Simulate the default drives unless they are there.
+    """Simulate the default drives unless there is a simulation, whatever its settings.
 
     Args:
         folder: Where to.
@@ -22,11 +22,11 @@ def ensure_simulation(folder: Path = SIMULATION) -> Path:
     Returns:
         The folder.
     """
-    from training.simulation import SimulationConfig, simulate
+    from training.simulation import simulate
 
     if not (folder / 'simulation.json').is_file():
         print(f'{folder} is not there: simulating the default drives first')
-    simulate(folder, SimulationConfig())
+        simulate(folder)
     return folder
 
 

@@ -135,11 +135,13 @@ def pretrain(
         ensure_pairs(pairs)
     pair_set = PairSet(pairs)
     positions = pair_set.rows(split='train')
-    if len(positions) < 2 or len(pair_set.rows(split='val')) < 2:
+    if len(positions) < 2:
         raise PairSetError(
-            f'{pairs} has {len(positions)} training and {len(pair_set.rows(split="val"))} '
-            'validation pairs; contrastive training needs at least two of each'
+            f'{pairs} has {len(positions)} training pairs; contrastive training needs at least two'
         )
+    if validate_every and len(pair_set.rows(split='val')) < 2:
+        print('fewer than two validation pairs: nothing to compare, so no validation')
+        validate_every = 0
     L.seed_everything(seed, verbose=False)
     method = Clcp(model, optimizer, max_steps)
     batches = StepBatches(positions, batch_size, max_steps, seed)
@@ -156,7 +158,7 @@ def pretrain(
         checkpoint_every=checkpoint_every, precision=precision,
     )  # fmt: skip
     checkpoint = out / CHECKPOINT if state == 'resume' else None
-    if checkpoint is None:
+    if checkpoint is None and validate_every:
         trainer.validate(method, data, verbose=False)  # where it starts from
     trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step < max_steps:  # Ctrl-C
@@ -201,6 +203,8 @@ def summary(out: Path) -> str:
     rows = read_metrics(out / METRICS)
     final = {name: value for _, name, value in rows}
     first = {name: value for _, name, value in reversed(rows)}
+    if 'val_pairs' not in final:
+        return f'training loss {first["loss"]:.3f} -> {final["loss"]:.3f}'
     pairs = max(final['val_pairs'], 1)
     return (
         f'validation loss {first["val_loss"]:.3f} -> {final["val_loss"]:.3f} '

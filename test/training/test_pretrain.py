@@ -124,6 +124,14 @@ def test_bad_input_is_one_line(pairs: Path, tmp_path: Path) -> None:
         pretrain(pairs, tmp_path / 'c', model=ModelConfig(lidar_encoder='x'))
 
 
+def test_a_handful_of_pairs_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = PairSetWriter(tmp_path / 'few')
+    writer.write_sequence('s', (make_pair(i) for i in range(6)))
+    writer.finish(['s'], {}, 0.15)
+    pretrain(tmp_path / 'few', tmp_path / 'run', views=VIEWS, max_steps=2)
+    assert 'no validation' in capsys.readouterr().out
+
+
 def test_a_batch_with_an_empty_sample_is_finite(pairs: Path) -> None:
     data = ContrastivePairs(PairSet(pairs), VIEWS, (0.5,) * 3, (0.5,) * 3, train=True)
     samples = [data[0, 0], data[1, 0], data[2, 0]]

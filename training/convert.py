@@ -27,7 +27,7 @@ from training.pairs.build import BuildOptions, build, plan
 from training.sources import SourceOptions, open_source
 
 
-def main(
+def convert(
     paths: list[str],
     out: Path = Path('pairs'),
     max_gap: float = 0.05,
@@ -135,4 +135,4 @@ def _summary(report: dict[str, Any], out: Path) -> str:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(convert)

@@ -45,5 +45,5 @@ def ensure_pairs(folder: Path = PAIRS, simulation: Path = SIMULATION) -> Path:
     if not (folder / 'index.parquet').is_file():
         ensure_simulation(simulation)
         print(f'{folder} is not there: converting the simulated drives first')
-        convert([simulation / 'a2d2', simulation / 'bags' / 'town02'], folder)
+        convert([str(simulation / 'a2d2'), str(simulation / 'bags' / 'town02')], folder)
     return folder

@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from training.cli import atomic_path, git_commit, next_step, run_command
 from training.defaults import BUNDLE, MODEL
 from training.evaluate import RESULT as EVALUATION
 from training.models.segmenter import LoadedModel, load_model
-from training.monitor_fit import MIN_FRAMES, fit_reference
+from training.monitor_fit import fit_reference, fit_reference_by_drive
 from training.onnx_export import export_onnx, verify_onnx
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
 from training.segmentation.labels import read_image
@@ -70,12 +71,12 @@ def export(
         split: Frames that the monitor's reference is fitted on.
         conditions: Conditions that count as the training domain, as in day,clear; empty takes
             those that the model was trained on.
-        held_out: Split whose drives in these conditions calibrate the monitor; empty leaves a
-            quarter of the fitted split's drives out for that, so that evaluation stays honest.
+        held_out: Split whose drives in these conditions calibrate the monitor; empty leaves each
+            drive of the fitted split out in turn.
         layout: Layout of the data; auto guesses.
         evaluation: What evaluate wrote, for the record; default: beside the model.
         name: Name of the bundle; default: network and class set.
-        max_frames: Most frames for the fit, and for the calibration.
+        max_frames: Most frames for the fit, and for a calibration on held-out drives.
         overwrite: Export anew even if nothing changed.
 
     Returns:
@@ -89,14 +90,13 @@ def export(
     loaded = load_model(model)
     if not onnx_sized(loaded):
         raise ModelError(f'{model}: more than 2 GB of weights do not fit one ONNX file')
-    fit, calibration, how = _domain_frames(loaded, data, split, conditions, held_out, layout)
-    fit, calibration = _thinned(fit, max_frames), _thinned(calibration, max_frames)
+    domain = _domain(loaded, data, split, conditions, held_out, layout, max_frames)
     name = name or f'{loaded.model.encoder.architecture} {loaded.classes.name}'
     model_sha256 = sha256_of(model)
     inputs = {
         'name': name,
         'model_sha256': model_sha256,
-        'monitor': {'fit': _record(fit), 'calibration': _record(calibration)},
+        'monitor': {'fit': _record(domain.fit), 'held_out': _record(domain.held_out)},
         'metrics': _metrics(evaluation or model.parent / EVALUATION, model_sha256),
     }
     if out.exists() and not (out / bundle_files.DESCRIPTION).is_file() and any(out.iterdir()):
@@ -109,24 +109,26 @@ def export(
         export_onnx(loaded, folder / bundle_files.MODEL)
         bundle = Bundle(folder, name, loaded.classes, loaded.input)
         segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
-        images = [read_image(f.image) for f in _thinned(fit, _VERIFIED_FRAMES)]
+        images = [read_image(f.image) for f in _thinned(domain.fit, _VERIFIED_FRAMES)]
         differences = verify_onnx(loaded, segmenter, images)
-        reference = fit_reference(
-            _features(segmenter, fit, 'monitor: fit'),
-            _features(segmenter, calibration, 'monitor: calibrate'),
-            sha256_of(folder / bundle_files.MODEL),
-        )
+        sha256 = sha256_of(folder / bundle_files.MODEL)
+        features = _features(segmenter, domain.fit, 'monitor: fit')
+        if domain.held_out:
+            calibration = _features(segmenter, domain.held_out, 'monitor: calibrate')
+            reference = fit_reference(features, calibration, sha256)
+        else:
+            reference = fit_reference_by_drive(features, domain.drives, sha256)
         reference.save(folder / bundle_files.REFERENCE)
         write_description(
             folder, name=name, classes=loaded.classes, input_spec=loaded.input,
-            provenance=_provenance(loaded, inputs, how, differences),
+            provenance=_provenance(loaded, inputs, domain.how, differences),
         )  # fmt: skip
         load_bundle(folder)
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
     print(
         f'wrote {out}: {size:.1f} MB, {loaded.input.height} x {loaded.input.width}, '
         f'{len(loaded.classes)} classes; ONNX differs from torch by '
-        f'{max(differences.values()):.1g} at most; monitor: {how}'
+        f'{max(differences.values()):.1g} at most; monitor: {domain.how}'
     )
     return out
 
@@ -140,33 +142,51 @@ def onnx_sized(loaded: LoadedModel) -> bool:
     return sum(p.numel() * p.element_size() for p in loaded.model.parameters()) < 2**31 - 2**20
 
 
-def _domain_frames(
-    loaded: LoadedModel, data: Path, split: str, conditions: str, held_out: str, layout: str
-) -> tuple[list[Frame], list[Frame], str]:
-    """Frames to fit on, frames to calibrate on, and how they were chosen."""
+@dataclass(frozen=True)
+class _Domain:
+    """The training domain's frames.
+
+    Attributes:
+        fit: Frames that the reference is fitted on.
+        held_out: Frames that calibrate it; empty: each drive of `fit` left out in turn.
+        drives: The drive of each frame of `fit`.
+        how: How this came to be, for people.
+    """
+
+    fit: list[Frame]
+    held_out: list[Frame]
+    drives: list[str]
+    how: str
+
+
+def _domain(
+    loaded: LoadedModel,
+    data: Path,
+    split: str,
+    conditions: str,
+    held_out: str,
+    layout: str,
+    max_frames: int,
+) -> _Domain:
     frames = _in_domain(open_frames(data, split, layout), loaded, conditions)
-    drives = frames.drives
+    fit = _thinned(list(frames.frames), max_frames)
+    drives = [f.drive for f in fit]
+    number = len(set(drives))
     if held_out:
         candidates = _in_domain(open_frames(data, held_out, layout), loaded, conditions)
-        others = [f for f in candidates.frames if f.drive not in drives]
+        others = [f for f in candidates.frames if f.drive not in frames.drives]
         if not others:
             raise LabelError(f'{data}: {held_out} has no drives that {split} does not have')
-        count = len({f.drive for f in others})
-        return list(frames.frames), others, f'{len(drives)} drives, {count} of {held_out} held out'
-    if len(drives) > 1:
-        step = len(drives) // max(len(drives) // 4, 1)
-        left_out = drives[::step][: len(drives) // 2]
-        fit = [f for f in frames.frames if f.drive not in left_out]
-        others = [f for f in frames.frames if f.drive in left_out]
-        if min(len(fit), len(others)) >= MIN_FRAMES:
-            return fit, others, f'{len(drives)} drives, held out {", ".join(left_out)}'
-    everything = list(frames.frames)
-    cut = len(everything) * 2 // 3
+        how = f'{number} drives, calibrated on {len({f.drive for f in others})} of {held_out}'
+        return _Domain(fit, _thinned(others, max_frames), drives, how)
+    if number > 1:
+        return _Domain(fit, [], drives, f'{number} drives, each left out in turn')
     _logger.warning(
-        '%s: one drive with enough frames, so the monitor is calibrated on the last third of the '
-        'frames; its scores will be too high on other drives', data,
+        '%s: one drive only, so the monitor is calibrated on its thirds in turn; its scores will '
+        'be too high on other drives', data,
     )  # fmt: skip
-    return everything[:cut], everything[cut:], 'one drive, its last third held out'
+    thirds = [f'{drives[0]}, third {3 * i // len(fit) + 1}' for i in range(len(fit))]
+    return _Domain(fit, [], thirds, 'one drive, each third left out in turn')
 
 
 def _in_domain(frames: FrameSet, loaded: LoadedModel, conditions: str) -> FrameSet:

@@ -2,33 +2,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits what the shift monitor knows of the training domain.
 
-The Gaussians are fitted on training frames; location and spread of the scores on frames of *other*
-drives, because frames that a Gaussian was fitted on score better than any new frame.
+Frames that a Gaussian was fitted on score better than any new frame, and frames of one drive score
+alike. Location and spread of the scores therefore come from drives that were left out: each in
+turn, or a set of other drives.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from clcp_ros.errors import ModelError
-from clcp_ros.monitor.reference import ShiftReference, TapReference, normalized
+from clcp_ros.monitor.reference import TAPS, ShiftReference, TapReference, normalized
 
 MIN_FRAMES = 8
-"""Fewest frames, of either kind, that a fit accepts."""
+"""Fewest frames that a fit, or a calibration, accepts."""
+
+Frames = dict[str, np.ndarray]
+"""`low` (N, S), `early` (N, D1) and `deep` (N, D2), one row per frame."""
 
 
 def fit_reference(
-    fit: dict[str, np.ndarray],
-    held_out: dict[str, np.ndarray],
-    model_sha256: str,
-    max_components: int = 32,
+    fit: Frames, held_out: Frames, model_sha256: str, max_components: int = 32
 ) -> ShiftReference:
-    """Fit the reference.
+    """Fit on some frames, take location and spread of the scores from others.
 
     Args:
-        fit: `low` (N, S), `early` (N, D1) and `deep` (N, D2) of training frames.
-        held_out: The same of frames of other in-domain drives, (M, ...).
+        fit: Training frames.
+        held_out: Frames of other drives of the same domain.
         model_sha256: Hash of the model that gave the features.
         max_components: Upper limit of the covariance's rank at each tap.
 
@@ -38,34 +42,54 @@ def fit_reference(
     Raises:
         ModelError: There are too few frames.
     """
-    n, m = len(fit['low']), len(held_out['low'])
-    if min(n, m) < MIN_FRAMES:
-        raise ModelError(
-            f'the monitor needs at least {MIN_FRAMES} frames to fit and {MIN_FRAMES} held-out '
-            f'frames, got {n} and {m}'
-        )
-    taps: dict[str, TapReference] = {}
-    z = []
-    for tap in ('low', 'early', 'deep'):
-        x, y = (_described(tap, frames[tap]) for frames in (fit, held_out))
-        taps[tap] = _fit_tap(x, y, max_components)
-        z.append([taps[tap].z(row) for row in y])
-    mean = np.mean(z, axis=0)
-    return ShiftReference(
-        **taps,
-        location=np.asarray(mean.mean()),
-        spread=np.asarray(max(float(mean.std()), 0.1)),
-        model_sha256=model_sha256,
-    )
+    _require(len(fit['low']), 'to fit the monitor')
+    _require(len(held_out['low']), 'held out to calibrate the monitor')
+    taps = _fit_taps(fit, max_components)
+    return _calibrated(taps, _distances(taps, held_out), model_sha256)
 
 
-def _described(tap: str, frames: np.ndarray) -> np.ndarray:
-    # Stored features come as float32 batches; scoring normalises each frame on its own.
-    rows = frames.astype(np.float64)
+def fit_reference_by_drive(
+    frames: Frames, drives: Sequence[str], model_sha256: str, max_components: int = 32
+) -> ShiftReference:
+    """Fit on all frames, take location and spread from each drive left out in turn.
+
+    Args:
+        frames: Training frames, N of them.
+        drives: The drive of each frame, (N,); at least two different ones.
+        model_sha256: Hash of the model that gave the features.
+        max_components: Upper limit of the covariance's rank at each tap.
+
+    Returns:
+        The reference.
+
+    Raises:
+        ModelError: There are too few frames or drives.
+    """
+    labels = np.asarray(drives)
+    distances = []
+    for drive in dict.fromkeys(drives):
+        own = labels == drive
+        _require(int((~own).sum()), f'beside {drive} to fit the monitor')
+        taps = _fit_taps({tap: rows[~own] for tap, rows in frames.items()}, max_components)
+        distances.append(_distances(taps, {tap: rows[own] for tap, rows in frames.items()}))
+    return _calibrated(_fit_taps(frames, max_components), np.concatenate(distances), model_sha256)
+
+
+def _require(count: int, what: str) -> None:
+    if count < MIN_FRAMES:
+        raise ModelError(f'at least {MIN_FRAMES} frames are needed {what}, there are {count}')
+
+
+def _described(tap: str, rows: np.ndarray) -> np.ndarray:
+    rows = rows.astype(np.float64)
     return rows if tap == 'low' else np.stack([normalized(row) for row in rows])
 
 
-def _fit_tap(x: np.ndarray, held_out: np.ndarray, max_components: int) -> TapReference:
+def _fit_taps(frames: Frames, max_components: int) -> dict[str, TapReference]:
+    return {tap: _fit_tap(_described(tap, frames[tap]), max_components) for tap in TAPS}
+
+
+def _fit_tap(x: np.ndarray, max_components: int) -> TapReference:
     mean, sd = x.mean(axis=0), x.std(axis=0)
     # Without the floor a nearly dead channel puts nominal frames at hundreds of sd.
     scale = np.maximum(sd, max(0.1 * float(np.median(sd)), 1e-6))
@@ -73,7 +97,7 @@ def _fit_tap(x: np.ndarray, held_out: np.ndarray, max_components: int) -> TapRef
     pca = PCA(rank, svd_solver='full').fit((x - mean) / scale)
     # A residual variance from a fit with few frames is too small for new frames: floor it, too.
     residual = max(float(pca.noise_variance_), 0.05)
-    tap = TapReference(
+    return TapReference(
         mean=mean,
         scale=scale,
         components=pca.components_.astype(np.float32),
@@ -82,9 +106,32 @@ def _fit_tap(x: np.ndarray, held_out: np.ndarray, max_components: int) -> TapRef
         location=np.asarray(0.0),
         spread=np.asarray(1.0),
     )
-    distances = np.array([tap.log_distance(row) for row in held_out])
-    location = np.median(distances)
-    spread = max(1.4826 * float(np.median(np.abs(distances - location))), 0.02)
-    return TapReference(
-        **{**tap.__dict__, 'location': np.asarray(location), 'spread': np.asarray(spread)}
+
+
+def _distances(taps: dict[str, TapReference], frames: Frames) -> np.ndarray:
+    """(M, taps) log distances."""
+    return np.array(
+        [
+            [taps[tap].log_distance(row) for row in _described(tap, frames[tap])]
+            for tap in TAPS
+        ]
+    ).T  # fmt: skip
+
+
+def _calibrated(
+    taps: dict[str, TapReference], distances: np.ndarray, model_sha256: str
+) -> ShiftReference:
+    location = np.median(distances, axis=0)
+    # Median and MAD: a single odd frame must not widen the scale of all.
+    spread = np.maximum(1.4826 * np.median(np.abs(distances - location), axis=0), 0.02)
+    calibrated = {
+        tap: replace(taps[tap], location=np.asarray(location[i]), spread=np.asarray(spread[i]))
+        for i, tap in enumerate(TAPS)
+    }
+    novelty = ((distances - location) / spread).clip(*TapReference.Z_RANGE).mean(axis=1)
+    return ShiftReference(
+        **calibrated,
+        location=np.asarray(novelty.mean()),
+        spread=np.asarray(max(float(novelty.std()), 0.1)),
+        model_sha256=model_sha256,
     )

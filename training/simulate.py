@@ -34,7 +34,7 @@ def main(
     beams: int = 32,
     columns: int = 600,
     severity: float = 0.8,
-    train_frames: int = 80,
+    train_frames: int = 40,
     val_frames: int = 12,
     raw_images: bool = False,
     workers: int | None = None,

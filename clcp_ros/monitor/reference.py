@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,7 +23,6 @@ from clcp_ros.errors import BundleError
 
 TAPS = ('low', 'early', 'deep')
 _CLIP = 30.0  # of a standardised channel: one dead channel must not decide alone
-_Z_RANGE = (-4.0, 12.0)
 _TAP_FIELDS = (
     'mean', 'scale', 'components', 'variances', 'residual_variance', 'location', 'spread',
 )  # fmt: skip
@@ -41,6 +41,9 @@ class TapReference:
         location: () median of the log distance on held-out frames.
         spread: () robust standard deviation of the same.
     """
+
+    # Of a tap's score: no single tap decides alone, however far it is off.
+    Z_RANGE: ClassVar[tuple[float, float]] = (-4.0, 12.0)
 
     mean: np.ndarray
     scale: np.ndarray
@@ -69,7 +72,8 @@ class TapReference:
 
     def z(self, x: np.ndarray) -> float:
         """The distance in standard deviations of held-out in-domain frames, within (-4, 12)."""
-        return float(np.clip((self.log_distance(x) - self.location) / self.spread, *_Z_RANGE))
+        z = (self.log_distance(x) - self.location) / self.spread
+        return float(np.clip(z, *self.Z_RANGE))
 
 
 @dataclass(frozen=True)

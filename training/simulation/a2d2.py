@@ -97,6 +97,7 @@ class A2D2(Recording[list[tuple[str, bytes]]]):
             'pcld_npz': Path(name('lidar', 'npz')).name,
             'pcld_view': _view(frame.camera.position),
             'lidar_ids': {'0': LIDAR},
+            'condition': shot.conditions[0],  # not in A2D2, whose readers ignore it
         }
         return [
             (name('camera', 'png'), encode_png(frame.image)),

@@ -18,12 +18,15 @@ LABEL_IDS = np.zeros(256, np.uint8)
 """trainId to Cityscapes' label id; 0 is unlabelled."""
 LABEL_IDS[:19] = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
+TRAIN_TOWNS = (1, 2, 4, 5)
+"""Several, so that what differs between towns can be told from what differs between conditions."""
+
 SPAN = 48.0
 """Seconds of the drive over which the frames are spread."""
 
 
 class Cityscapes(Recording[list[tuple[str, bytes]]]):
-    """Labelled frames: towns 1 and 2 in clear weather to train, town 3 in every condition to test.
+    """Labelled frames: four towns in clear weather to train, town 3 in every condition to test.
 
     The test cities show the same moments: a difference between them is the condition's.
     """
@@ -33,7 +36,7 @@ class Cityscapes(Recording[list[tuple[str, bytes]]]):
 
     def shots(self, config: SimulationConfig) -> list[Shot]:
         """See `Recording.shots`."""
-        train = [s for town in (1, 2) for s in _spread(town, config.train_frames, ('clear',))]
+        train = [s for town in TRAIN_TOWNS for s in _spread(town, config.train_frames, ('clear',))]
         return train + _spread(3, config.val_frames, CONDITIONS)
 
     def encode(

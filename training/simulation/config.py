@@ -133,7 +133,7 @@ class SimulationConfig:
     beams: int = 32
     columns: int = 600
     severity: float = 0.8
-    train_frames: int = 80
+    train_frames: int = 40
     val_frames: int = 12
     raw_images: bool = False
     camera: CameraConfig = field(init=False)

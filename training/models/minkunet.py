@@ -174,7 +174,7 @@ class MinkUNet(nn.Module):
         for i, module in enumerate(self.decoder):
             up, blocks = cast('nn.ModuleList', module)
             level = len(downs) - 1 - i
-            x = torch.cat([up(x, downs[level].transposed()), laterals[level]], dim=1)
+            x = torch.cat([up(x, downs[level].transposed), laterals[level]], dim=1)
             for block in cast('nn.ModuleList', blocks):
                 x = block(x, grids[level].neighbours)
         return x

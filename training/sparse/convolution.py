@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Gather, multiply, scatter: convolution over the pairs of a kernel map."""
+"""Gather, multiply, sum: convolution over the pairs of a kernel map."""
 
 from __future__ import annotations
 
@@ -8,41 +8,59 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.sparse.grid import KernelMap
 
 
 class _SparseConv(torch.autograd.Function):
-    """Keeps only its inputs for the backward pass, not 27 gathered copies of them."""
+    """One gather, a product per offset, one sum over each row's pairs.
+
+    The sums run over sorted segments: in parallel, in the same order every time, and far faster
+    than scattering. The backward pass gathers again instead of keeping what the forward gathered.
+    """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
         ctx.save_for_backward(features, kernel)
         ctx.pairs = pairs
-        out = features.new_zeros((pairs.n_targets, kernel.shape[2]))
-        for t, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-            if len(source):
-                out.index_add_(0, target, features.index_select(0, source) @ kernel[t])
+        gathered = features.index_select(0, pairs.source)
+        out = _sum(_multiply(gathered, kernel, pairs), *pairs.by_target)
+        if pairs.centre is not None:
+            out.addmm_(features, kernel[pairs.centre])
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, kernel = ctx.saved_tensors
-        (grad,) = grads
-        to_features, to_kernel = ctx.needs_input_grad[:2]
-        grad_features = torch.zeros_like(features) if to_features else None
-        grad_kernel = torch.zeros_like(kernel) if to_kernel else None
-        pairs = ctx.pairs
-        for t, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-            if not len(source):
-                continue
-            rows = grad.index_select(0, target)
-            if grad_features is not None:
-                grad_features.index_add_(0, source, rows @ kernel[t].T)
-            if grad_kernel is not None:
-                torch.mm(features.index_select(0, source).T, rows, out=grad_kernel[t])
+        grad, pairs = grads[0].contiguous(), ctx.pairs
+        grad_features = grad_kernel = None
+        rows = grad.index_select(0, pairs.target)
+        if ctx.needs_input_grad[0]:
+            transposed = kernel.transpose(1, 2)
+            grad_features = _sum(_multiply(rows, transposed, pairs), *pairs.by_source)
+            if pairs.centre is not None:
+                grad_features.addmm_(grad, transposed[pairs.centre])
+        if ctx.needs_input_grad[1]:
+            grad_kernel = torch.zeros_like(kernel)
+            gathered = features.index_select(0, pairs.source)
+            for t, part in enumerate(pairs.slices):
+                torch.mm(gathered[part].T, rows[part], out=grad_kernel[t])
+            if pairs.centre is not None:
+                torch.mm(features.T, grad, out=grad_kernel[pairs.centre])
         return grad_features, grad_kernel, None
+
+
+def _multiply(rows: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
+    products = rows.new_empty((len(rows), kernel.shape[2]))
+    for t, part in enumerate(pairs.slices):
+        torch.mm(rows[part], kernel[t], out=products[part])
+    return products
+
+
+def _sum(products: Tensor, order: Tensor, begins: Tensor) -> Tensor:
+    return F.embedding_bag(order, products, begins, mode='sum', include_last_offset=True)
 
 
 def sparse_conv(features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:

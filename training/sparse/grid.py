@@ -9,7 +9,9 @@ volume with z fastest, `t = 4*dx + 2*dy + dz`. The operation is cross-correlatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import itertools
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -18,25 +20,66 @@ from torch import Tensor
 from clcp_ros.errors import ModelError
 
 
-@dataclass(frozen=True)
 class KernelMap:
     """Pairs of rows that each kernel offset connects.
 
-    Attributes:
+    Args:
         sources: Per offset, (P_t,) int64 rows of the input.
         targets: Per offset, (P_t,) int64 rows of the output.
         n_sources: Rows of the input.
         n_targets: Rows of the output.
+        centre: Offset that connects each row with itself, if there is one; its pairs are left out
+            of what follows.
+
+    Attributes:
+        source: (P,) input rows of all pairs, offset after offset.
+        target: (P,) output rows of all pairs.
+        slices: Per offset, its part of the pairs; empty for the centre.
     """
 
-    sources: tuple[Tensor, ...]
-    targets: tuple[Tensor, ...]
-    n_sources: int
-    n_targets: int
+    def __init__(
+        self,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        n_sources: int,
+        n_targets: int,
+        centre: int | None = None,
+    ) -> None:
+        self.n_sources, self.n_targets, self.centre = n_sources, n_targets, centre
+        sources, targets = (
+            [rows[:0] if t == centre else rows for t, rows in enumerate(side)]
+            for side in (sources, targets)
+        )
+        self.source, self.target = torch.cat(sources), torch.cat(targets)
+        ends = list(itertools.accumulate(len(rows) for rows in sources))
+        self.slices = [slice(end - len(r), end) for r, end in zip(sources, ends, strict=True)]
 
+    @cached_property
+    def by_target(self) -> tuple[Tensor, Tensor]:
+        """Positions of the pairs sorted by output row, and where each row's pairs begin."""
+        return _segments(self.target, self.n_targets)
+
+    @cached_property
+    def by_source(self) -> tuple[Tensor, Tensor]:
+        """Positions of the pairs sorted by input row, and where each row's pairs begin."""
+        return _segments(self.source, self.n_sources)
+
+    @cached_property
     def transposed(self) -> KernelMap:
         """The same pairs in the other direction, for a transposed convolution."""
-        return KernelMap(self.targets, self.sources, self.n_targets, self.n_sources)
+        other = copy.copy(self)
+        for name in ('by_target', 'by_source', 'transposed'):
+            other.__dict__.pop(name, None)
+        other.source, other.target = self.target, self.source
+        other.n_sources, other.n_targets = self.n_targets, self.n_sources
+        return other
+
+
+def _segments(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    order = torch.argsort(rows, stable=True)
+    begins = torch.zeros(count + 1, dtype=torch.int64, device=rows.device)
+    torch.cumsum(torch.bincount(rows, minlength=count), 0, out=begins[1:])
+    return order, begins
 
 
 class SparseGrid:
@@ -102,7 +145,7 @@ class SparseGrid:
             hit = self._sorted_keys[position] == wanted
             sources[t], targets[t] = self._order[position[hit]], rows[hit]
             sources[26 - t], targets[26 - t] = targets[t], sources[t]
-        return KernelMap(tuple(sources), tuple(targets), n, n)
+        return KernelMap(sources, targets, n, n, centre=13)
 
     @cached_property
     def coarser(self) -> tuple[SparseGrid, KernelMap]:

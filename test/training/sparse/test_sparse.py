@@ -53,7 +53,7 @@ def test_strided_and_transposed_equal_dense() -> None:
 
     back = torch.randn(8, 4, 2, dtype=torch.float64)
     dense_up = F.conv_transpose3d(dense, back.view(2, 2, 2, 4, 2).permute(3, 4, 0, 1, 2), stride=2)
-    up = sparse_conv(y, back, down.transposed())
+    up = sparse_conv(y, back, down.transposed)
     torch.testing.assert_close(up, dense_up.permute(0, 2, 3, 4, 1)[tuple(grid.coords.T)])
 
 

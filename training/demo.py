@@ -18,6 +18,7 @@ if __package__ in (None, ''):
 import json
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -45,6 +46,11 @@ class Step:
     script: str
     arguments: tuple[str, ...]
     result: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return Path(self.arguments[self.arguments.index('--out') + 1])
 
     @property
     def command(self) -> str:
@@ -104,7 +110,8 @@ def steps_of(out: Path, quick: bool = False) -> list[Step]:
         ),
         Step(
             'export a bundle for the robot', 'export.py',
-            ('--model', str(model), '--data', data, '--out', str(bundle)),
+            ('--model', str(model), '--data', data, '--out', str(bundle),
+             '--evaluation', str(out / 'evaluation/evaluation.json')),
             bundle / 'bundle.json',
         ),
         Step(
@@ -142,12 +149,14 @@ def demo(
         done = json.loads((out / STEPS).read_text())
     seconds: dict[str, float] = {}
     steps = steps_of(out, quick)
-    current = True  # a step is stale when an earlier one ran
+    current = not fresh  # what follows a step that ran is stale
     for number, step in enumerate(steps, 1):
         print(f'\n[{number}/{len(steps)}] {step.title}\n      {step.command}', flush=True)
         if current and step.command in done and step.result.exists():
             print(f'      done before, in {done[step.command]:.0f} s', flush=True)
         else:
+            if not current:
+                shutil.rmtree(step.folder, ignore_errors=True)
             current = False
             done[step.command] = _run(step)
             (out / STEPS).write_text(json.dumps(done, indent=1))

@@ -73,7 +73,7 @@ def _overview(
         'frames of clear weather made it segment, the bundle ran in the ROS 2 node on a drive '
         'through a town that it had not seen, and the monitor watched the camera.',
     )
-    table = Table(('step', 'time', 'to run it alone'), rows)
+    table = Table(('step', 'time', 'to run it alone'), rows, is_text=True)
     return Section('Overview', text=text, facts=facts, tables=(table,))
 
 
@@ -161,7 +161,7 @@ def _evaluation(folder: Path, evaluation: dict[str, Any], command: str) -> Secti
         for file in sorted((folder / 'predictions').glob('*.png'))
     ]
     text = (
-        'Trained on labelled frames of clear weather in two towns, tested in a third. One '
+        'Trained on labelled frames of clear weather in four towns, tested in a fifth. One '
         'confusion matrix per condition over all of its frames. One run of one seed: no claim '
         'about pretraining follows from it.',
     )

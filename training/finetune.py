@@ -33,9 +33,9 @@ from clcp_ros.errors import ModelError
 from training.cli import git_commit, next_step, run_command
 from training.defaults import ENCODER, MODEL
 from training.loop import (
-    CHECKPOINT,
     METRICS,
     StepBatches,
+    fit,
     make_trainer,
     prepare_run,
     read_metrics,
@@ -155,11 +155,7 @@ def finetune(
         precision=precision, gradient_clip=optimizer.clip,
     )  # fmt: skip
     task = SegmentationTask(model, optimizer, max_steps, frames.labels)
-    checkpoint = out / CHECKPOINT if state == 'resume' else None
-    try:
-        trainer.fit(task, data_module, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # how Lightning ends after Ctrl-C
-        raise KeyboardInterrupt from None
+    fit(trainer, task, data_module)
     if trainer.is_global_zero:
         frames.labels.report(frames.classes)
         (out / FRAMES).write_text(''.join(f'{f.name}\n' for f in frames.frames))

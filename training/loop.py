@@ -229,6 +229,31 @@ def make_trainer(
     )  # fmt: skip
 
 
+def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+    """Train from the run's checkpoint, if there is one, to the last step.
+
+    Args:
+        trainer: From `make_trainer`.
+        module: What to train.
+        data: Its batches.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which Lightning turns into the end of the process.
+    """
+    checkpoint = Path(trainer.default_root_dir) / CHECKPOINT
+    try:
+        trainer.fit(
+            module,
+            data,
+            ckpt_path=checkpoint if checkpoint.is_file() else None,
+            weights_only=True,  # a checkpoint is data: nothing in it is executed
+        )
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    if trainer.max_steps is not None and trainer.global_step < trainer.max_steps:
+        raise KeyboardInterrupt
+
+
 def prepare_run(out: Path, settings: dict[str, Any], result: Path, overwrite: bool) -> str:
     """Decide what to do with a run's folder.
 

@@ -27,9 +27,9 @@ from clcp_ros.errors import PairSetError
 from training.cli import git_commit, next_step, run_command
 from training.defaults import PAIRS, ensure_pairs
 from training.loop import (
-    CHECKPOINT,
     METRICS,
     StepBatches,
+    fit,
     make_trainer,
     prepare_run,
     read_metrics,
@@ -157,12 +157,9 @@ def pretrain(
         out, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every, precision=precision,
     )  # fmt: skip
-    checkpoint = out / CHECKPOINT if state == 'resume' else None
-    if checkpoint is None and validate_every:
+    if state == 'new' and validate_every:
         trainer.validate(method, data, verbose=False)  # where it starts from
-    trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step < max_steps:  # Ctrl-C
-        raise KeyboardInterrupt
+    fit(trainer, method, data)
     if trainer.is_global_zero:
         size = (views.image_size, views.image_size)
         provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}

@@ -40,11 +40,13 @@ class Table:
         header: Column names.
         rows: Cells as text.
         caption: What it shows.
+        is_text: The last column holds sentences or commands, not figures.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ''
+    is_text: bool = False
 
 
 @dataclass
@@ -143,7 +145,7 @@ _PAGE = """\
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; margin: 12px 0; font-variant-numeric: tabular-nums; }
   th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid #e6e9ed; }
-  th:first-child, td:first-child { text-align: left; }
+  th:first-child, td:first-child, .text th:last-child, .text td:last-child { text-align: left; }
   .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 14px; margin: 10px 0; }
   .legend span { display: inline-block; width: 14px; height: 14px; border-radius: 3px;
                  margin-right: 5px; vertical-align: -2px; border: 1px solid #0003; }
@@ -171,7 +173,7 @@ _PAGE = """\
 <figcaption>{{ f.caption }}</figcaption></figure>
 {% endfor %}
 {% for t in s.tables %}
-<div class="scroll"><table>
+<div class="scroll"><table{% if t.is_text %} class="text"{% endif %}>
 {% if t.caption %}<caption>{{ t.caption }}</caption>{% endif %}
 <thead><tr>{% for cell in t.header %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in t.rows %}

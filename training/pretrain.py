@@ -90,7 +90,7 @@ def pretrain(
     model: ModelConfig = ModelConfig(),  # noqa: B008  # shown as defaults, never changed
     views: ViewConfig = ViewConfig(),  # noqa: B008
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-    max_steps: int = 200,
+    max_steps: int = 150,
     batch_size: int = 32,
     validate_every: int = 50,
     checkpoint_every: int = 50,

@@ -8,11 +8,13 @@
 #   make clean   remove what make demo wrote (the environment stays)
 #
 # Variables: PYTHON (interpreter of the environment), VENV (its folder),
-#   TORCH_INDEX (index to take torch AND torchvision from, for example PyTorch's CPU index).
+#   TORCH_INDEX (index to take torch AND torchvision from, for example PyTorch's CPU index),
+#   PYTEST_ARGS (default: as many workers as processors).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+PYTEST_ARGS ?= -n auto
 PY := $(VENV)/bin/python
 
 # With ROS 2 sourced, its own rclpy is used: no wheels, and numpy stays what it was compiled against.

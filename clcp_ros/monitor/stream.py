@@ -40,8 +40,8 @@ class MonitorConfig:
         flat_std: Grey-level standard deviation below which an image shows nothing.
     """
 
-    warn_enter: float = 4.0
-    warn_exit: float = 2.5
+    warn_enter: float = 3.0
+    warn_exit: float = 2.0
     smoothing_s: float = 1.0
     max_gap_s: float = 2.0
     min_samples: int = 5

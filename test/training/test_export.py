@@ -104,7 +104,7 @@ def test_bundle_describes_itself(toy_bundle: Path, toy_model: Path) -> None:
     assert (bundle.input.height, bundle.input.width) == (64, 96)
     assert bundle.input.mean == load_model(toy_model).input.mean
     assert bundle.provenance['data']['conditions'] == ['clear']
-    assert bundle.provenance['monitor'] == '2 drives, each left out in turn'
+    assert bundle.provenance['monitor'] == '2 drives, each third of a drive left out in turn'
     assert max(bundle.provenance['onnx_minus_torch'].values()) < 1e-4
     assert sorted(p.name for p in toy_bundle.iterdir()) == [
         'bundle.json', 'model.onnx', 'reference.npz',
@@ -177,8 +177,8 @@ def test_one_drive_is_split_in_time(
             file.rename(source / 'a-clear' / file.name)
         (source / 'b-clear').rmdir()
     bundle = export(toy_model, tmp_path / 'data', tmp_path / 'bundle')
-    assert 'each third' in load_bundle(bundle).provenance['monitor']
-    assert 'one drive only' in caplog.text
+    assert '1 drive, each third' in load_bundle(bundle).provenance['monitor']
+    assert '1 drive only' in caplog.text
 
 
 def test_a_missing_model_is_one_clear_error(tmp_path: Path, toy_cityscapes: Path) -> None:

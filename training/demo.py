@@ -141,7 +141,7 @@ def demo(
     Raises:
         ClcpError: A step failed; its own words stand above.
     """
-    from training.demo_report import write_report
+    from training.demo_report import write_picture, write_report
 
     out.mkdir(parents=True, exist_ok=True)
     done: dict[str, float] = {}
@@ -161,6 +161,7 @@ def demo(
             done[step.command] = _run(step)
             (out / STEPS).write_text(json.dumps(done, indent=1))
         seconds[step.title] = done[step.command]
+    write_picture(out)
     report = write_report(out, {s.title: (s.command, seconds[s.title]) for s in steps})
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     total = sum(seconds.values())

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""`demo/report.html`: what every step of the demo made, on one self-contained page."""
+"""`demo/report.html`, what every step of the demo made on one page, and `demo/report.jpg`."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,3 +174,52 @@ def _evaluation(folder: Path, evaluation: dict[str, Any], command: str) -> Secti
 
 def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.1f}'
+
+
+def write_picture(out: Path) -> Path:
+    """`demo/report.jpg`: each condition with its mask, and the shift score over time.
+
+    Args:
+        out: Folder of the demo.
+
+    Returns:
+        The picture.
+    """
+    conditions = list(json.loads((out / 'evaluation/evaluation.json').read_text())['conditions'])
+    with (out / 'replay/scores.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    figure = MatplotlibFigure(figsize=(15, 6.6), dpi=80, layout='constrained')
+    grid = figure.add_gridspec(3, len(conditions), height_ratios=(1, 1, 1.1))
+    for i, name in enumerate(conditions):
+        drawing = decode_bytes((out / f'evaluation/predictions/{name}-2.png').read_bytes())
+        # Image, label and mask stand side by side.
+        for row, part in enumerate((drawing[:, :320], drawing[:, 640:])):
+            axis = figure.add_subplot(grid[row, i])
+            axis.imshow(part)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(name)
+    axis = figure.add_subplot(grid[2, :])
+    time_s = [float(r['time_s']) for r in rows]
+    axis.plot(time_s, [float(r['novelty_smoothed']) for r in rows], color='#0b3d75')
+    warned = [r['level'] == 'WARN' for r in rows]
+    axis.fill_between(
+        time_s, 0, 1, where=warned, transform=axis.get_xaxis_transform(), color='#f2b100',
+        alpha=0.25, step='post', label='WARN',
+    )  # fmt: skip
+    starts = [
+        i for i, r in enumerate(rows) if i == 0 or r['condition'] != rows[i - 1]['condition']
+    ]
+    for i in starts:
+        axis.axvline(time_s[i], color='#333', lw=0.8, ls='--')
+        axis.text(
+            time_s[i] + 0.1, 0.97, rows[i]['condition'], transform=axis.get_xaxis_transform(),
+            va='top', fontsize=9,
+        )  # fmt: skip
+    axis.set_xlim(time_s[0], time_s[-1])
+    axis.set_xlabel('seconds of the simulated test drive, through the ROS 2 node')
+    axis.set_ylabel('shift (sd)')
+    axis.legend(loc='center left', frameon=False)
+    with atomic_path(out / 'report.jpg') as path:
+        figure.savefig(path, format='jpg', pil_kwargs={'quality': 85})
+    return out / 'report.jpg'

@@ -289,7 +289,9 @@ class ReplayBag:
         except ClcpError:
             raise
         except Exception as error:
-            raise RecordingError(f'{self.path}: cannot be read: {error or repr(error)}') from None
+            raise RecordingError(
+                f'{self.path}: cannot be read: {str(error).rstrip(".") or repr(error)}'
+            ) from None
 
 
 def _open(path: Path) -> Any:

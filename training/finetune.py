@@ -138,11 +138,11 @@ def finetune(
         augmentation=augmentation, optimizer=optimizer, max_steps=max_steps,
         batch_size=batch_size, precision=precision, seed=seed,
     )  # fmt: skip
-    state = prepare_run(out, settings, out / RESULT, overwrite)
-    if state == 'done':
-        print(f'{out / RESULT}: already done with these settings')
-        return out / RESULT
-    _describe(model, frames, max_steps, batch_size, state)
+    run = prepare_run(out, settings, RESULT, overwrite)
+    if run.state == 'done':
+        print(f'{run.result}: already done with these settings')
+        return run.result
+    _describe(model, frames, max_steps, batch_size, run.state)
     data_module = FrameData(
         AugmentedFrames(
             frames, input_size, augmentation, model.encoder.mean, model.encoder.std
@@ -151,7 +151,7 @@ def finetune(
         workers,
     )  # fmt: skip
     trainer = make_trainer(
-        out, max_steps=max_steps, seed=seed, validate_every=0, checkpoint_every=checkpoint_every,
+        run, max_steps=max_steps, seed=seed, validate_every=0, checkpoint_every=checkpoint_every,
         precision=precision, gradient_clip=optimizer.clip,
     )  # fmt: skip
     task = SegmentationTask(model, optimizer, max_steps, frames.labels)

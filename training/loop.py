@@ -170,8 +170,63 @@ class FiniteLoss(Callback):
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder, and what to do with it.
+
+    Attributes:
+        out: The folder.
+        settings: Everything that the result depends on, as JSON text.
+        result: The file that exists when the run is finished.
+        state: `new`, `resume` or `done`.
+    """
+
+    out: Path
+    settings: str
+    result: Path
+    state: str
+
+    def begin(self) -> None:
+        """Make the folder, and clear it for a new run. Nothing is written before."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.state == 'new':
+            for path in (self.out / CHECKPOINT, self.out / METRICS, self.result):
+                path.unlink(missing_ok=True)
+        (self.out / SETTINGS).write_text(self.settings)
+
+
+def prepare_run(out: Path, settings: dict[str, Any], result: str, overwrite: bool) -> Run:
+    """Decide what to do with a run's folder.
+
+    Args:
+        out: Folder of the run.
+        settings: Everything that the result depends on; JSON-serialisable.
+        result: Name of the file that exists when the run is finished.
+        overwrite: Start anew whatever is there.
+
+    Returns:
+        The run; `make_trainer` begins it.
+
+    Raises:
+        ModelError: The folder holds a run with other settings.
+    """
+    text = json.dumps(settings, indent=2, default=str) + '\n'
+    run = Run(out, text, out / result, 'new')
+    finished, begun = run.result.is_file(), (out / CHECKPOINT).is_file()
+    if overwrite or not (finished or begun) or not (out / SETTINGS).is_file():
+        return run
+    if (out / SETTINGS).read_text() != text:
+        old, new = json.loads((out / SETTINGS).read_text()), json.loads(text)
+        changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+        raise ModelError(
+            f'{out} holds a run with other settings ({", ".join(changed)} differ); '
+            'choose another --out, or add --overwrite'
+        )
+    return dataclasses.replace(run, state='done' if finished else 'resume')
+
+
 def make_trainer(
-    out: Path,
+    run: Run,
     *,
     max_steps: int,
     seed: int,
@@ -180,10 +235,10 @@ def make_trainer(
     precision: str = '32-true',
     gradient_clip: float = 1.0,
 ) -> L.Trainer:
-    """A Lightning trainer that counts steps, writes `last.ckpt` and `metrics.csv`.
+    """Begin a run: a Lightning trainer that counts steps, writes `last.ckpt` and `metrics.csv`.
 
     Args:
-        out: Folder of the run.
+        run: From `prepare_run`.
         max_steps: Steps of the whole run.
         seed: Seed of the run.
         validate_every: Steps between validations; 0 for none.
@@ -194,6 +249,7 @@ def make_trainer(
     Returns:
         The trainer.
     """
+    run.begin()
     # Known and harmless here: our loaders are small, and StepBatches is what makes them resumable.
     for message in (
         '.*num_workers.*',
@@ -204,7 +260,7 @@ def make_trainer(
         warnings.filterwarnings('ignore', message)
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     return L.Trainer(
-        default_root_dir=out,
+        default_root_dir=run.out,
         max_steps=max_steps,
         max_epochs=-1,
         precision=precision,  # type: ignore[arg-type]  # a Literal upstream, checked there
@@ -218,11 +274,11 @@ def make_trainer(
         use_distributed_sampler=False,
         callbacks=[
             ModelCheckpoint(
-                out, CHECKPOINT.removesuffix('.ckpt'), every_n_train_steps=checkpoint_every,
+                run.out, CHECKPOINT.removesuffix('.ckpt'), every_n_train_steps=checkpoint_every,
                 save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False,
             ),
             SeededSteps(seed),
-            MetricsFile(out / METRICS),
+            MetricsFile(run.out / METRICS),
             FiniteLoss(),
             _Progress(refresh_rate=max(1, max_steps // 200), leave=True),
         ],
@@ -252,44 +308,6 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
         raise KeyboardInterrupt from None
     if trainer.max_steps is not None and trainer.global_step < trainer.max_steps:
         raise KeyboardInterrupt
-
-
-def prepare_run(out: Path, settings: dict[str, Any], result: Path, overwrite: bool) -> str:
-    """Decide what to do with a run's folder.
-
-    Args:
-        out: Folder of the run.
-        settings: Everything that the result depends on; JSON-serialisable.
-        result: The file that exists when the run is finished.
-        overwrite: Start anew whatever is there.
-
-    Returns:
-        `new`, `resume` or `done`.
-
-    Raises:
-        ModelError: The folder holds a run with other settings.
-    """
-    file = out / SETTINGS
-    text = json.dumps(settings, indent=2, default=str) + '\n'
-    if overwrite:
-        for name in (SETTINGS, CHECKPOINT, METRICS, result.name):
-            (out / name).unlink(missing_ok=True)
-    if file.is_file() and file.read_text() != text:
-        old = json.loads(file.read_text())
-        new = json.loads(text)
-        changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
-        raise ModelError(
-            f'{out} holds a run with other settings ({", ".join(changed)} differ); '
-            'choose another --out, or add --overwrite true'
-        )
-    if file.is_file() and result.is_file():
-        return 'done'
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    if (out / CHECKPOINT).is_file():
-        return 'resume'
-    (out / METRICS).unlink(missing_ok=True)
-    return 'new'
 
 
 def to_settings(**values: Any) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def pretrain(
         pairs=str(pairs), model=model, views=views, optimizer=optimizer, max_steps=max_steps,
         batch_size=batch_size, precision=precision, seed=seed,
     )  # fmt: skip
-    state = prepare_run(out, settings, out / RESULT, overwrite)
-    if state == 'done':
-        print(f'{out / RESULT}: already done with these settings')
-        return out / RESULT
+    run = prepare_run(out, settings, RESULT, overwrite)
+    if run.state == 'done':
+        print(f'{run.result}: already done with these settings')
+        return run.result
     if pairs == PAIRS:
         ensure_pairs(pairs)
     pair_set = PairSet(pairs)
@@ -152,12 +152,12 @@ def pretrain(
         batches,
         workers,
     )
-    _describe(method, pair_set, batches, max_steps, state)
+    _describe(method, pair_set, batches, max_steps, run.state)
     trainer = make_trainer(
-        out, max_steps=max_steps, seed=seed, validate_every=validate_every,
+        run, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every, precision=precision,
     )  # fmt: skip
-    if state == 'new' and validate_every:
+    if run.state == 'new' and validate_every:
         trainer.validate(method, data, verbose=False)  # where it starts from
     fit(trainer, method, data)
     if trainer.is_global_zero:

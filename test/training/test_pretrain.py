@@ -122,6 +122,7 @@ def test_bad_input_is_one_line(pairs: Path, tmp_path: Path) -> None:
         pretrain(tmp_path / 'tiny', tmp_path / 'b')
     with pytest.raises(ModelError, match='unknown lidar encoder'):
         pretrain(pairs, tmp_path / 'c', model=ModelConfig(lidar_encoder='x'))
+    assert not (tmp_path / 'c').exists()
 
 
 def test_a_handful_of_pairs_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

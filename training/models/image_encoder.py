@@ -188,8 +188,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise ModelError(f'{path}: unreadable weights ({error})') from None
     except Exception as error:  # an unpickling error of torch: it refuses code
-        reason = str(error).splitlines()[0]
-        raise ModelError(f'{path}: not a file of plain tensors ({reason})') from None
+        # Its message recommends to switch the protection off, which is no advice to pass on.
+        _logger.debug('%s: %s', path, error)
+        raise ModelError(
+            f'{path}: not a file of plain tensors; save the state dict alone, or as .safetensors'
+        ) from None
     state = state.get('state_dict', state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f'{path}: expected a state dict of tensors')

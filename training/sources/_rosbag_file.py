@@ -133,7 +133,7 @@ class Bag:
         except (ClcpError, GeneratorExit):
             raise
         except Exception as error:
-            reason = ' '.join(str(error).split()) or repr(error)
+            reason = ' '.join(str(error).split()).rstrip('.') or repr(error)
             raise RecordingError(
                 f'{self.files[0]} cannot be read, it may be truncated: {reason}. What was cut off '
                 'while recording can be repaired: mcap recover, ros2 bag reindex, rosbag reindex'

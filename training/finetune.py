@@ -84,7 +84,7 @@ def finetune(
     head: HeadConfig = HeadConfig(),
     augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008  # never changed
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-    max_steps: int = 300,
+    max_steps: int = 450,
     batch_size: int = 8,
     checkpoint_every: int = 50,
     workers: int = 0,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -216,7 +217,7 @@ def _create(architecture: str, pretrained: bool) -> Any:
         except TypeError:
             continue
         except RuntimeError as error:
-            similar = timm.list_models(f'*{architecture.split("_")[0]}*')[:5]
+            similar = difflib.get_close_matches(architecture, timm.list_models(), 5, 0.5)
             raise ModelError(f'{error}; similar names: {", ".join(similar)}') from None
     raise ModelError(f'timm cannot create {architecture}')
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from training.demo import steps_of
+from clcp_ros.errors import ClcpError
+from training.demo import demo, steps_of
 
 
 def run_demo(root: Path, out: Path) -> str:
@@ -51,3 +52,10 @@ def test_the_whole_way(root: Path, tmp_path: Path) -> None:
     assert again.count('done before') == len(steps)
     # Reusing is not redoing: a generous bound on imports and the page.
     assert time.monotonic() - start < 60
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / 'pairs').mkdir()
+    with pytest.raises(ClcpError, match='something else than a demo'):
+        demo(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['pairs']

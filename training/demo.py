@@ -117,7 +117,7 @@ def steps_of(out: Path, quick: bool = False) -> list[Step]:
         Step(
             'replay the test drive through the ROS 2 node', 'replay.py',
             (str(sim / 'bags/town03'), '--bundle', str(bundle), '--out', str(out / 'replay'),
-             '--live', 'true'),
+             '--live'),
             out / 'replay/summary.json',
         ),
     ]  # fmt: skip
@@ -139,14 +139,17 @@ def demo(
         quick: A smoke test: everything happens, nothing is learned.
 
     Raises:
-        ClcpError: A step failed; its own words stand above.
+        ClcpError: A step failed, its own words stand above; or the folder is not a demo's.
     """
     from training.demo_report import write_picture, write_report
 
+    if out.exists() and any(out.iterdir()) and not (out / STEPS).is_file():
+        raise ClcpError(f'{out} holds something else than a demo; give another --out')
     out.mkdir(parents=True, exist_ok=True)
     done: dict[str, float] = {}
     if (out / STEPS).is_file() and not fresh:
         done = json.loads((out / STEPS).read_text())
+    (out / STEPS).write_text(json.dumps(done, indent=1))
     seconds: dict[str, float] = {}
     steps = steps_of(out, quick)
     current = not fresh  # what follows a step that ran is stale
@@ -165,10 +168,8 @@ def demo(
     report = write_report(out, {s.title: (s.command, seconds[s.title]) for s in steps})
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     total = sum(seconds.values())
-    print(
-        f'\nall steps took {total / 60:.1f} min'
-        + (f', at most {peak:.1f} GB each' if peak else '')
-    )
+    memory = '' if current else f'; those that ran now used at most {peak:.1f} GB'
+    print(f'\nall steps took {total / 60:.1f} min{memory}')
     print(f'look at {report.resolve()}')
     next_step('python training/convert.py YOUR_RECORDING --out pairs   (docs/data.md)')
 

@@ -23,9 +23,11 @@ def ensure_simulation(folder: Path = SIMULATION) -> Path:
         The folder.
     """
     from training.simulation import simulate
+    from training.simulation.run import RECORDINGS
 
-    if not (folder / 'simulation.json').is_file():
-        print(f'{folder} is not there: simulating the default drives first')
+    # Each recording appears when it is whole; simulation.json is there from the beginning.
+    if not all((folder / recording.path).exists() for recording in RECORDINGS):
+        print(f'{folder} is not whole: simulating the default drives first')
         simulate(folder)
     return folder
 

@@ -63,7 +63,7 @@ setup(
     description='Camera segmentation trained with unlabelled lidar; a node that knows its domain',
     license='Apache-2.0',
     maintainer='clcp_ros maintainers',
-    maintainer_email='maintainers@clcp-ros.dev',
+    maintainer_email='maintainers@example.org',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={PACKAGE: ['py.typed']},
     data_files=[

@@ -22,6 +22,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch.utils.data import Sampler
 
 from clcp_ros.errors import ModelError
@@ -153,7 +154,12 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
 class _Progress(TQDMProgressBar):
     """One bar for the whole run, with rate and time left; silent validation."""
 
+    def init_validation_tqdm(self) -> Tqdm:
+        """A bar that shows nothing: validation takes a moment, and its lines would pile up."""
+        return Tqdm(disable=True)
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar, without Lightning's version of nothing."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop('v_num', None)
         return metrics

@@ -49,3 +49,13 @@ def ensure_pairs(folder: Path = PAIRS, simulation: Path = SIMULATION) -> Path:
         print(f'{folder} is not there: converting the simulated drives first')
         convert([str(simulation / 'a2d2'), str(simulation / 'bags' / 'town02')], folder)
     return folder
+
+
+def is_simulated(root: Path) -> bool:
+    """Whether the simulator's `simulation.json` lies in the folder or up to two above it.
+
+    Args:
+        root: Folder of a data set or recording.
+    """
+    folder = root.resolve()
+    return any((f / 'simulation.json').is_file() for f in (folder, *folder.parents[:2]))

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from clcp_ros.errors import PairSetError
 from training.cli import git_commit, next_step, run_command
-from training.defaults import PAIRS, ensure_pairs
+from training.defaults import PAIRS, ensure_pairs, is_simulated
 from training.loop import (
     METRICS,
     StepBatches,
@@ -178,7 +178,7 @@ def _describe(
     ]
     print(
         f'pairs: {len(batches.positions)} to train on, {len(pairs.rows(split="val"))} to validate '
-        f'on, from {len(pairs.sequences)} sequences\n'
+        f'on, from {len(pairs.sequences)} sequences{" (simulated)" if _simulated(pairs) else ""}\n'
         f'image encoder: {method.image_encoder.architecture} ({million[0]:.1f} M parameters), '
         f'lidar encoder: {method.lidar_encoder.architecture} ({million[1]:.1f} M'
         f'{", frozen" if method.lidar_encoder.frozen else ""})\n'
@@ -188,7 +188,8 @@ def _describe(
 
 
 def _simulated(pairs: PairSet) -> bool:
-    return bool(np.any(['simulation.json' in str(pairs.report)]))
+    recordings = pairs.report.get('recordings', [])
+    return any(is_simulated(Path(recording['path'])) for recording in recordings)
 
 
 def summary(out: Path) -> str:

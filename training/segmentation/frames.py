@@ -14,7 +14,7 @@ import numpy as np
 
 from clcp_ros.classes import ClassSet
 from clcp_ros.errors import LabelError
-from training.defaults import SIMULATION, ensure_simulation
+from training.defaults import SIMULATION, ensure_simulation, is_simulated
 from training.segmentation import acdc, camvid, cityscapes
 from training.segmentation.labels import LabelReader, read_image
 from training.segmentation.listing import Frame
@@ -160,16 +160,6 @@ def open_frames(root: Path, split: str, layout: str = 'auto') -> FrameSet:
     return FrameSet(
         root, name, module.CLASSES, tuple(ordered), simulated, LabelReader(kinds.pop())
     )
-
-
-def is_simulated(root: Path) -> bool:
-    """Whether the simulator's `simulation.json` lies in the folder or up to two above it.
-
-    Args:
-        root: Folder of a data set.
-    """
-    folder = root.resolve()
-    return any((f / 'simulation.json').is_file() for f in (folder, *folder.parents[:2]))
 
 
 def _guess(root: Path) -> str:

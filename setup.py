@@ -75,7 +75,13 @@ setup(
     python_requires='>=3.10',
     install_requires=['setuptools', *RUNTIME, *OPENCV],
     # colcon recognises pytest by this extra; `tests_require` is ignored by setuptools >= 72.
-    extras_require={'test': ['pytest'], 'ros': ROS, 'training': TRAINING, 'dev': DEV},
+    extras_require={
+        'test': ['pytest'],
+        'runtime': [],
+        'ros': ROS,
+        'training': TRAINING,
+        'dev': DEV,
+    },
     zip_safe=True,
     entry_points={'console_scripts': ['segment_node = clcp_ros.segment_node:main']},
 )

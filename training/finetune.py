@@ -128,8 +128,8 @@ def finetune(
     if conditions:
         frames = frames.only(c.strip() for c in conditions.split(','))
     L.seed_everything(seed, verbose=False)
-    model = build_model(len(frames.classes), encoder, weights, head, freeze_encoder)
-    _check_sizes(model.encoder.stride, input_size, augmentation.crop or input_size)
+    model = build_model(len(frames.classes), encoder, weights, head, freeze_encoder, input_size)
+    _check_sizes(model.encoder, input_size, augmentation.crop or input_size)
     settings = to_settings(
         data=str(data), layout=frames.layout, split=split, conditions=frames.conditions,
         frames=_digest('\n'.join(f.name for f in frames.frames).encode()),
@@ -170,6 +170,7 @@ def build_model(
     weights: Path | None = None,
     head: HeadConfig = HeadConfig(),
     freeze_encoder: bool = False,
+    input_size: tuple[int, int] | None = None,
 ) -> SegmentationModel:
     """An encoder with a new head.
 
@@ -179,6 +180,7 @@ def build_model(
         weights: Weights for a timm name.
         head: Size of the head.
         freeze_encoder: Keep the encoder as it is.
+        input_size: For encoders that are built for one size.
 
     Raises:
         ModelError: The weights cannot be used.
@@ -196,7 +198,7 @@ def build_model(
                 f'use --encoder NAME --weights {encoder}'
             )
         encoder = named
-    image_encoder = ImageEncoder(encoder, weights)
+    image_encoder = ImageEncoder(encoder, weights, input_size=input_size)
     size = HeadSettings.for_encoder(image_encoder.embed_dim, head.dim, head.layers)
     model = SegmentationModel(
         image_encoder, MaskTransformer(num_classes, image_encoder.embed_dim, size)
@@ -208,13 +210,15 @@ def build_model(
     return model
 
 
-def _check_sizes(stride: int, *sizes: tuple[int, int]) -> None:
+def _check_sizes(encoder: ImageEncoder, *sizes: tuple[int, int]) -> None:
+    stride = encoder.stride
     for size in sizes:
         if any(n < stride or n % stride for n in size):
             raise ModelError(
                 f'input and crop of {size[0]} x {size[1]}: both must be multiples of {stride}, '
                 "the encoder's stride"
             )
+        encoder.check_size(*size)
 
 
 def _describe(

@@ -143,7 +143,7 @@ def pretrain(
         print('fewer than two validation pairs: nothing to compare, so no validation')
         validate_every = 0
     L.seed_everything(seed, verbose=False)
-    method = Clcp(model, optimizer, max_steps)
+    method = Clcp(model, optimizer, max_steps, views.image_size)
     batches = StepBatches(positions, batch_size, max_steps, seed)
     stats = method.image_encoder.mean, method.image_encoder.std
     data = PairData(

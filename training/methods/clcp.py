@@ -84,14 +84,26 @@ class Clcp(L.LightningModule):
         model: Encoders and heads.
         optimizer: Optimizer and schedule.
         max_steps: Steps of the run.
+        image_size: Side of the images, for encoders that are built for one size.
+
+    Raises:
+        ModelError: Unknown networks, or an encoder that does not take such images.
     """
 
-    def __init__(self, model: ModelConfig, optimizer: OptimizerConfig, max_steps: int) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        max_steps: int,
+        image_size: int = 224,
+    ) -> None:
         super().__init__()
         self.config, self.max_steps = optimizer, max_steps
         self.image_encoder = ImageEncoder(
-            model.image_encoder, model.image_weights, model.image_pretrained, model.pool
-        )
+            model.image_encoder, model.image_weights, model.image_pretrained, model.pool,
+            (image_size, image_size),
+        )  # fmt: skip
+        self.image_encoder.check_size(image_size, image_size)
         self.lidar_encoder = MinkUNet(
             model.lidar_encoder, weights=model.lidar_weights, frozen=model.freeze_lidar
         )

@@ -54,6 +54,7 @@ class ImageEncoder(nn.Module):
             state dict in `.pth`; torchvision's MobileNetV2 names are understood.
         pretrained: Let timm download its weights (needs network).
         pool: Global embedding: mean of the map (`avg`) or the class token (`token`).
+        input_size: (height, width) for networks that are built for one size; others take any.
 
     Raises:
         ModelError: Unknown architecture, or weights that do not fit.
@@ -65,12 +66,13 @@ class ImageEncoder(nn.Module):
         weights: str | os.PathLike[str] | None = None,
         pretrained: bool = False,
         pool: Pool = 'avg',
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.pool = pool
         # timm's models have methods that nn.Module does not declare.
-        self.model: Any = _create(architecture, pretrained and weights is None)
+        self.model: Any = _create(architecture, pretrained and weights is None, input_size)
         self.mean: tuple[float, ...] = tuple(self.model.pretrained_cfg['mean'])
         self.std: tuple[float, ...] = tuple(self.model.pretrained_cfg['std'])
         # A ViT's blocks all have one stride; a network with stages names them in feature_info.
@@ -106,6 +108,30 @@ class ImageEncoder(nn.Module):
         )
         pooled = tokens[:, 0] if self.pool == 'token' else grid.mean(dim=(2, 3))
         return EncoderOutput(grid, early, pooled)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Try a size, before a run depends on it.
+
+        Args:
+            height: Pixels.
+            width: Pixels.
+
+        Raises:
+            ModelError: The network does not take images of that size.
+        """
+        training = self.training
+        parameter = next(self.parameters())
+        try:
+            with torch.no_grad():
+                self.eval()(parameter.new_zeros(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f'{self.architecture} does not take images of {height} x {width} '
+                f'({str(error).splitlines()[0]}); networks built for one size need crops of the '
+                'input size, others multiples of their stride or window'
+            ) from None
+        finally:
+            self.train(training)
 
     def set_input_size(self, height: int, width: int) -> None:
         """Resample position embeddings once, for a fixed input size (needed before ONNX export).
@@ -209,12 +235,16 @@ def architecture_of(path: Path) -> str | None:
     return read_weights(path)[1].get('architecture')
 
 
-def _create(architecture: str, pretrained: bool) -> Any:
-    # ViTs take any size with dynamic_img_size; windowed and convolutional models do not know it.
-    for options in ({'dynamic_img_size': True}, {}):
+def _create(architecture: str, pretrained: bool, input_size: tuple[int, int] | None) -> Any:
+    # ViTs take any size with dynamic_img_size; others with position embeddings or windows are
+    # built for one size; convolutional networks know neither option.
+    choices: list[dict[str, Any]] = [{'dynamic_img_size': True}, {}]
+    if input_size is not None:
+        choices.insert(1, {'img_size': input_size})
+    for options in choices:
         try:
             return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **options)
-        except TypeError:
+        except (TypeError, ValueError):
             continue
         except RuntimeError as error:
             similar = difflib.get_close_matches(architecture, timm.list_models(), 5, 0.5)

@@ -253,7 +253,7 @@ def load_model(path: Path) -> LoadedModel:
         mean, std = (tuple(json.loads(metadata[k])) for k in ('mean', 'std'))
         settings = HeadSettings(**json.loads(metadata['head']))
         provenance = json.loads(metadata['provenance'])
-        encoder = ImageEncoder(metadata['architecture'])
+        encoder = ImageEncoder(metadata['architecture'], input_size=(height, width))
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(
             f'{path} is not a segmentation model ({error!r}); '

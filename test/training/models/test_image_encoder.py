@@ -85,3 +85,13 @@ def test_torchvision_mobilenetv2_gives_the_same_features(sample_data: Path) -> N
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert torch.allclose(theirs.features[:14](x), ours(x).grid, atol=1e-4)
+
+
+def test_networks_built_for_one_size_get_it_and_others_say_so() -> None:
+    encoder = ImageEncoder('mixer_s16_224', input_size=(64, 96))
+    encoder.check_size(64, 96)
+    with pytest.raises(ModelError, match='does not take images of 96 x 96'):
+        encoder.check_size(96, 96)
+    assert encoder.training
+    with pytest.raises(ModelError, match='does not take images of 60 x 60'):
+        ImageEncoder('vit_tiny_patch16_224').check_size(60, 60)

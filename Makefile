@@ -18,7 +18,7 @@ PYTEST_ARGS ?= -n auto
 PY := $(VENV)/bin/python
 
 # With ROS 2 sourced, its own rclpy is used instead of the wheels. Its messages were compiled against
-# the distribution's numpy, which therefore stays; newer pyarrow does not import with numpy 1.
+# the distribution's numpy, which therefore stays; the newest pyarrow does not import with numpy 1.
 HAVE_ROS := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes))
 ifeq ($(HAVE_ROS),yes)
 NUMPY := $(shell $(PYTHON) -c 'import numpy; print(numpy.__version__)')

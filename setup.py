@@ -77,7 +77,7 @@ setup(
     # colcon recognises pytest by this extra; `tests_require` is ignored by setuptools >= 72.
     extras_require={
         'test': ['pytest'],
-        'runtime': [],
+        'runtime': [],  # is installed anyway: the name is for those who list extras
         'ros': ROS,
         'training': TRAINING,
         'dev': DEV,

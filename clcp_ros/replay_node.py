@@ -8,14 +8,12 @@ and deterministic; this shows what the whole node does at a rate: drops, latency
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import cv2
 import numpy as np
 
 from clcp_ros.bundle import load_bundle
+from clcp_ros.environment import environment
 from clcp_ros.errors import ClcpError
 from clcp_ros.image_codec import encode_png
 from clcp_ros.monitor import Level
@@ -99,7 +98,7 @@ def replay_live(
     domain = 1 + os.getpid() % 100 if domain_id is None else domain_id
     with ReplayBag(bag, image_topic) as source:
         result = ReplayResult(load_bundle(bundle), source.image_topic)
-        with _environment(domain), _NodeProcess(source, bundle, threads) as process:
+        with environment(_variables(domain)), _NodeProcess(source, bundle, threads) as process:
             player = _Player(source, domain)
             try:
                 player.wait(process)
@@ -117,23 +116,13 @@ def replay_live(
     return result
 
 
-@contextlib.contextmanager
-def _environment(domain: int) -> Iterator[None]:
-    """Set what both processes read when they join: domain, this machine only, large images."""
+def _variables(domain: int) -> dict[str, str]:
+    """What both processes read when they join: domain, this machine only, large images."""
     values = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
     profile = fastdds_profile()
     if profile and FASTDDS_VARIABLE not in os.environ:
         values[FASTDDS_VARIABLE] = str(profile)
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return values
 
 
 class _NodeProcess:

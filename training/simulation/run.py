@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
+from clcp_ros.environment import environment
 from training.cli import atomic_path
 from training.simulation import a2d2
 from training.simulation.bags import TEST_DRIVE, TRAINING_DRIVE
@@ -101,7 +102,7 @@ def _write_recordings(
     with ExitStack() as stack:
         pool = None
         if workers > 1:
-            stack.enter_context(_one_thread_each())
+            stack.enter_context(environment(_ONE_THREAD))
             # Not fork: the caller may hold threads (torch, ROS) that a forked child would hang on.
             pool = stack.enter_context(
                 ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _start_worker)
@@ -126,20 +127,8 @@ def _write_recordings(
             _mark(out, config, done)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let new processes use one thread: BLAS threads that wait for work eat half a processor."""
-    names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, '1'))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+# BLAS threads that wait for work eat half a processor.
+_ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
 
 
 def _start_worker() -> None:

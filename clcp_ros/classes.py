@@ -72,5 +72,3 @@ CAMVID = ClassSet(
     ),
 )  # fmt: skip
 """The 11 classes of the CamVid subset by Badrinarayanan et al. (SegNet); id 11 there is void."""
-
-CLASS_SETS: dict[str, ClassSet] = {c.name: c for c in (CITYSCAPES, CAMVID)}

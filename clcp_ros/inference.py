@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an image to a mask: resize, normalise, run the model, decide.
 
-Training, evaluation, replay and the node share `preprocess` and `decide`, so that what was
+Training, evaluation, replay and the node share `resize`, `preprocess` and `decide`: what was
 measured is what runs.
 """
 
@@ -45,6 +45,24 @@ class Prediction:
         )
 
 
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image as the robot does: by area when shrinking, else bilinearly.
+
+    Args:
+        image: (H, W, 3) uint8.
+        height: New height.
+        width: New width.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    shrinking = image.shape[0] >= height and image.shape[1] >= width
+    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
 def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Resize and normalise an image for the network.
 
@@ -55,10 +73,7 @@ def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     Returns:
         (3, height, width) float32.
     """
-    if image.shape[:2] != (spec.height, spec.width):
-        shrinking = image.shape[0] >= spec.height and image.shape[1] >= spec.width
-        interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-        image = cv2.resize(image, (spec.width, spec.height), interpolation=interpolation)
+    image = resize(image, spec.height, spec.width)
     mean = np.asarray(spec.mean, np.float32) * 255
     scale = 1 / (np.asarray(spec.std, np.float32) * 255)
     return np.ascontiguousarray(((image - mean) * scale).transpose(2, 0, 1))

@@ -34,6 +34,7 @@ from training.cli import git_commit, next_step, run_command
 from training.defaults import ENCODER, MODEL
 from training.loop import (
     METRICS,
+    RunData,
     StepBatches,
     fit,
     make_trainer,
@@ -48,7 +49,7 @@ from training.models.segmenter import (
     SegmentationModel,
     save_model,
 )
-from training.segmentation.batches import AugmentedFrames, FrameData
+from training.segmentation.batches import AugmentedFrames, collate
 from training.segmentation.frames import DATA, FrameSet, open_frames
 from training.segmentation.task import OptimizerConfig, SegmentationTask
 from training.segmentation.transforms import AugmentationConfig
@@ -143,11 +144,12 @@ def finetune(
         print(f'{run.result}: already done with these settings')
         return run.result
     _describe(model, frames, max_steps, batch_size, run.state)
-    data_module = FrameData(
+    data_module = RunData(
         AugmentedFrames(
             frames, input_size, augmentation, model.encoder.mean, model.encoder.std
         ),
         StepBatches(np.arange(len(frames)), batch_size, max_steps, seed),
+        collate,
         workers,
     )  # fmt: skip
     trainer = make_trainer(

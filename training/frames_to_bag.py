@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from clcp_ros.errors import RecordingError
 from clcp_ros.image_codec import check_bytes, image_format
+from clcp_ros.replay import CONDITION_TOPIC
 from training.cli import next_step, run_command
 
-CONDITION_TOPIC = '/simulation/condition'
 _START_NS = 1_700_000_000_000_000_000
 
 

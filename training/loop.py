@@ -14,7 +14,7 @@ import dataclasses
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clcp_ros.errors import ModelError
 
@@ -85,6 +85,42 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return (self.batch(step) for step in range(self.start, self.max_steps))
+
+
+class RunData(L.LightningDataModule):
+    """The loaders of a run; a resumed run goes on with the batch that comes next.
+
+    Args:
+        samples: Training samples, asked for by (position, seed).
+        batches: The batches of the run.
+        collate: Joins the samples of a batch.
+        workers: Processes that read ahead; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        samples: Dataset[Any],
+        batches: StepBatches,
+        collate: Callable[[list[Any]], Any],
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.samples, self.batches = samples, batches
+        self.collate, self.workers = collate, workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches from the trainer's step on, this rank's part of them."""
+        assert self.trainer is not None
+        self.batches.start = self.trainer.global_step
+        self.batches.rank = self.trainer.global_rank
+        self.batches.world_size = self.trainer.world_size
+        return DataLoader(
+            self.samples,
+            batch_sampler=self.batches,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
 
 
 class SeededSteps(Callback):

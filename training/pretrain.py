@@ -17,6 +17,7 @@ if __package__ in (None, ''):
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -28,6 +29,7 @@ from training.cli import git_commit, next_step, run_command
 from training.defaults import PAIRS, ensure_pairs, is_simulated
 from training.loop import (
     METRICS,
+    RunData,
     StepBatches,
     fit,
     make_trainer,
@@ -42,45 +44,20 @@ from training.pairs.pair_set import PairSet
 RESULT = 'image_encoder.safetensors'
 
 
-class PairData(L.LightningDataModule):
-    """Loaders over a pair set; a resumed run goes on with the batch that comes next.
+class PairData(RunData):
+    """The loaders of a run over pairs.
 
-    Args:
-        training: Samples to train on.
-        validation: Samples to validate on.
-        batches: The batches of the run.
-        workers: Loader processes.
+    Attributes:
+        validation: Samples of the validation split.
     """
 
-    def __init__(
-        self,
-        training: ContrastivePairs,
-        validation: ContrastivePairs,
-        batches: StepBatches,
-        workers: int,
-    ) -> None:
-        super().__init__()
-        self.training, self.validation = training, validation
-        self.batches, self.workers = batches, workers
+    validation: ContrastivePairs
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches from the trainer's step on, this rank's part of them."""
-        assert self.trainer is not None
-        self.batches.start = self.trainer.global_step
-        self.batches.rank = self.trainer.global_rank
-        self.batches.world_size = self.trainer.world_size
-        return DataLoader(
-            self.training, batch_sampler=self.batches, collate_fn=collate,
-            num_workers=self.workers, persistent_workers=self.workers > 0,
-        )  # fmt: skip
-
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Any]:
         """The validation split in order, the same crops every time."""
-        positions = self.validation.pairs.rows(split='val')
-        sampler = [(int(p), 0) for p in positions]
         return DataLoader(
             self.validation, batch_size=self.batches.batch_size, collate_fn=collate,
-            sampler=sampler,
+            sampler=[(int(p), 0) for p in self.validation.pairs.rows(split='val')],
         )  # fmt: skip
 
 
@@ -147,11 +124,9 @@ def pretrain(
     batches = StepBatches(positions, batch_size, max_steps, seed)
     stats = method.image_encoder.mean, method.image_encoder.std
     data = PairData(
-        ContrastivePairs(pair_set, views, *stats, train=True),
-        ContrastivePairs(pair_set, views, *stats, train=False),
-        batches,
-        workers,
+        ContrastivePairs(pair_set, views, *stats, train=True), batches, collate, workers
     )
+    data.validation = ContrastivePairs(pair_set, views, *stats, train=False)
     _describe(method, pair_set, batches, max_steps, run.state)
     trainer = make_trainer(
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,

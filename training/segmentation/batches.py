@@ -7,15 +7,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from clcp_ros.bundle import InputSpec
 from clcp_ros.inference import preprocess
-from training.loop import StepBatches
 from training.segmentation.frames import FrameSet
 from training.segmentation.labels import LabelReader
 from training.segmentation.transforms import AugmentationConfig, augment
@@ -98,31 +96,3 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.stack([s.label for s in samples]).astype(np.int64)),
         {path: counts for s in samples for path, counts in s.outside.items()},
     )
-
-
-class FrameData(L.LightningDataModule):
-    """The loader of a run; a resumed run goes on with the batch that comes next.
-
-    Args:
-        frames: Augmented frames.
-        batches: The batches of the run.
-        workers: Processes that read ahead; 0 reads in this one.
-    """
-
-    def __init__(self, frames: AugmentedFrames, batches: StepBatches, workers: int) -> None:
-        super().__init__()
-        self.frames, self.batches, self.workers = frames, batches, workers
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Batches from the trainer's step on, this rank's part of them."""
-        assert self.trainer is not None
-        self.batches.start = self.trainer.global_step
-        self.batches.rank = self.trainer.global_rank
-        self.batches.world_size = self.trainer.world_size
-        return DataLoader(
-            self.frames,
-            batch_sampler=self.batches,
-            collate_fn=collate,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-        )

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from clcp_ros.classes import UNLABELLED
+from clcp_ros.inference import resize
 
 _CROP_TRIES = 10
 
@@ -58,34 +59,14 @@ def augment(
     crop = config.crop or input_size
     scale = rng.uniform(*config.scale)
     height, width = (max(1, round(n * scale)) for n in input_size)
-    image, label = resize(image, label, height, width)
+    image = resize(image, height, width)
+    label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
     image, label = random_crop(image, label, crop, config.cat_max, rng)
     if rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
     if config.photometric:
         image = photometric_distortion(image, rng)
     return pad(image, label, crop)
-
-
-def resize(
-    image: np.ndarray, label: np.ndarray, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resize as on the robot: area or bilinear for the image, nearest for the label.
-
-    Args:
-        image: (H, W, 3) uint8.
-        label: (H, W) uint8.
-        height: New height.
-        width: New width.
-    """
-    if image.shape[:2] == (height, width):
-        return image, label
-    shrinking = image.shape[0] >= height and image.shape[1] >= width
-    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return (
-        cv2.resize(image, (width, height), interpolation=interpolation),
-        cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST),
-    )
 
 
 def random_crop(

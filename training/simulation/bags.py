@@ -23,6 +23,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from clcp_ros.image_codec import encode_jpeg, encode_png
+from clcp_ros.replay import CONDITION_TOPIC, LABELS_TOPIC
 from training.simulation.config import CONDITIONS, EPOCH_NS, SimulationConfig
 from training.simulation.frame import Frame
 from training.simulation.lidar import Scan
@@ -35,8 +36,6 @@ BASE, CAMERA, LIDAR = 'base_link', 'camera_front_optical', 'lidar_top'
 IMAGE_TOPIC = '/camera/front/image'
 INFO_TOPIC = '/camera/front/camera_info'
 POINTS_TOPIC = '/lidar/points'
-CONDITION_TOPIC = '/simulation/condition'
-LABELS_TOPIC = '/simulation/labels/compressed'
 TF_TOPIC = '/tf_static'
 
 _DAY_NS = 86_400_000_000_000

@@ -19,6 +19,7 @@ import numpy as np
 
 from clcp_ros import image_codec
 from clcp_ros.errors import CalibrationError, ClcpError, ImageError, RecordingError
+from clcp_ros.replay import CONDITION_TOPIC
 from training.pairs.geometry import Rectifier
 from training.pairs.pair import Pair
 from training.pairs.sync import Matches, match_nearest
@@ -39,7 +40,6 @@ from training.sources.base import (
     rectify_encoded,
 )
 
-CONDITION_TOPIC = '/simulation/condition'
 """std_msgs/String; becomes the tag `condition`."""
 
 LEARN_FROM = 5

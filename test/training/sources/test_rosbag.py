@@ -501,3 +501,18 @@ def test_damaged_bytes_are_never_a_traceback(data, tmp_path_factory):
     else:
         assert 0 < len(pairs) <= 2
         assert all(np.isfinite(pair.points).all() for pair in pairs)
+
+
+def test_a_jpeg_damaged_between_intact_ends_is_dropped(tmp_path):
+    """It passes every check short of decoding, and no member of a set may fail to decode."""
+    recorded = Recorded.good(3, jpeg=True)
+    places = [i for i, m in enumerate(recorded.messages) if m[0] == '/cam/image_raw/compressed']
+    topic, stamp, message = recorded.messages[places[1]]
+    damaged = bytearray(message.data.tobytes())
+    table = damaged.index(b'\xff\xc4')  # a Huffman table with more codes than there can be
+    damaged[table + 5 : table + 21] = bytes([255] * 16)
+    image_codec.check_bytes(bytes(damaged))
+    recorded.messages[places[1]] = (topic, stamp, compressed(stamp, bytes(damaged)))
+    pairs = convert(recorded.write(tmp_path / 'b'), tmp_path / 'p', 'jpg')
+    assert [pair.key for pair in pairs] == ['b/000000', 'b/000002']
+    assert sum(n for reason, n in pairs.report['dropped'].items() if 'damaged' in reason) == 1

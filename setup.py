@@ -43,7 +43,12 @@ TRAINING = [
     'pillow>=10',  # contact sheets and palette PNG
     'pyyaml>=6',  # recipes
     'embreex>=2.17.7',  # Embree ray casting for the simulator: no GPU, no window
+    'fsspec>=2024.6',  # recordings and pair sets on object stores; torch brings it anyway
 ]
+# What only some need; every place that imports one of these says what to install.
+RAY = ['ray[data]>=2.40']  # converts many recordings on many machines
+SPCONV = ['spconv>=2.3.8']  # another backend of the lidar encoder; on GPUs spconv-cu126
+KISS_ICP = ['kiss-icp>=1.2']  # motion for de-skewing where a recording has no odometry
 DEV = [
     'pytest>=8,<9',  # launch_testing's plugin breaks with pytest 9
     'pytest-timeout>=2.3',
@@ -55,6 +60,10 @@ DEV = [
     'types-tqdm',
     'colcon-common-extensions>=0.3',  # `colcon build` without a ROS installation
     'pyarrow-stubs>=17',
+    # The optional parts are tested too.
+    *RAY,
+    *SPCONV,
+    *KISS_ICP,
 ]
 
 setup(
@@ -80,6 +89,9 @@ setup(
         'runtime': [],  # is installed anyway: the name is for those who list extras
         'ros': ROS,
         'training': TRAINING,
+        'ray': RAY,
+        'spconv': SPCONV,
+        'kiss-icp': KISS_ICP,
         'dev': DEV,
     },
     zip_safe=True,

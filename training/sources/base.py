@@ -25,11 +25,16 @@ class SourceOptions:
     """What a user can say about a recording; None leaves it to the reader.
 
     Attributes:
-        camera: Which camera of a data set that names them.
+        camera: Which camera of a data set that names them; several with commas, or 'all'.
         image_topic: Topic of the images.
         points_topic: Topic of the scans.
         camera_info_topic: Topic of the camera's calibration.
         calibration: YAML file with K, D, distortion_model, T_camera_lidar.
+        stamp: Which time of a message counts: 'header' or 'bag' (of recording).
+        camera_offset: Seconds added to the camera's stamps.
+        lidar_offset: Seconds added to the lidar's stamps.
+        deskew: Where the motion within a scan comes from: 'auto', 'none', 'poses' (of the data
+            set), 'odom', 'tf' or 'kiss-icp'.
     """
 
     camera: str | None = None
@@ -37,6 +42,10 @@ class SourceOptions:
     points_topic: str | None = None
     camera_info_topic: str | None = None
     calibration: Path | None = None
+    stamp: str | None = None
+    camera_offset: float | None = None
+    lidar_offset: float | None = None
+    deskew: str | None = None
 
     def refuse_others(self, reader: str, understood: Iterable[str]) -> None:
         """Raise RecordingError for an option that was given and means nothing to a reader."""

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from training.simulation import atmosphere
 from training.simulation.config import Condition
 
 Rgb = tuple[float, float, float]
@@ -70,7 +70,7 @@ _AT_SEVERITY_ONE = {
 
 def light(condition: Condition) -> Light:
     """The light of a condition, between clear (severity 0) and its worst (1), evenly in stops."""
-    worst = _AT_SEVERITY_ONE[condition.name]
+    worst = _AT_SEVERITY_ONE.get(condition.name, _CLEAR)
     mixed = {}
     for f in fields(Light):
         a, b = np.asarray(getattr(_CLEAR, f.name)), np.asarray(getattr(worst, f.name))
@@ -80,39 +80,24 @@ def light(condition: Condition) -> Light:
 
 
 def visibility(condition: Condition) -> float:
-    """Meteorological optical range in metres: where the contrast has fallen to 5 %.
-
-    Fog runs from 1000 m, which is its definition, to 80 m. For rain and snow see `extinction`.
-    """
-    return -math.log(0.05) / max(extinction(condition), 1e-9)
+    """Meteorological optical range in metres: where the contrast has fallen to 5 %."""
+    return atmosphere.visibility(extinction(condition))
 
 
 def extinction(condition: Condition) -> float:
-    """Extinction coefficient of visible and near-infrared light in 1/m.
+    """Extinction coefficient of light in 1/m: clean air's and that of fog, rain or snow.
 
-    Koschmieder's law (1924) with WMO's contrast threshold of 5 %: beta = -ln(0.05) / visibility.
-    Rain: 1.076 R^0.67 dB/km (Carbonneau), R in mm/h; dry snow: (5.42e-5 lambda_nm + 5.496) S^1.38
-    dB/km at 905 nm; both from ITU-R P.1814. Rain counts twice, for the spray of the other cars.
+    Rain counts twice, for the spray of the other cars.
     """
-    severity = condition.severity
-    if severity == 0 or condition.name in ('clear', 'dusk', 'night'):
-        return -math.log(0.05) / 40_000  # clean air
     if condition.name == 'fog':
-        range_m = 1000 * (80 / 1000) ** severity
-        return -math.log(0.05) / range_m
-    db_per_km = (
-        2 * 1.076 * rain_rate(condition) ** 0.67
-        if condition.name == 'rain'
-        else (5.42e-5 * 905 + 5.496) * snow_rate(condition) ** 1.38
+        return atmosphere.koschmieder(condition.visibility_m)
+    return (
+        atmosphere.koschmieder(atmosphere.CLEAR_VISIBILITY_M)
+        + 2 * atmosphere.rain_extinction(condition.rain_mm_h)
+        + atmosphere.snow_extinction(condition.snow_mm_h, 550)
     )
-    return db_per_km / 1000 * math.log(10) / 10
 
 
 def rain_rate(condition: Condition) -> float:
-    """Millimetres of rain per hour: drizzle to cloudburst."""
-    return 60 * condition.severity**1.5 if condition.name == 'rain' else 0.0
-
-
-def snow_rate(condition: Condition) -> float:
-    """Millimetres of water per hour falling as snow."""
-    return 5 * condition.severity if condition.name == 'snow' else 0.0
+    """Millimetres of rain per hour."""
+    return condition.rain_mm_h

@@ -160,7 +160,7 @@ def test_severity_is_continuous(name: str) -> None:
 
 def test_visibility_follows_koschmieder() -> None:
     fog = Condition('fog', 1.0)
-    assert visibility(fog) == pytest.approx(80)
+    assert visibility(fog) == pytest.approx(50)
     assert np.exp(-extinction(fog) * visibility(fog)) == pytest.approx(0.05)
     assert visibility(Condition('fog', 0.5)) > visibility(fog)
     assert visibility(Condition('clear')) > 10_000
@@ -189,5 +189,5 @@ def test_impossible_parameters_are_one_clear_line(wrong: dict[str, float]) -> No
 
 
 def test_unknown_condition_lists_the_known_ones() -> None:
-    with pytest.raises(SimulationError, match=r'hail.*clear, dusk'):
+    with pytest.raises(SimulationError, match=r'hail.*clear, low_sun, dusk'):
         Condition('hail')

@@ -42,6 +42,22 @@ class Material(enum.IntEnum):
     PICKETS = 21
     SIGN_ROUND = 22  # red rim, white inside
     SOIL = 23
+    LANE = 24  # asphalt of one lane; v is measured from the lane's centre
+    MARKING = 25  # paint on the road
+    RAIL = 26
+    CONCRETE = 27
+    GRAVEL = 28
+    FIELD = 29
+    FOREST = 30  # canopy of far woods
+    TOWER = 31  # curtain wall
+    SHOP = 32  # ground floor with shop windows
+    SIDING = 33  # sheet metal with ribs
+    TARP = 34
+    SKIN = 35
+    PLATE = 36
+    BRAKELIGHT = 37  # on
+    INDICATOR = 38
+    SIGN_TEXT = 39
 
 
 @dataclass

@@ -40,6 +40,10 @@ def convert(
     points_topic: str | None = None,
     camera_info_topic: str | None = None,
     calibration: Path | None = None,
+    stamp: Literal['header', 'bag'] | None = None,
+    camera_offset: float | None = None,
+    lidar_offset: float | None = None,
+    deskew: Literal['auto', 'none', 'poses', 'odom', 'tf', 'kiss-icp'] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Make a pair set of recordings.
@@ -57,10 +61,17 @@ def convert(
         points_topic: Topic of the scans in a bag.
         camera_info_topic: Topic of the calibration in a bag.
         calibration: YAML file with K, D, distortion_model, T_camera_lidar for a bag without.
+        stamp: Which time of a bag's message counts: its header's (default) or that of recording.
+        camera_offset: Seconds added to the stamps of the camera.
+        lidar_offset: Seconds added to the stamps of the lidar.
+        deskew: Where the motion within a scan comes from; auto takes what there is.
         overwrite: Replace a pair set of other recordings or options.
     """
     options = BuildOptions(max_gap, val_fraction, image_format)
-    hints = SourceOptions(camera, image_topic, points_topic, camera_info_topic, calibration)
+    hints = SourceOptions(
+        camera, image_topic, points_topic, camera_info_topic, calibration, stamp, camera_offset,
+        lidar_offset, deskew,
+    )  # fmt: skip
     found = []
     for path in map(Path, paths):
         source, recordings = open_source(path, reader, hints)

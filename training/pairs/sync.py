@@ -4,10 +4,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+TOO_SOON = 'sooner than --min-time after the frame before'
+"""Reason of frames that thinning leaves out."""
+
+
+@dataclass(frozen=True)
+class MatchOptions:
+    """How frames and scans are paired.
+
+    Attributes:
+        max_gap: Largest distance in time of a frame and its scan, seconds.
+        min_time: Smallest distance in time of two frames, seconds; 0 keeps all.
+    """
+
+    max_gap: float
+    min_time: float = 0.0
+
+
+class TimeThinner:
+    """Leaves out frames that follow too soon on the last one kept.
+
+    Neighbouring frames show the same place: a contrastive loss would take them for negatives.
+
+    Args:
+        min_time: Seconds.
+    """
+
+    def __init__(self, min_time: float) -> None:
+        self._step_ns = round(min_time * 1e9)
+        self._last: int | None = None
+
+    def keep(self, stamp_ns: int) -> bool:
+        """Whether to keep a frame; to be asked in time order, once for each."""
+        if self._last is not None and stamp_ns - self._last < self._step_ns:
+            return False
+        self._last = stamp_ns
+        return True
 
 
 @dataclass(frozen=True)
@@ -21,6 +58,7 @@ class Matches:
         dropped: Reason: number of camera frames without a scan.
         cameras: Camera frames there were.
         scans: Scans there were.
+        stamps_ns: (M,) int64 stamps of the frames; None where only reading tells them.
     """
 
     camera: np.ndarray
@@ -29,9 +67,27 @@ class Matches:
     dropped: dict[str, int] = field(default_factory=dict)
     cameras: int = 0
     scans: int = 0
+    stamps_ns: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.camera)
+
+    def thinned(self, min_time: float) -> Matches:
+        """Without the frames that follow too soon; all of them where stamps are not known."""
+        if min_time <= 0 or self.stamps_ns is None:
+            return self
+        thinner = TimeThinner(min_time)
+        kept = np.array([thinner.keep(stamp) for stamp in self.stamps_ns.tolist()], bool)
+        left_out = int((~kept).sum())
+        return replace(
+            self,
+            camera=self.camera[kept],
+            lidar=self.lidar[kept],
+            # Readers that pair by name have no gaps.
+            gaps_ns=self.gaps_ns[kept] if len(self.gaps_ns) == len(kept) else self.gaps_ns,
+            dropped={**self.dropped, TOO_SOON: left_out} if left_out else self.dropped,
+            stamps_ns=self.stamps_ns[kept],
+        )
 
 
 def match_nearest(camera_ns: np.ndarray, lidar_ns: np.ndarray, max_gap: float) -> Matches:
@@ -74,6 +130,7 @@ def match_nearest(camera_ns: np.ndarray, lidar_ns: np.ndarray, max_gap: float) -
         {reason: count for reason, count in dropped.items() if count},
         len(cameras),
         len(scans),
+        cameras[kept],
     )
 
 

@@ -10,9 +10,9 @@ import pkgutil
 from pathlib import Path
 
 from clcp_ros.errors import RecordingError
-from training.sources.base import Recording, Source, SourceOptions
+from training.sources.base import Recording, Source, SourceOptions, Streaming
 
-__all__ = ['Recording', 'Source', 'SourceOptions', 'open_source', 'sources']
+__all__ = ['Recording', 'Source', 'SourceOptions', 'Streaming', 'open_source', 'sources']
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def sources() -> dict[str, Source]:
 
 def open_source(
     path: Path, reader: str = 'auto', options: SourceOptions | None = None
-) -> tuple[Source, list[Recording]]:
+) -> tuple[Source, list[Recording | Streaming]]:
     """Find the reader of a path and the recordings under it.
 
     Args:
@@ -56,7 +56,7 @@ def open_source(
         source = known[reader]
     else:
         raise RecordingError(f'no reader {reader!r}; there are {", ".join(known)}')
-    recordings = source.recordings(path, options)
+    recordings = list(source.recordings(path, options))
     if not recordings:
         raise RecordingError(f'{path}: no recordings for the {source.name} reader')
     return source, recordings

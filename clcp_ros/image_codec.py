@@ -47,6 +47,14 @@ def _code(code: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: cv2.cvtColor(np.ascontiguousarray(pixels), code)
 
 
+_BAYER = {
+    # OpenCV names a Bayer pattern by its second row and column, ROS by its first.
+    'bayer_rggb': cv2.COLOR_BayerBG2RGB,
+    'bayer_bggr': cv2.COLOR_BayerRG2RGB,
+    'bayer_gbrg': cv2.COLOR_BayerGR2RGB,
+    'bayer_grbg': cv2.COLOR_BayerGB2RGB,
+}
+
 _ENCODINGS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     'rgb8': (3, np.ascontiguousarray),
     'bgr8': (3, _code(cv2.COLOR_BGR2RGB)),
@@ -56,19 +64,26 @@ _ENCODINGS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     'bgra8': (4, _code(cv2.COLOR_BGRA2RGB)),
     'mono8': (1, _code(cv2.COLOR_GRAY2RGB)),
     '8UC1': (1, _code(cv2.COLOR_GRAY2RGB)),
-    # OpenCV names a Bayer pattern by its second row and column, ROS by its first.
-    'bayer_rggb8': (1, _code(cv2.COLOR_BayerBG2RGB)),
-    'bayer_bggr8': (1, _code(cv2.COLOR_BayerRG2RGB)),
-    'bayer_gbrg8': (1, _code(cv2.COLOR_BayerGR2RGB)),
-    'bayer_grbg8': (1, _code(cv2.COLOR_BayerGB2RGB)),
+    '8UC4': (4, _code(cv2.COLOR_BGRA2RGB)),
+    **{f'{name}8': (1, _code(code)) for name, code in _BAYER.items()},
     'yuv422': (2, _code(cv2.COLOR_YUV2RGB_UYVY)),
     'uyvy': (2, _code(cv2.COLOR_YUV2RGB_UYVY)),
     'yuv422_yuy2': (2, _code(cv2.COLOR_YUV2RGB_YUY2)),
     'yuyv': (2, _code(cv2.COLOR_YUV2RGB_YUY2)),
 }
-"""Encoding: (bytes per pixel, (H, W, bytes) uint8 -> RGB). mono16 is handled apart."""
+"""Encoding: (bytes per pixel, (H, W, bytes) uint8 -> RGB)."""
 
-ENCODINGS = (*_ENCODINGS, 'mono16')
+_WORDS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    'mono16': (1, _code(cv2.COLOR_GRAY2RGB)),
+    'rgb16': (3, np.ascontiguousarray),
+    'bgr16': (3, _code(cv2.COLOR_BGR2RGB)),
+    'rgba16': (4, _code(cv2.COLOR_RGBA2RGB)),
+    'bgra16': (4, _code(cv2.COLOR_BGRA2RGB)),
+    **{f'{name}16': (1, _code(code)) for name, code in _BAYER.items()},
+}
+"""Encoding of 16 bits: (words per pixel, (H, W, words) -> RGB)."""
+
+ENCODINGS = (*_ENCODINGS, *_WORDS)
 """The encodings of sensor_msgs/Image that `decode_image` reads."""
 
 
@@ -90,7 +105,9 @@ def decode_image(message: ImageMessage) -> np.ndarray:
         raise ImageError(
             f'image encoding {encoding!r} is not supported; known are {", ".join(ENCODINGS)}'
         )
-    per_pixel = 2 if encoding == 'mono16' else _ENCODINGS[encoding][0]
+    is_16_bit = encoding in _WORDS
+    channels, convert = _WORDS[encoding] if is_16_bit else _ENCODINGS[encoding]
+    per_pixel = channels * (1 + is_16_bit)
     _check_size(width, height)
     row = width * per_pixel
     data = _bytes(message.data)
@@ -100,12 +117,7 @@ def decode_image(message: ImageMessage) -> np.ndarray:
             f'{encoding} image of {width} x {height} needs rows of {row} bytes, '
             f'the message has step {step} and {data.size} bytes'
         )
-    rows = np.ndarray((height, row), np.uint8, data, strides=(step, 1))
-    if encoding == 'mono16':
-        words = np.ascontiguousarray(rows).view('>u2' if message.is_bigendian else '<u2')
-        gray = ((words.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
-    if encoding in ('uyvy', 'yuyv') or 'yuv' in encoding:
+    if 'yuv' in encoding or 'yuyv' in encoding or 'uyvy' in encoding:
         if width % 2:
             raise ImageError(
                 f'{encoding} image of odd width {width}: two pixels share their colour'
@@ -114,9 +126,19 @@ def decode_image(message: ImageMessage) -> np.ndarray:
         raise ImageError(
             f'{encoding} image of {width} x {height} is smaller than its colour pattern'
         )
-    if per_pixel > 1:
-        rows = np.ndarray((height, width, per_pixel), np.uint8, data, strides=(step, per_pixel, 1))
-    return _ENCODINGS[encoding][1](rows)
+    shape, strides = (height, width, per_pixel), (step, per_pixel, 1)
+    if per_pixel == 1:
+        shape, strides = shape[:2], strides[:2]
+    pixels = np.ndarray(shape, np.uint8, data, strides=strides)
+    if is_16_bit:
+        words = np.ascontiguousarray(pixels).view('>u2' if message.is_bigendian else '<u2')
+        pixels = _to_8_bit(words[..., 0] if channels == 1 else words)
+    return convert(pixels)
+
+
+def _to_8_bit(words: np.ndarray) -> np.ndarray:
+    """uint8 of uint16: 65535 becomes 255, rounded."""
+    return ((words.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def decode_compressed(message: CompressedImageMessage) -> np.ndarray:
@@ -138,7 +160,9 @@ def decode_compressed(message: CompressedImageMessage) -> np.ndarray:
             f'compressed image of format {stated!r} is a depth image, not a camera image'
         )
     try:
-        image = decode_bytes(_bytes(message.data))
+        data = _bytes(message.data)
+        pattern = _mosaic(stated, data)
+        image = decode_bytes(data) if pattern is None else _decode_mosaic(data, pattern)
     except ImageError as error:
         raise ImageError(f'compressed image of format {stated!r}: {error}') from None
     # By the message's definition the pixels were handed to the codec in this order. Publishers of
@@ -146,6 +170,51 @@ def decode_compressed(message: CompressedImageMessage) -> np.ndarray:
     if ';' in stated and 'compressed rgb' in stated:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return image
+
+
+def is_plain_file(stated_format: str, data: bytes | bytearray | memoryview | np.ndarray) -> bool:
+    """Whether a CompressedImage's bytes are an ordinary picture: what any viewer would show.
+
+    Not so are depth images, files with red and blue swapped, and mosaics of a Bayer camera.
+
+    Raises:
+        ImageError: Neither JPEG nor PNG, or it ends before the header does.
+    """
+    stated = stated_format.lower()
+    special = 'depth' in stated or 'compressed rgb' in stated
+    return not special and _mosaic(stated_format, _bytes(data)) is None
+
+
+def _mosaic(stated: str, data: np.ndarray) -> str | None:
+    """The Bayer pattern of a picture that was compressed before its colours were computed.
+
+    image_transport compresses the images of Bayer cameras as they are: a gray file whose format
+    is `bayer_rggb8; png compressed `.
+    """
+    pattern = stated.partition(';')[0].strip().rstrip('0123456789')
+    return pattern if pattern in _BAYER and _components(data) == 1 else None
+
+
+def _decode_mosaic(data: np.ndarray, pattern: str) -> np.ndarray:
+    width, height = check_bytes(data)
+    try:
+        raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raw = None
+    if raw is None or raw.shape != (height, width) or min(raw.shape) < 2:
+        raise ImageError(f'damaged image: {width} x {height} mosaic that cannot be decoded')
+    return cv2.cvtColor(_to_8_bit(raw) if raw.dtype == np.uint16 else raw, _BAYER[pattern])
+
+
+def _components(array: np.ndarray) -> int:
+    """How many channels a file's pixels have."""
+    view = memoryview(array.data)
+    if _kind(array) == 'PNG':
+        if len(view) < 33:
+            raise ImageError(f'truncated PNG: it ends after {len(view)} bytes, in its header')
+        # PNG specification, table 11.1; an indexed picture counts as colour.
+        return {0: 1, 4: 2}.get(view[25], 3)
+    return int(view[_jpeg_frame(view) + 7])
 
 
 def decode_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
@@ -186,6 +255,30 @@ def check_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int,
     return width, height
 
 
+def verify_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int, int]:
+    """Width and height of a JPEG or PNG file that can be decoded.
+
+    Finds what `decode_bytes` would find, several times faster: a JPEG's damage is in its entropy
+    code, which is decoded whole also for a picture of an eighth of the size.
+
+    Raises:
+        ImageError: As `decode_bytes`.
+    """
+    array = _bytes(data)
+    width, height = check_bytes(array)
+    # At a depth of 8 bits: OpenCV refuses the combination of "any depth" and a scale.
+    flags = cv2.IMREAD_REDUCED_GRAYSCALE_8 if _kind(array) == 'JPEG' else cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(array, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(
+            f'damaged image: {width} x {height} {_kind(array)} that cannot be decoded'
+        )
+    return width, height
+
+
 def image_format(data: bytes) -> str:
     """'jpg' or 'png', by the first bytes.
 
@@ -207,11 +300,16 @@ def image_size(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int, 
         if len(view) < 33:
             raise ImageError(f'truncated PNG: it ends after {len(view)} bytes, in its header')
         return struct.unpack_from('>II', view, 16)
+    height, width = struct.unpack_from('>HH', view, _jpeg_frame(view) + 3)
+    return width, height
+
+
+def _jpeg_frame(view: memoryview) -> int:
+    """Position of the frame header's length field."""
     for marker, start, length in _jpeg_segments(view):
         # Start of frame, all processes; C4, C8 and CC are other things (ITU T.81, table B.1).
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and length >= 8:
-            height, width = struct.unpack_from('>HH', view, start + 3)
-            return width, height
+            return start
     raise ImageError('damaged JPEG: no frame header before the picture data')
 
 
@@ -290,7 +388,8 @@ def _check_whole(view: memoryview) -> None:
                 scan = start + length
         # Past the scan's header FF D9 can only be the end: a data byte FF is followed by 00.
         # Before it, it also ends an EXIF thumbnail. Cameras pad after the end: need not be last.
-        if bytes(view).find(b'\xff\xd9', scan) < 0:
+        end = max(scan, len(view) - 4096)  # where it is, unless a camera pads a lot
+        if bytes(view[end:]).find(b'\xff\xd9') < 0 and bytes(view[scan:]).find(b'\xff\xd9') < 0:
             raise ImageError(f'truncated JPEG: no end marker in {len(view)} bytes')
         return
     position = len(_PNG_START)

@@ -97,6 +97,75 @@ def test_bayer_of_one_color(encoding, tile):
     np.testing.assert_array_equal(decoded, np.broadcast_to(np.uint8(COLOR), (8, 10, 3)))
 
 
+@pytest.mark.parametrize('tile', ['RGGB', 'BGGR', 'GBRG', 'GRBG'])
+@pytest.mark.parametrize('bigendian', [0, 1])
+def test_bayer_of_sixteen_bits(tile, bigendian):
+    value = dict(zip('RGB', (np.array(COLOR) * 257).tolist(), strict=True))
+    words = np.array([value[c] for c in tile], '>u2' if bigendian else '<u2').reshape(2, 2)
+    sent = message(np.tile(words, (4, 5)), f'bayer_{tile.lower()}16', pad=2, bigendian=bigendian)
+    decoded = image_codec.decode_image(sent)
+    np.testing.assert_array_equal(decoded, np.broadcast_to(np.uint8(COLOR), (8, 10, 3)))
+
+
+@pytest.mark.parametrize('bigendian', [0, 1])
+@pytest.mark.parametrize(
+    ('encoding', 'channels'),
+    [
+        ('rgb16', [0, 1, 2]),
+        ('bgr16', [2, 1, 0]),
+        ('rgba16', [0, 1, 2, 0]),
+        ('bgra16', [2, 1, 0, 0]),
+    ],
+)
+def test_color_of_sixteen_bits(picture, encoding, channels, bigendian):
+    full = picture[..., channels].astype(np.uint16) * 257
+    words = full.astype('>u2' if bigendian else '<u2')
+    decoded = image_codec.decode_image(message(words, encoding, pad=4, bigendian=bigendian))
+    np.testing.assert_array_equal(decoded, picture)
+
+
+def test_every_encoding_refuses_a_short_message():
+    for encoding in image_codec.ENCODINGS:
+        sent = message(np.zeros((8, 8), np.uint8), encoding)
+        sent.height = 9 * 8
+        with pytest.raises(ImageError):
+            image_codec.decode_image(sent)
+
+
+@pytest.mark.parametrize('tile', ['RGGB', 'BGGR', 'GBRG', 'GRBG'])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_compressed_mosaic(tile, bits):
+    """What image_transport makes of a Bayer camera's images: a gray file of the mosaic."""
+    value = dict(zip('RGB', COLOR, strict=True))
+    mosaic = np.tile(np.array([value[c] for c in tile], np.uint8).reshape(2, 2), (4, 5))
+    encoded = image_codec.encode_png(mosaic if bits == 8 else mosaic.astype(np.uint16) * 257)
+    stated = f'bayer_{tile.lower()}{bits}; png compressed '
+    decoded = image_codec.decode_compressed(compressed(encoded, stated))
+    np.testing.assert_array_equal(decoded, np.broadcast_to(np.uint8(COLOR), (8, 10, 3)))
+    assert not image_codec.is_plain_file(stated, encoded)
+    # Made into a colour picture before it was compressed, it is one.
+    color = image_codec.encode_png(np.full((8, 10, 3), COLOR, np.uint8))
+    assert image_codec.is_plain_file(stated, color)
+    decoded = image_codec.decode_compressed(compressed(color, stated))
+    np.testing.assert_array_equal(decoded, np.broadcast_to(np.uint8(COLOR), (8, 10, 3)))
+
+
+@pytest.mark.parametrize(
+    ('stated', 'plain'),
+    [
+        ('jpeg', True),
+        ('png', True),
+        ('', True),
+        ('bgr8; jpeg compressed bgr8', True),
+        ('rgb8; png compressed', True),
+        ('rgb8; jpeg compressed rgb8', False),
+        ('16UC1; compressedDepth', False),
+    ],
+)
+def test_formats_in_the_wild(picture, stated, plain):
+    assert image_codec.is_plain_file(stated, image_codec.encode_jpeg(picture)) is plain
+
+
 @pytest.mark.parametrize(
     ('encoding', 'order'),
     [('yuv422', 'UYVY'), ('uyvy', 'UYVY'), ('yuv422_yuy2', 'YUYV'), ('yuyv', 'YUYV')],
@@ -246,3 +315,21 @@ def test_damage_never_raises_anything_else(data):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):
         assert image_codec.decode_bytes(bytes(encoded)).dtype == np.uint8
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_verifying_finds_what_decoding_finds(data):
+    y, x = np.mgrid[:40, :52]
+    picture = np.stack([x * 3 + y, y * 4, (x * y) % 256], -1).astype(np.uint8)
+    kind = data.draw(st.sampled_from([image_codec.encode_jpeg, image_codec.encode_png]))
+    encoded = bytearray(kind(picture))
+    for _ in range(data.draw(st.integers(0, 4))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        height, width = image_codec.decode_bytes(bytes(encoded)).shape[:2]
+    except ImageError:
+        with pytest.raises(ImageError):
+            image_codec.verify_bytes(bytes(encoded))
+    else:
+        assert image_codec.verify_bytes(bytes(encoded)) == (width, height)

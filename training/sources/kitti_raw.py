@@ -4,119 +4,118 @@
 
 Layout: `<date>/calib_cam_to_cam.txt`, `<date>/calib_velo_to_cam.txt`,
 `<date>/<drive>_sync/{image_02,velodyne_points,oxts}/{data/,timestamps.txt}`.
+
+The scans are as measured over a tenth of a second (readme of the data: "you have to 'untwist' the
+points"); those of KITTI odometry, made of the same drives, are untwisted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from clcp_ros.errors import CalibrationError, RecordingError
-from training.pairs.geometry import check_intrinsics, check_transform, make_transform
-from training.pairs.pair import Pair
-from training.pairs.sync import Matches, match_nearest
-from training.sources.base import Drops, Recording, SourceOptions, fingerprint_files, keep_finite
+from training.pairs.geometry import check_transform, invert_transform, make_transform
+from training.pairs.motion import Trajectory, deskew
+from training.pairs.pair import COLUMNS
+from training.sources._files import (
+    FilesRecording,
+    UnusableError,
+    check_deskew,
+    choose_cameras,
+    image_files,
+    intensity_scale,
+    note_short_scans,
+    offset_ns,
+    plausible,
+    read_bin,
+    sequence_names,
+)
+from training.sources._kitti import (
+    FRAME_PERIOD_NS,
+    entry,
+    frame_numbers,
+    parse_stamp,
+    read_stamps,
+    read_table,
+    split_projection,
+    sweep_offsets,
+)
+from training.sources.base import Drops, Recording, SourceOptions
+
+__all__ = ['SOURCE', 'KittiRaw', 'KittiRawRecording', 'parse_stamp', 'read_calibration']
 
 DEFAULT_CAMERA = 'image_02'
-FRAME_PERIOD_NS = 100_000_000
-"""10 Hz; stands in for missing timestamps."""
+
+_HINT = 'KITTI publishes it as <date>_calib.zip, it lies beside the drives'
+EARTH_RADIUS = 6378137.0
+"""Metres; as in KITTI's devkit."""
 
 
 @dataclass
-class KittiRawRecording:
-    """One drive and one of its cameras."""
+class KittiRawRecording(FilesRecording):
+    """One drive and one of its cameras.
 
-    folder: Path
-    sequence: str
-    camera: str
-    K: np.ndarray
-    T_camera_lidar: np.ndarray
-    lidar: str = 'velodyne'
-    notes: list[str] = field(default_factory=list)
+    Attributes:
+        folder: Of the drive.
+        T_ego_lidar: (4, 4) mount of the scanner on the IMU where scans are to be de-skewed.
+    """
 
-    def __post_init__(self) -> None:
-        self.images = sorted((self.folder / self.camera / 'data').glob('*.png'))
-        if not self.images:
-            self.images = sorted((self.folder / self.camera / 'data').glob('*.jpg'))
-        self.scans = sorted((self.folder / 'velodyne_points' / 'data').glob('*.bin'))
-        if not self.images or not self.scans:
+    folder: Path = field(default_factory=Path)
+    T_ego_lidar: np.ndarray | None = None
+    scale: float = 1.0
+
+    @property
+    def drive(self) -> str:
+        """What the cameras of a drive share."""
+        return self.folder.name
+
+    def prepare(self, dropped: Drops) -> None:
+        """See `FilesRecording.prepare`."""
+        self._poses = read_oxts(self.folder / 'oxts')
+        damaged = sum(pose is None for pose in self._poses.values())
+        if damaged:
+            self.note(f'{damaged} packets of oxts cannot be read: these poses are unknown')
+        self._trajectory = self._make_trajectory() if self.T_ego_lidar is not None else None
+
+    def points(self, scan: int, image: int, dropped: Drops) -> tuple[np.ndarray, tuple[str, ...]]:
+        """See `FilesRecording.points`."""
+        points = plausible(read_bin(self.scans[scan], 4), dropped, self.scale)
+        if self._trajectory is not None and self.T_ego_lidar is not None:
+            try:
+                points[:, :3] = deskew(
+                    points[:, :3],
+                    sweep_offsets(points[:, :3], FRAME_PERIOD_NS * 1e-9),
+                    int(self.lidar_ns[scan]),
+                    self.T_ego_lidar,
+                    self._trajectory,
+                    int(self.camera_ns[image]),
+                )
+            except RecordingError:
+                raise UnusableError('scan: no poses to de-skew it') from None
+        return points, COLUMNS
+
+    def pose(self, image: int) -> np.ndarray | None:
+        """See `FilesRecording.pose`."""
+        return self._poses.get(self.images[image].stem)
+
+    def other_files(self) -> list[Path]:
+        """See `FilesRecording.other_files`."""
+        return list((self.folder / 'oxts').glob('**/*.txt'))
+
+    def _make_trajectory(self) -> Trajectory:
+        known = {name: pose for name, pose in self._poses.items() if pose is not None}
+        files = [Path(name) for name in known]
+        stamps = read_stamps(self.folder / 'oxts' / 'timestamps.txt', frame_numbers(files))
+        if stamps is None or len(known) < 2:
             raise RecordingError(
-                f'{self.folder} has {len(self.images)} images of {self.camera} and '
-                f'{len(self.scans)} scans'
+                f'{self.folder}/oxts has no timestamps.txt that fits its packets: scans cannot be '
+                'de-skewed; leave out --deskew poses'
             )
-        self._camera_ns = self._stamps(self.camera, self.images)
-        self._lidar_ns = self._stamps('velodyne_points', self.scans)
-        if (self._camera_ns is None) != (self._lidar_ns is None):
-            # One clock invented, the other real: they would never meet.
-            self._camera_ns = self._lidar_ns = None
-        if self._camera_ns is None:
-            self.notes.append('no timestamps.txt: stamps are the frame number times 0.1 s')
-        if not (self.folder / 'oxts' / 'data').is_dir():
-            self.notes.append('no oxts: poses are unknown (T_world_ego is null)')
-
-    def match(self, max_gap: float) -> Matches:
-        """See `Recording.match`."""
-        return match_nearest(*self._all_stamps(), max_gap)
-
-    def read(self, matches: Matches, sequence: str, dropped: Drops) -> Iterator[Pair]:
-        """See `Recording.read`."""
-        camera_ns, lidar_ns = self._all_stamps()
-        poses = _Oxts(self.folder / 'oxts')
-        for i, j in zip(matches.camera.tolist(), matches.lidar.tolist(), strict=True):
-            image, scan = self.images[i], self.scans[j]
-            raw = np.fromfile(scan, '<f4')
-            if raw.size == 0 or raw.size % 4:
-                dropped.add('scan: truncated or empty .bin', scan.name)
-                continue
-            points = keep_finite(raw.reshape(-1, 4), dropped)
-            points[:, 3] = points[:, 3].clip(0, 1)
-            yield Pair(
-                key=f'{sequence}/{image.stem}',
-                sequence=sequence,
-                camera=self.camera,
-                lidar=self.lidar,
-                camera_stamp_ns=int(camera_ns[i]),
-                lidar_stamp_ns=int(lidar_ns[j]),
-                image=None,
-                encoded=image.read_bytes(),
-                points=points,
-                K=self.K,
-                T_camera_lidar=self.T_camera_lidar,
-                T_world_ego=poses.pose(image.stem),
-                source={
-                    'reader': SOURCE.name,
-                    'image': str(image.relative_to(self.folder.parent)),
-                    'points': str(scan.relative_to(self.folder.parent)),
-                },
-            )
-
-    def fingerprint(self) -> str:
-        """See `Recording.fingerprint`."""
-        return fingerprint_files(
-            [*self.images, *self.scans], self.K.tolist(), self.T_camera_lidar.tolist()
-        )
-
-    def _all_stamps(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._camera_ns is not None and self._lidar_ns is not None:
-            return self._camera_ns, self._lidar_ns
-        return _numbers(self.images) * FRAME_PERIOD_NS, _numbers(self.scans) * FRAME_PERIOD_NS
-
-    def _stamps(self, sensor: str, files: list[Path]) -> np.ndarray | None:
-        path = self.folder / sensor / 'timestamps.txt'
-        if not path.is_file():
-            return None
-        lines = path.read_text().split('\n')
-        # A line per frame of the drive, also for frames whose file is missing.
-        try:
-            return np.array([parse_stamp(lines[number]) for number in _numbers(files)], np.int64)
-        except (ValueError, IndexError):
-            self.notes.append(f'{sensor}/timestamps.txt does not fit the frames')
-            return None
+        return Trajectory.of_unsorted(stamps, np.stack(list(known.values())))
 
 
 class KittiRaw:
@@ -133,16 +132,47 @@ class KittiRaw:
 
     def recordings(self, path: Path, options: SourceOptions) -> list[Recording]:
         """See `Source.recordings`."""
-        options.refuse_others(self.name, ['camera'])
-        camera = options.camera or DEFAULT_CAMERA
+        options.refuse_others(self.name, ['camera', 'camera_offset', 'lidar_offset', 'deskew'])
+        check_deskew(options, self.name, 'its motion is in oxts', 'poses')
+        drives = _drives(path)
+        having = {drive: _cameras(drive) for drive in drives}
+        chosen, notes = choose_cameras(having, options.camera, DEFAULT_CAMERA, path)
+        names = sequence_names(chosen, {drive: drive.name for drive in drives})
         recordings: list[Recording] = []
-        for drive in _drives(path):
-            if not (drive / camera / 'data').is_dir():
-                there = ', '.join(sorted(p.name for p in drive.glob('image_*'))) or 'none'
-                raise RecordingError(f'{drive} has no camera {camera!r}; it has {there}')
-            K, T_camera_lidar = read_calibration(drive.parent, camera)
-            recordings.append(KittiRawRecording(drive, drive.name, camera, K, T_camera_lidar))
+        for (drive, camera), name in zip(chosen, names, strict=True):
+            recordings.append(self._recording(drive, camera, name, options))
+        recordings[0].notes.extend(notes)
         return recordings
+
+    def _recording(
+        self, drive: Path, camera: str, name: str, options: SourceOptions
+    ) -> KittiRawRecording:
+        images = image_files(drive / camera / 'data')
+        scans = sorted((drive / 'velodyne_points' / 'data').glob('*.bin'))
+        if not images or not scans:
+            raise RecordingError(
+                f'{drive} has {len(images)} images of {camera} and {len(scans)} scans'
+            )
+        K, T_camera_lidar = read_calibration(drive.parent, camera)
+        scale = intensity_scale(scans)
+        if scale is None:
+            raise RecordingError(
+                f'{drive}: its scans are not rows of x, y, z, intensity: the values of the fourth '
+                'column are in no known range'
+            )
+        camera_ns, lidar_ns, notes = _stamps(drive, camera, images, scans)
+        if not (drive / 'oxts' / 'data').is_dir():
+            notes.append('no oxts: poses are unknown (T_world_ego is null)')
+        if scale != 1:
+            notes.append(f'intensities reach {scale:g}: they are divided by it')
+        return KittiRawRecording(
+            self.name, drive.parent, name, camera, images, scans,
+            camera_ns + offset_ns(options.camera_offset),
+            lidar_ns + offset_ns(options.lidar_offset),
+            K, T_camera_lidar, _image_size(drive.parent, camera),
+            notes=notes + note_short_scans(scans), folder=drive, scale=scale,
+            T_ego_lidar=_mount(drive) if options.deskew == 'poses' else None,
+        )  # fmt: skip
 
 
 def read_calibration(folder: Path, camera: str) -> tuple[np.ndarray, np.ndarray]:
@@ -162,72 +192,97 @@ def read_calibration(folder: Path, camera: str) -> tuple[np.ndarray, np.ndarray]
         CalibrationError: A file or an entry is missing.
     """
     number = camera.removeprefix('image_')
-    cameras = _read_table(folder / 'calib_cam_to_cam.txt')
-    velodyne = _read_table(folder / 'calib_velo_to_cam.txt')
-    try:
-        P = cameras[f'P_rect_{number}'].reshape(3, 4)
-        R_rect = cameras['R_rect_00'].reshape(3, 3)
-        T_cam0_velo = make_transform(velodyne['R'].reshape(3, 3), velodyne['T'])
-    except (KeyError, ValueError) as error:
-        raise CalibrationError(
-            f'{folder}: calibration of {camera} is incomplete: {error}'
-        ) from None
-    K = check_intrinsics(P[:, :3], str(folder))
-    T_camera_rect = make_transform(np.eye(3), np.linalg.solve(K, P[:, 3]))
+    cameras_path, velodyne_path = folder / 'calib_cam_to_cam.txt', folder / 'calib_velo_to_cam.txt'
+    cameras, velodyne = read_table(cameras_path, _HINT), read_table(velodyne_path, _HINT)
+    P = entry(cameras, f'P_rect_{number}', (3, 4), cameras_path)
+    R_rect = entry(cameras, 'R_rect_00', (3, 3), cameras_path)
+    R = entry(velodyne, 'R', (3, 3), velodyne_path)
+    T_cam0_velo = make_transform(R, entry(velodyne, 'T', (3,), velodyne_path))
+    K, T_camera_rect = split_projection(P, str(folder))
     T = T_camera_rect @ make_transform(R_rect, [0, 0, 0]) @ T_cam0_velo
     return K, check_transform(T, str(folder))
 
 
-def parse_stamp(text: str) -> int:
-    """Nanoseconds of 'YYYY-MM-DD HH:MM:SS.nnnnnnnnn', taken as UTC.
+def read_oxts(folder: Path) -> dict[str, np.ndarray | None]:
+    """T_world_ego of the packets of GPS and IMU, by the names of their files.
 
-    Raises:
-        ValueError: Not such a text.
+    Mercator projection with the first packet as origin, x east, y north, z up (KITTI's devkit).
+
+    Returns:
+        Name: (4, 4) float64, or None for a packet that cannot be read; empty without packets.
     """
-    seconds, _, fraction = text.strip().partition('.')
-    moment = datetime.strptime(seconds, '%Y-%m-%d %H:%M:%S').replace(tzinfo=timezone.utc)
-    return int(moment.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, '0')[:9] or 0)
-
-
-class _Oxts:
-    """T_world_ego from GPS and IMU; the world is where the first frame asked for is."""
-
-    EARTH_RADIUS = 6378137.0
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.origin: np.ndarray | None = None
-        self.scale = 1.0
-
-    def pose(self, frame: str) -> np.ndarray | None:
-        """(4, 4), or None where there is no packet."""
-        path = self.folder / 'data' / f'{frame}.txt'
+    poses: dict[str, np.ndarray | None] = {}
+    origin, scale = None, 1.0
+    for path in sorted((folder / 'data').glob('*.txt')):
         try:
-            lat, lon, alt, roll, pitch, yaw = map(float, path.read_text().split()[:6])
+            values = [float(value) for value in path.read_text(errors='replace').split()[:6]]
+            lat, lon, alt, roll, pitch, yaw = values
         except (OSError, ValueError):
-            return None
-        if self.origin is None:
-            self.scale = math.cos(math.radians(lat))
-        # Mercator projection, as in KITTI's devkit.
-        radius = self.scale * self.EARTH_RADIUS
-        place = np.array(
-            [
-                radius * math.radians(lon),
-                radius * math.log(math.tan(math.radians(90 + lat) / 2)),
-                alt,
-            ]
-        )
-        if self.origin is None:
-            self.origin = place
-        cr, sr, cp, sp, cy, sy = (f(a) for a in (roll, pitch, yaw) for f in (math.cos, math.sin))
-        rotation = np.array(
-            [
-                [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-                [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-                [-sp, cp * sr, cp * cr],
-            ]
-        )
-        return make_transform(rotation, place - self.origin)
+            poses[path.stem] = None
+            continue
+        if not all(map(math.isfinite, values)) or not abs(lat) < 85:
+            poses[path.stem] = None
+            continue
+        if origin is None:
+            scale = math.cos(math.radians(lat))
+        radius = scale * EARTH_RADIUS
+        north = radius * math.log(math.tan(math.radians(90 + lat) / 2))
+        place = np.array([radius * math.radians(lon), north, alt])
+        if origin is None:
+            origin = place
+        poses[path.stem] = make_transform(_rotation(roll, pitch, yaw), place - origin)
+    return poses
+
+
+def _rotation(roll: float, pitch: float, yaw: float) -> np.ndarray:
+    """Rz(yaw) Ry(pitch) Rx(roll), (3, 3)."""
+    cr, sr, cp, sp, cy, sy = (f(a) for a in (roll, pitch, yaw) for f in (math.cos, math.sin))
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
+
+
+def _mount(drive: Path) -> np.ndarray:
+    """T_ego_lidar: the velodyne on the IMU."""
+    path = drive.parent / 'calib_imu_to_velo.txt'
+    table = read_table(path, _HINT + '; without it scans cannot be de-skewed')
+    T_velo_imu = make_transform(entry(table, 'R', (3, 3), path), entry(table, 'T', (3,), path))
+    return invert_transform(check_transform(T_velo_imu, str(path)))
+
+
+def _image_size(folder: Path, camera: str) -> tuple[int, int] | None:
+    path = folder / 'calib_cam_to_cam.txt'
+    name = f'S_rect_{camera.removeprefix("image_")}'
+    try:
+        width, height = entry(read_table(path, _HINT), name, (2,), path)
+    except CalibrationError:
+        return None
+    return int(width), int(height)
+
+
+def _stamps(
+    drive: Path, camera: str, images: list[Path], scans: list[Path]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    numbers = {camera: frame_numbers(images), 'velodyne_points': frame_numbers(scans)}
+    found = {s: read_stamps(drive / s / 'timestamps.txt', n) for s, n in numbers.items()}
+    camera_ns, lidar_ns = found.values()
+    if camera_ns is not None and lidar_ns is not None:
+        return camera_ns, lidar_ns, []
+    # One clock invented, the other real: they would never meet. So both are invented.
+    notes = ['no timestamps.txt: stamps are the frame number times 0.1 s']
+    for sensor in found:
+        if found[sensor] is None and (drive / sensor / 'timestamps.txt').is_file():
+            notes = [f'{sensor}/timestamps.txt does not fit the frames: stamps are their numbers']
+    first, second = numbers.values()
+    return first * FRAME_PERIOD_NS, second * FRAME_PERIOD_NS, notes
+
+
+def _cameras(drive: Path) -> list[str]:
+    return sorted(p.name for p in drive.glob('image_0?') if (p / 'data').is_dir())
 
 
 def _drives(path: Path) -> list[Path]:
@@ -239,28 +294,6 @@ def _drives(path: Path) -> list[Path]:
         if found:
             return [p.resolve() for p in found]
     return []
-
-
-def _numbers(files: list[Path]) -> np.ndarray:
-    try:
-        return np.array([int(path.stem) for path in files], np.int64)
-    except ValueError:
-        raise RecordingError(f'{files[0].parent}: file names are not frame numbers') from None
-
-
-def _read_table(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise CalibrationError(
-            f'{path} is missing; KITTI publishes it as <date>_calib.zip, it lies beside the drives'
-        )
-    table = {}
-    for line in path.read_text(errors='replace').splitlines():
-        name, _, values = line.partition(':')
-        try:
-            table[name.strip()] = np.array([float(v) for v in values.split()])
-        except ValueError:
-            continue  # calib_time and the like
-    return table
 
 
 SOURCE = KittiRaw()

@@ -2,17 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse 3D convolution in plain PyTorch: no compiler, CPU and GPU."""
 
-from training.sparse.convolution import SparseConv, sparse_conv
-from training.sparse.grid import KernelMap, SparseGrid
+from training.sparse.backends import BACKENDS, find_backend
+from training.sparse.grid import SparseGrid
+from training.sparse.kernel_map import KernelMap
+from training.sparse.layers import (
+    SparseConv,
+    conv_norm_act,
+    fold_norm,
+    set_backend,
+    sparse_conv,
+)
 from training.sparse.voxelize import Voxels, batch_voxels, join_voxels, voxelize
 
 __all__ = [
+    'BACKENDS',
     'KernelMap',
     'SparseConv',
     'SparseGrid',
     'Voxels',
     'batch_voxels',
+    'conv_norm_act',
+    'find_backend',
+    'fold_norm',
     'join_voxels',
+    'set_backend',
     'sparse_conv',
     'voxelize',
 ]

@@ -1,117 +1,154 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Gather, multiply, sum: convolution over the pairs of a kernel map."""
+"""Gather, multiply, sum: convolution over the pairs of a kernel map, in plain PyTorch."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.sparse.grid import KernelMap
+from training.sparse.kernel_map import Chunk, KernelMap
+from training.sparse.matmul import add_outer, add_product, multiply
 
 
-class _SparseConv(torch.autograd.Function):
-    """One gather, a product per offset, one sum over each row's pairs.
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to each output row at the end: `relu(x * scale + shift + residual)`.
 
-    The sums run over sorted segments: in parallel, in the same order every time, and far faster
-    than scattering. The backward pass gathers again instead of keeping what the forward gathered.
+    Attributes:
+        scale: (C,) or None.
+        shift: (C,) or None.
+        residual: (n_targets, C) or None.
+        relu: Cut off negative values.
     """
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    residual: Tensor | None = None
+    relu: bool = False
+
+    def apply_(self, out: Tensor, rows: slice) -> None:
+        """Change a range of rows in place."""
+        if self.scale is not None:
+            out.mul_(self.scale)
+        if self.shift is not None:
+            out.add_(self.shift)
+        if self.residual is not None:
+            out.add_(self.residual[rows])
+        if self.relu:
+            out.relu_()
+
+
+def convolve(
+    features: Tensor, kernel: Tensor, pairs: KernelMap, epilogue: Epilogue | None = None
+) -> Tensor:
+    """Convolve, without autograd.
+
+    Range after range of output rows: their inputs are gathered offset by offset, multiplied, and
+    summed row by row. The sums run over sorted segments: in parallel, in the same order every
+    time, and far faster than scattering.
+
+    Args:
+        features: (n_sources, C_in).
+        kernel: (offsets, C_in, C_out) of the same type.
+        pairs: Which rows each offset connects.
+        epilogue: Applied to every range while it is in the cache.
+
+    Returns:
+        (n_targets, C_out).
+    """
+    out = features.new_empty((pairs.n_targets, kernel.shape[2]))
+    matrices = kernel.unbind(0)
+    for chunk in pairs.chunks:
+        rows = chunk.rows
+        out[rows] = _sums(_gather(features, chunk), matrices, chunk)
+        if pairs.centre is not None:
+            add_product(out[rows], features[rows], matrices[pairs.centre])
+        if epilogue is not None:
+            epilogue.apply_(out[rows], rows)
+    return out
+
+
+def _gather(features: Tensor, chunk: Chunk) -> Tensor:
+    return features.index_select(0, chunk.gather)
+
+
+def _sums(gathered: Tensor, matrices: tuple[Tensor, ...], chunk: Chunk) -> Tensor:
+    """Multiply what was gathered and sum up the products of each output row."""
+    products = gathered.new_empty((len(gathered), matrices[0].shape[1]))
+    multiply(
+        gathered.split(chunk.sizes),
+        [matrices[t] for t in chunk.offsets],
+        products.split(chunk.sizes),
+    )
+    return F.embedding_bag(
+        chunk.order, products, chunk.begins, mode='sum', include_last_offset=True
+    )
+
+
+def gradients(
+    features: Tensor, kernel: Tensor, grad: Tensor, pairs: KernelMap, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both gradients of `convolve` in one pass over the pairs in the other direction.
+
+    A row of `grad` is gathered once and used twice: multiplied with the transposed kernel for the
+    gradient of the features, and with the features it came from for that of the kernel.
+
+    Args:
+        features: (n_sources, C_in).
+        kernel: (offsets, C_in, C_out).
+        grad: (n_targets, C_out), contiguous.
+        pairs: Of the convolution.
+        wanted: Whether the gradient of the features and that of the kernel are.
+
+    Returns:
+        Gradients of the features and of the kernel.
+    """
+    centre = pairs.centre
+    # The pairs of offset t of a submanifold map, turned round, are those of offset 26 - t.
+    back = pairs.transposed if centre is None else pairs
+    turned = [len(kernel) - 1 - t if centre is not None else t for t in range(len(kernel))]
+    by_offset = kernel.transpose(1, 2).unbind(0)
+    matrices = tuple(by_offset[t] for t in turned)
+    out = features.new_empty(features.shape) if wanted[0] else None
+    kernel_grad = torch.zeros_like(kernel) if wanted[1] else None
+    for chunk in back.chunks:
+        rows = chunk.rows
+        gathered = _gather(grad, chunk)
+        if out is not None:
+            out[rows] = _sums(gathered, matrices, chunk)
+            if centre is not None:
+                add_product(out[rows], grad[rows], matrices[centre])
+        if kernel_grad is not None:
+            gathered.index_fill_(0, chunk.blank, 0)
+            inputs = features.index_select(0, chunk.scatter)
+            targets = [kernel_grad[turned[t]] for t in chunk.offsets]
+            columns = [part.T for part in inputs.split(chunk.sizes)]
+            multiply(columns, gathered.split(chunk.sizes), targets, add=True)
+            if centre is not None:
+                add_outer(kernel_grad[centre], features[rows], grad[rows])
+    return out, kernel_grad
+
+
+class SparseConvFunction(torch.autograd.Function):
+    """`convolve` with gradients; only features and kernel are kept, what was gathered is not."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
         ctx.save_for_backward(features, kernel)
         ctx.pairs = pairs
-        gathered = features.index_select(0, pairs.source)
-        out = _sum(_multiply(gathered, kernel, pairs), *pairs.by_target)
-        if pairs.centre is not None:
-            out.addmm_(features, kernel[pairs.centre])
-        return out
+        return convolve(features, kernel, pairs)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, kernel = ctx.saved_tensors
-        grad, pairs = grads[0].contiguous(), ctx.pairs
-        grad_features = grad_kernel = None
-        rows = grad.index_select(0, pairs.target)
-        if ctx.needs_input_grad[0]:
-            transposed = kernel.transpose(1, 2)
-            grad_features = _sum(_multiply(rows, transposed, pairs), *pairs.by_source)
-            if pairs.centre is not None:
-                grad_features.addmm_(grad, transposed[pairs.centre])
-        if ctx.needs_input_grad[1]:
-            grad_kernel = torch.zeros_like(kernel)
-            gathered = features.index_select(0, pairs.source)
-            for t, part in enumerate(pairs.slices):
-                torch.mm(gathered[part].T, rows[part], out=grad_kernel[t])
-            if pairs.centre is not None:
-                torch.mm(features.T, grad, out=grad_kernel[pairs.centre])
-        return grad_features, grad_kernel, None
-
-
-def _multiply(rows: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
-    products = rows.new_empty((len(rows), kernel.shape[2]))
-    for t, part in enumerate(pairs.slices):
-        torch.mm(rows[part], kernel[t], out=products[part])
-    return products
-
-
-def _sum(products: Tensor, order: Tensor, begins: Tensor) -> Tensor:
-    return F.embedding_bag(order, products, begins, mode='sum', include_last_offset=True)
-
-
-def sparse_conv(features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
-    """Convolve over a kernel map.
-
-    Args:
-        features: (n_sources, C_in).
-        kernel: (offsets, C_in, C_out), offsets ordered as in `training.sparse.grid`.
-        pairs: Which rows each offset connects.
-
-    Returns:
-        (n_targets, C_out): for every target, the sum of `features[source] @ kernel[t]` over its
-        pairs.
-    """
-    if torch.is_autocast_enabled(features.device.type):
-        dtype = torch.get_autocast_dtype(features.device.type)
-        features, kernel = features.to(dtype), kernel.to(dtype)
-    return _SparseConv.apply(features, kernel, pairs)
-
-
-class SparseConv(nn.Module):
-    """A bias-free convolution over sparse rows.
-
-    Args:
-        c_in: Input channels.
-        c_out: Output channels.
-        volume: Kernel volume: 27 (3 x 3 x 3), 8 (2 x 2 x 2, also transposed) or 1.
-    """
-
-    def __init__(self, c_in: int, c_out: int, volume: int) -> None:
-        super().__init__()
-        # torchsparse keeps kernels of volume 1 as matrices, and so do its checkpoints.
-        shape = (c_in, c_out) if volume == 1 else (volume, c_in, c_out)
-        self.kernel = nn.Parameter(torch.empty(shape))
-        bound = 1 / math.sqrt(c_in * volume)
-        nn.init.uniform_(self.kernel, -bound, bound)
-
-    def forward(self, features: Tensor, pairs: KernelMap | None = None) -> Tensor:
-        """Convolve.
-
-        Args:
-            features: (n_sources, C_in).
-            pairs: The kernel map; None for volume 1.
-
-        Returns:
-            (n_targets, C_out).
-        """
-        if pairs is None:
-            return features @ self.kernel
-        return sparse_conv(features, self.kernel, pairs)
-
-    def extra_repr(self) -> str:
-        """Show the kernel's shape in `repr`."""
-        return str(tuple(self.kernel.shape))
+        wanted = ctx.needs_input_grad[:2]
+        return (
+            *gradients(features, kernel, grads[0].contiguous(), ctx.pairs, wanted),
+            None,
+        )

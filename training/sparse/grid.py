@@ -9,161 +9,119 @@ volume with z fastest, `t = 4*dx + 2*dy + dz`. The operation is cross-correlatio
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
+from training.sparse import octree
+from training.sparse.kernel_map import KernelMap
+from training.sparse.morton import MAX_HALVINGS, KeySpace
 
-
-class KernelMap:
-    """Pairs of rows that each kernel offset connects.
-
-    Args:
-        sources: Per offset, (P_t,) int64 rows of the input.
-        targets: Per offset, (P_t,) int64 rows of the output.
-        n_sources: Rows of the input.
-        n_targets: Rows of the output.
-        centre: Offset that connects each row with itself, if there is one; its pairs are left out
-            of what follows.
-
-    Attributes:
-        source: (P,) input rows of all pairs, offset after offset.
-        target: (P,) output rows of all pairs.
-        slices: Per offset, its part of the pairs; empty for the centre.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        n_sources: int,
-        n_targets: int,
-        centre: int | None = None,
-    ) -> None:
-        self.n_sources, self.n_targets, self.centre = n_sources, n_targets, centre
-        sources, targets = (
-            [rows[:0] if t == centre else rows for t, rows in enumerate(side)]
-            for side in (sources, targets)
-        )
-        self.source, self.target = torch.cat(sources), torch.cat(targets)
-        ends = list(itertools.accumulate(len(rows) for rows in sources))
-        self.slices = [slice(end - len(r), end) for r, end in zip(sources, ends, strict=True)]
-
-    @cached_property
-    def by_target(self) -> tuple[Tensor, Tensor]:
-        """Positions of the pairs sorted by output row, and where each row's pairs begin."""
-        return _segments(self.target, self.n_targets)
-
-    @cached_property
-    def by_source(self) -> tuple[Tensor, Tensor]:
-        """Positions of the pairs sorted by input row, and where each row's pairs begin."""
-        return _segments(self.source, self.n_sources)
-
-    @cached_property
-    def transposed(self) -> KernelMap:
-        """The same pairs in the other direction, for a transposed convolution."""
-        other = copy.copy(self)
-        for name in ('by_target', 'by_source', 'transposed'):
-            other.__dict__.pop(name, None)
-        other.source, other.target = self.target, self.source
-        other.n_sources, other.n_targets = self.n_targets, self.n_sources
-        return other
-
-
-def _segments(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    order = torch.argsort(rows, stable=True)
-    begins = torch.zeros(count + 1, dtype=torch.int64, device=rows.device)
-    torch.cumsum(torch.bincount(rows, minlength=count), 0, out=begins[1:])
-    return order, begins
+# Fewer voxels than this are looked up; more get their neighbours from their parents.
+_FEW = 256
 
 
 class SparseGrid:
     """The active voxels of a batch at one stride; maps are built once and shared.
 
     Args:
-        coords: (N, 4) int64: sample, x, y, z, in units of this grid's voxels; unique rows.
+        coords: (N, 4) integers: sample, x, y, z, in units of this grid's voxels; unique rows in
+            any order, negative ones too.
         batch_size: Number of samples, some of which may have no voxel.
+        stride: Edge of these voxels in the finest ones.
 
     Raises:
-        ModelError: The extent is too large for 64-bit keys, or rows repeat.
+        ModelError: The extent is too large for 64-bit keys, rows repeat, a sample is out of
+            range, or the shape or type is wrong.
     """
 
-    def __init__(self, coords: Tensor, batch_size: int) -> None:
-        self.coords = coords
-        self.batch_size = batch_size
-        if len(coords):
-            low = coords[:, 1:].amin(dim=0)
-            # One empty plane on each side, so that a neighbour outside never aliases another row.
-            extent = coords[:, 1:].amax(dim=0) - low + 3
-            self._origin = low - 1
-        else:
-            extent = torch.full((3,), 3, dtype=torch.int64, device=coords.device)
-            self._origin = torch.zeros(3, dtype=torch.int64, device=coords.device)
-        x, y, z = extent.tolist()
-        if batch_size * x * y * z >= 2**62:
+    def __init__(self, coords: Tensor, batch_size: int, stride: int = 1) -> None:
+        if coords.ndim != 2 or coords.shape[1] != 4 or coords.is_floating_point():
             raise ModelError(
-                f'voxel grid of {x} x {y} x {z} is too large for its keys; '
-                'remove far outliers or use larger voxels'
+                'a sparse grid takes integer coordinates (N, 4): sample, x, y, z; got '
+                f'{coords.dtype} {tuple(coords.shape)}'
             )
-        self._strides = (x * y * z, y * z, z, 1)
-        keys = self._keys(coords)
-        self._sorted_keys, self._order = torch.sort(keys)
-        if len(keys) and bool((self._sorted_keys[1:] == self._sorted_keys[:-1]).any()):
-            raise ModelError('two rows of a sparse grid have the same coordinates')
+        self.coords = coords.long().contiguous()
+        self.batch_size, self.stride = batch_size, stride
+        self._space = KeySpace.around(self.coords, batch_size)
+        keys, _ = self._space.encode(self.coords)
+        ascending = keys[1:] > keys[:-1]
+        self._order: Tensor | None = None  # of the rows by key; None when they are in order
+        if not bool(ascending.all()):
+            keys, self._order = torch.sort(keys)
+            if bool((keys[1:] == keys[:-1]).any()):
+                raise ModelError('two rows of a sparse grid have the same coordinates')
+        self._tree = _Level(keys, self._space, MAX_HALVINGS)
+
+    @classmethod
+    def _from_level(cls, level: _Level, batch_size: int, stride: int) -> SparseGrid:
+        grid = cls.__new__(cls)
+        grid.coords = level.space.decode(level.keys)
+        grid.batch_size, grid.stride, grid._space = batch_size, stride, level.space
+        grid._order, grid._tree = None, level
+        return grid
 
     def __len__(self) -> int:
         return len(self.coords)
+
+    def __repr__(self) -> str:
+        return f'SparseGrid({len(self)} voxels, {self.batch_size} samples, stride {self.stride})'
 
     @property
     def samples(self) -> Tensor:
         """(N,) int64 sample of each voxel."""
         return self.coords[:, 0]
 
-    def _keys(self, coords: Tensor) -> Tensor:
-        b, x, y, z = self._strides
-        c = coords[:, 1:] - self._origin
-        return coords[:, 0] * b + c[:, 0] * x + c[:, 1] * y + c[:, 2] * z
+    def to(self, device: torch.device | str) -> SparseGrid:
+        """The same grid on a device; maps are built again there."""
+        if self.coords.device == torch.device(device):
+            return self
+        return SparseGrid(self.coords.to(device), self.batch_size, self.stride)
+
+    @torch.compiler.disable
+    def find(self, coords: Tensor) -> Tensor:
+        """Look voxels up.
+
+        Args:
+            coords: (M, 4) int64 coordinates in units of this grid's voxels, anywhere.
+
+        Returns:
+            (M,) int64 rows of this grid, -1 where there is no such voxel.
+        """
+        keys, _ = self._space.encode(coords)
+        return self._rows(octree.find(self._tree.keys, keys)).long()
+
+    def _rows(self, positions: Tensor) -> Tensor:
+        """Positions among the sorted keys (-1: none) to rows."""
+        if self._order is None:
+            return positions
+        rows = torch.nn.functional.pad(self._order.int(), (0, 1), value=-1)
+        return rows.index_select(
+            0, torch.where(positions < 0, len(self), positions).view(-1)
+        ).view(positions.shape)
 
     @cached_property
     def neighbours(self) -> KernelMap:
         """Pairs of the submanifold 3 x 3 x 3 convolution."""
-        n = len(self)
-        rows = torch.arange(n, device=self.coords.device)
-        keys = self._keys(self.coords)
-        _, x, y, z = self._strides
-        sources: list[Tensor] = [rows] * 27
-        targets: list[Tensor] = [rows] * 27
-        for t in range(13):  # the other half are these pairs the other way round
-            dx, dy, dz = t % 3 - 1, t // 3 % 3 - 1, t // 9 - 1
-            wanted = keys + dx * x + dy * y + dz * z
-            position = torch.searchsorted(self._sorted_keys, wanted).clamp_(max=max(n - 1, 0))
-            hit = self._sorted_keys[position] == wanted
-            sources[t], targets[t] = self._order[position[hit]], rows[hit]
-            sources[26 - t], targets[26 - t] = targets[t], sources[t]
-        return KernelMap(sources, targets, n, n, centre=13)
+        return _neighbours(self)
 
     @cached_property
     def coarser(self) -> tuple[SparseGrid, KernelMap]:
-        """The grid at twice the stride, and the pairs of the 2 x 2 x 2 convolution to it."""
-        halved = self.coords.clone()
-        halved[:, 1:] = torch.div(self.coords[:, 1:], 2, rounding_mode='floor')
-        _, parent = torch.unique(self._keys(halved), return_inverse=True)
-        count = int(parent.max()) + 1 if len(parent) else 0
-        coarse = halved.new_empty((count, 4))
-        coarse[parent] = halved
-        corner = self.coords[:, 1:] - 2 * halved[:, 1:]
-        octant = corner @ torch.tensor([4, 2, 1], device=corner.device)
-        sources = tuple(torch.nonzero(octant == t).flatten() for t in range(8))
-        targets = tuple(parent[s] for s in sources)
-        return (
-            SparseGrid(coarse, self.batch_size),
-            KernelMap(sources, targets, len(self), count),
-        )
+        """The grid at twice the stride, and the pairs of the 2 x 2 x 2 convolution to it.
+
+        Raises:
+            ModelError: The grid has been halved too often.
+        """
+        return _coarser(self)
+
+    @cached_property
+    def _by_sample(self) -> tuple[Tensor | None, Tensor]:
+        """Rows sample after sample (None: as they are), and the number of each sample's rows."""
+        counts = torch.bincount(self.samples, minlength=self.batch_size)
+        grouped = bool((self.samples[1:] >= self.samples[:-1]).all())
+        return None if grouped else torch.argsort(self.samples, stable=True), counts
 
     def mean_per_sample(self, features: Tensor) -> Tensor:
         """Average features over the voxels of each sample.
@@ -174,7 +132,71 @@ class SparseGrid:
         Returns:
             (batch_size, C); zeros for a sample without voxels.
         """
-        total = features.new_zeros((self.batch_size, features.shape[1]))
-        total.index_add_(0, self.samples, features)
-        count = torch.bincount(self.samples, minlength=self.batch_size).clamp_(min=1)
-        return total / count[:, None].to(total.dtype)
+        return self._pool(features, 'mean')
+
+    def max_per_sample(self, features: Tensor) -> Tensor:
+        """Largest feature over the voxels of each sample.
+
+        Args:
+            features: (N, C).
+
+        Returns:
+            (batch_size, C); zeros for a sample without voxels.
+        """
+        return self._pool(features, 'max')
+
+    @torch.compiler.disable
+    def _pool(self, features: Tensor, reduce: str) -> Tensor:
+        # Segments, not scattering: the same order of additions every time, on any device.
+        order, counts = self._by_sample
+        if order is not None:
+            features = features.index_select(0, order)
+        pooled = torch.segment_reduce(features, reduce, lengths=counts, unsafe=True)
+        return torch.where((counts > 0)[:, None], pooled, 0)
+
+
+class _Level:
+    """Sorted keys of one level of the tree and what connects it with the next."""
+
+    def __init__(self, keys: Tensor, space: KeySpace, halvings: int) -> None:
+        self.keys, self.space, self.halvings = keys, space, halvings
+
+    @cached_property
+    def up(self) -> tuple[_Level, Tensor, Tensor]:
+        """The parents, and the parent and octant of each voxel."""
+        parents, parent = torch.unique_consecutive(self.keys >> 3, return_inverse=True)
+        return _Level(parents, self.space.halved, self.halvings - 1), parent, self.keys & 7
+
+    @cached_property
+    def children(self) -> Tensor:
+        """(M + 1, 8) int32 rows of each parent's children."""
+        level, parent, octant = self.up
+        return octree.children(parent, octant, len(level.keys))
+
+    @cached_property
+    def neighbours(self) -> Tensor:
+        """(N, 27) int32 neighbours, -1 for none."""
+        if len(self.keys) <= _FEW or self.halvings == 0:
+            return octree.search(self.keys, self.space)
+        level, parent, octant = self.up
+        return octree.refine(level.neighbours, parent, octant, self.children)
+
+
+@torch.compiler.disable
+def _neighbours(grid: SparseGrid) -> KernelMap:
+    table = grid._tree.neighbours
+    if grid._order is not None:
+        by_row = torch.empty_like(table)
+        by_row[grid._order] = grid._rows(table)
+        table = by_row
+    return KernelMap(table, 'submanifold', grid.coords, grid.coords, grid.batch_size)
+
+
+@torch.compiler.disable
+def _coarser(grid: SparseGrid) -> tuple[SparseGrid, KernelMap]:
+    if grid._tree.halvings == 0:
+        raise ModelError(f'a sparse grid can be halved {MAX_HALVINGS} times, not more')
+    level, _, _ = grid._tree.up
+    coarse = SparseGrid._from_level(level, grid.batch_size, 2 * grid.stride)
+    table = grid._rows(grid._tree.children[:-1])
+    return coarse, KernelMap(table, 'strided', grid.coords, coarse.coords, grid.batch_size)

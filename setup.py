@@ -60,6 +60,7 @@ DEV = [
     'types-tqdm',
     'colcon-common-extensions>=0.3',  # `colcon build` without a ROS installation
     'pyarrow-stubs>=17',
+    'cityscapesscripts>=2.2',  # the official mIoU, to compare ours with
     # The optional parts are tested too.
     *RAY,
     *SPCONV,

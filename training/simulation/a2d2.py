@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,9 +13,19 @@ from typing import Any
 import numpy as np
 
 from clcp_ros.image_codec import encode_png
-from training.simulation.config import CONDITIONS, EPOCH_NS, SimulationConfig
+from training.simulation.config import CONDITIONS, EPOCH_NS, CameraConfig, SimulationConfig
 from training.simulation.frame import Frame
-from training.simulation.recording import Recording, Shot, drive
+from training.simulation.recording import (
+    Files,
+    Recording,
+    Shot,
+    Truth,
+    compensated,
+    drive,
+    json_bytes,
+    pictures,
+    transform,
+)
 
 PALETTE = {
     'road': ('#ff00ff', 'RD normal street'), 'sidewalk': ('#b496c8', 'Sidewalk'),
@@ -56,7 +64,7 @@ def _start_ns(scene: int) -> int:
     return EPOCH_NS + scene * 600_000_000_000
 
 
-class A2D2(Recording[list[tuple[str, bytes]]]):
+class A2D2(Recording):
     """Town 1, one scene per condition."""
 
     path = 'a2d2'
@@ -76,74 +84,100 @@ class A2D2(Recording[list[tuple[str, bytes]]]):
             found.append(replace(shot, index=number, stamp_ns=stamp_ns))
         return found
 
-    def encode(
-        self, config: SimulationConfig, shot: Shot, frame: Frame
-    ) -> list[tuple[str, bytes]]:
+    def sensors(self, config: SimulationConfig) -> SimulationConfig:
+        """See `Recording.sensors`: A2D2's scans were moved to the time of the image."""
+        return compensated(config)
+
+    def scene(self, shot: Shot) -> str:
+        """Name of the scene that a moment belongs to."""
+        return scene_name(_start_ns(CONDITIONS.index(shot.conditions[0])))
+
+    def name(self, shot: Shot, condition: str) -> str:
+        """See `Recording.name`."""
+        return f'{self.scene(shot)}/{shot.index:09d}'
+
+    def encode(self, config: SimulationConfig, shot: Shot, frame: Frame) -> Files:
         """See `Recording.encode`."""
-        scene = scene_name(_start_ns(CONDITIONS.index(shot.conditions[0])))
+        scene = self.scene(shot)
+        files: Files = []
+        names = camera_names([p.camera.name for p in pictures(frame)])
+        for picture in pictures(frame):
+            camera = names[picture.camera.name]
 
-        def name(kind: str, suffix: str) -> str:
-            file = f'{scene.replace("_", "")}_{kind}_frontcenter_{shot.index:09d}.{suffix}'
-            return f'camera_lidar_semantic/{scene}/{kind}/cam_front_center/{file}'
+            def name(kind: str, suffix: str, camera: str = camera) -> str:
+                short = camera.replace('_', '')
+                file = f'{scene.replace("_", "")}_{kind}_{short}_{shot.index:09d}.{suffix}'
+                return f'camera_lidar_semantic/{scene}/{kind}/cam_{camera}/{file}'
 
-        points = view_points(frame, shot.lidar_stamp_ns)
-        archive = io.BytesIO()
-        np.savez(archive, **points)  # type: ignore[arg-type]
-        about = {
-            'cam_name': 'front_center',
-            'cam_tstamp': shot.stamp_ns // 1000,
-            'image_zoom': 1.0,
-            'image_png': Path(name('camera', 'png')).name,
-            'pcld_npz': Path(name('lidar', 'npz')).name,
-            'pcld_view': _view(frame.camera.position),
-            'lidar_ids': {'0': LIDAR},
-            'condition': shot.conditions[0],  # not in A2D2, whose readers ignore it
-        }
-        return [
-            (name('camera', 'png'), encode_png(frame.image)),
-            (name('camera', 'json'), _json(about)),
-            (name('lidar', 'npz'), archive.getvalue()),
-            (name('label', 'png'), encode_png(_COLORS[frame.labels])),
-        ]
+            archive = io.BytesIO()
+            points = view_points(frame, shot.lidar_stamp_ns, picture.camera)
+            np.savez(archive, **points)  # type: ignore[arg-type]
+            about = {
+                'cam_name': camera,
+                'cam_tstamp': shot.stamp_ns // 1000,
+                'image_zoom': 1.0,
+                'image_png': Path(name('camera', 'png')).name,
+                'pcld_npz': Path(name('lidar', 'npz')).name,
+                'pcld_view': _view(_view_pose(picture.camera)),
+                'lidar_ids': {'0': LIDAR},
+                # Not in A2D2, whose readers ignore it.
+                'condition': shot.conditions[0],
+                'tags': {'severity': f'{frame.condition.severity:g}', 'town': str(shot.town)},
+            }
+            files += [
+                (name('camera', 'png'), encode_png(picture.image)),
+                (name('camera', 'json'), json_bytes(about)),
+                (name('lidar', 'npz'), archive.getvalue()),
+                (name('label', 'png'), encode_png(_COLORS[picture.labels])),
+            ]
+        return files
 
-    def write(
-        self, folder: Path, config: SimulationConfig, frames: Iterator[list[tuple[str, bytes]]]
-    ) -> None:
-        """See `Recording.write`."""
+    def finish(self, folder: Path, config: SimulationConfig, truths: list[Truth]) -> None:
+        """See `Recording.finish`."""
         root = folder / 'camera_lidar_semantic'
-        root.mkdir(parents=True)
-        (root / 'cams_lidars.json').write_bytes(_json(calibration(config)))
-        (root / 'class_list.json').write_bytes(_json(dict(PALETTE.values())))
-        for files in frames:
-            for name, data in files:
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+        (root / 'cams_lidars.json').write_bytes(json_bytes(calibration(config)))
+        (root / 'class_list.json').write_bytes(json_bytes(dict(PALETTE.values())))
 
 
-def view_points(frame: Frame, stamp_ns: int) -> dict[str, np.ndarray]:
+_CAMERAS = {
+    'front': 'front_center', 'front_left': 'front_left', 'front_right': 'front_right',
+    'back_left': 'side_left', 'back_right': 'side_right', 'back': 'rear_center',
+}  # fmt: skip
+
+
+def camera_names(names: list[str]) -> dict[str, str]:
+    """A2D2's names of cameras: the main one is front_center, the six of A2D2 have theirs.
+
+    Args:
+        names: Of the cameras, the main one first.
+    """
+    others = {name: _CAMERAS.get(name, name) for name in names[1:]}
+    return {names[0]: 'front_center', **others}
+
+
+def view_points(frame: Frame, stamp_ns: int, camera: CameraConfig) -> dict[str, np.ndarray]:
     """The points inside the image as an A2D2 npz holds them.
 
     Args:
         frame: A simulated frame.
         stamp_ns: Of the scan.
+        camera: In whose view frame, and inside whose image without distortion.
 
     Returns:
         `points` (N, 3) float64 in the camera's view frame (x forward, y left, z up), and per point
         `row`, `col`, `depth`, `distance`, `azimuth` (float64), `reflectance` (0 to 255) and
         `timestamp` in microseconds (int64), `lidar_id` (float64).
     """
-    scan, K = frame.scan, frame.camera.K
-    shift = np.subtract(frame.lidar.position, frame.camera.position)
-    points = scan.points.astype(np.float64) + shift
+    scan, K = frame.scan, camera.K
+    T_view_lidar = np.linalg.inv(_view_pose(camera)) @ frame.lidar.T_base_lidar
+    points = transform(T_view_lidar, scan.points)
     x, y, z = points.T
     with np.errstate(divide='ignore', invalid='ignore'):
         col, row = K[0, 2] - K[0, 0] * y / x, K[1, 2] - K[1, 1] * z / x
-    height, width = frame.labels.shape
     inside = (
         (x > 0.5)
-        & (col > -0.5) & (col < width - 0.5)
-        & (row > -0.5) & (row < height - 0.5)
+        & (col > -0.5) & (col < camera.width - 0.5)
+        & (row > -0.5) & (row < camera.height - 0.5)
     )  # fmt: skip
     micro = stamp_ns // 1000 + np.round(scan.time[inside] * 1e6).astype(np.int64)
     lidar_x, lidar_y = scan.points[inside, :2].astype(np.float64).T
@@ -161,28 +195,41 @@ def view_points(frame: Frame, stamp_ns: int) -> dict[str, np.ndarray]:
 
 
 def calibration(config: SimulationConfig) -> dict[str, Any]:
-    """`cams_lidars.json`: a camera without distortion and one lidar."""
-    K = config.camera.K.tolist()
+    """`cams_lidars.json`: all cameras and one lidar.
+
+    Args:
+        config: Sensors.
+    """
+    names = camera_names([camera.name for camera in config.cameras])
     return {
-        'vehicle': {'view': _view((0.0, 0.0, 0.0))},
-        'cameras': {
-            'front_center': {
-                'view': _view(config.camera.position),
-                'Lens': 'Telecam',
-                'CamMatrix': K,
-                'CamMatrixOriginal': K,
-                'Distortion': [[0.0, 0.0, 0.0, 0.0, 0.0]],
-                'Resolution': [config.width, config.height],
-                'tstamp_delay': 0.0,
-            }
-        },
-        'lidars': {LIDAR: {'view': _view(config.lidar.position)}},
+        'vehicle': {'view': _view(np.eye(4))},
+        'cameras': {names[c.name]: _camera_entry(c) for c in config.cameras},
+        'lidars': {LIDAR: {'view': _view(config.lidar.T_base_lidar)}},
     }
 
 
-def _view(origin: tuple[float, float, float]) -> dict[str, list[float]]:
-    return {'origin': list(origin), 'x-axis': [1.0, 0.0, 0.0], 'y-axis': [0.0, 1.0, 0.0]}
+def _camera_entry(camera: CameraConfig) -> dict[str, Any]:
+    fisheye = camera.distortion_model == 'equidistant'
+    D = list(camera.D) + [0.0] * ((4 if fisheye else 5) - len(camera.D))
+    return {
+        'view': _view(_view_pose(camera)),
+        'Lens': 'Fisheye' if fisheye else 'Telecam',
+        'CamMatrix': camera.K.tolist(),
+        'CamMatrixOriginal': camera.K.tolist(),
+        'Distortion': [D],
+        'Resolution': [camera.width, camera.height],
+        'tstamp_delay': 0.0,
+    }
 
 
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + '\n').encode()
+def _view_pose(camera: CameraConfig) -> np.ndarray:
+    """(4, 4) view frame (x forward, y left, z up) of a camera into `base_link`."""
+    T = camera.T_base_camera.copy()
+    T[:3, :3] = np.column_stack([T[:3, 2], -T[:3, 0], -T[:3, 1]])
+    return T
+
+
+def _view(T: np.ndarray) -> dict[str, list[float]]:
+    return {
+        'origin': T[:3, 3].tolist(), 'x-axis': T[:3, 0].tolist(), 'y-axis': T[:3, 1].tolist()
+    }  # fmt: skip

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 
 from clcp_ros.image_codec import encode_png
-from training.simulation.config import CONDITIONS, EPOCH_NS, SimulationConfig
+from training.simulation.config import CONDITIONS, SimulationConfig
 from training.simulation.frame import Frame
-from training.simulation.recording import Recording, Shot
+from training.simulation.recording import Files, Recording, Shot, json_bytes, spread
 
 LABEL_IDS = np.zeros(256, np.uint8)
 """trainId to Cityscapes' label id; 0 is unlabelled."""
@@ -25,7 +22,7 @@ SPAN = 48.0
 """Seconds of the drive over which the frames are spread."""
 
 
-class Cityscapes(Recording[list[tuple[str, bytes]]]):
+class Cityscapes(Recording):
     """Labelled frames: four towns in clear weather to train, town 3 in every condition to test.
 
     The test cities show the same moments: a difference between them is the condition's.
@@ -36,36 +33,47 @@ class Cityscapes(Recording[list[tuple[str, bytes]]]):
 
     def shots(self, config: SimulationConfig) -> list[Shot]:
         """See `Recording.shots`."""
-        train = [s for town in TRAIN_TOWNS for s in _spread(town, config.train_frames, ('clear',))]
-        return train + _spread(3, config.val_frames, CONDITIONS)
+        train = [
+            shot
+            for town in TRAIN_TOWNS
+            for shot in spread(town, config.train_frames, ('clear',), SPAN)
+        ]
+        return train + spread(3, config.val_frames, CONDITIONS, SPAN)
 
-    def encode(
-        self, config: SimulationConfig, shot: Shot, frame: Frame
-    ) -> list[tuple[str, bytes]]:
+    def split(self, shot: Shot) -> str:
+        """The split that a moment belongs to."""
+        return 'val' if shot.town == 3 else 'train'
+
+    def name(self, shot: Shot, condition: str) -> str:
+        """See `Recording.name`."""
+        city = f'town{shot.town:02d}-{condition}'
+        return f'{self.split(shot)}/{city}/{city}_000000_{shot.index:06d}'
+
+    def encode(self, config: SimulationConfig, shot: Shot, frame: Frame) -> Files:
         """See `Recording.encode`."""
-        split = 'val' if shot.town == 3 else 'train'
-        city = f'town{shot.town:02d}-{frame.condition.name}'
-        stem = f'{split}/{city}/{city}_000000_{shot.index:06d}'
+        stem = self.name(shot, frame.condition.name)
         return [
             (f'leftImg8bit/{stem}_leftImg8bit.png', encode_png(frame.image)),
             (f'gtFine/{stem}_gtFine_labelIds.png', encode_png(LABEL_IDS[frame.labels])),
+            (f'camera/{stem}_camera.json', camera_json(frame)),
+            (f'timestamp/{stem}_timestamp.txt', f'{shot.stamp_ns}\n'.encode()),
         ]
 
-    def write(
-        self, folder: Path, config: SimulationConfig, frames: Iterator[list[tuple[str, bytes]]]
-    ) -> None:
-        """See `Recording.write`."""
-        for files in frames:
-            for name, data in files:
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
 
+def camera_json(frame: Frame) -> bytes:
+    """Cityscapes' camera file: the camera in the vehicle frame (x forward, y left, z up).
 
-def _spread(town: int, count: int, conditions: tuple[str, ...]) -> list[Shot]:
-    shots = []
-    for i in range(count):
-        # Half a step in: the frames must not repeat those of the recordings' first seconds.
-        time = (i + 0.5) * SPAN / count
-        shots.append(Shot(town, time, conditions, i, EPOCH_NS + round(time * 1e9)))
-    return shots
+    Args:
+        frame: Of which the main camera is described.
+    """
+    K, camera = frame.camera.K, frame.camera
+    x, y, z = camera.position
+    roll, pitch, yaw = getattr(camera, 'rotation', (0.0, 0.0, 0.0))
+    return json_bytes(
+        {
+            'extrinsic': {
+                'baseline': 0.0, 'x': x, 'y': y, 'z': z, 'roll': roll, 'pitch': pitch, 'yaw': yaw,
+            },
+            'intrinsic': {'fx': K[0, 0], 'fy': K[1, 1], 'u0': K[0, 2], 'v0': K[1, 2]},
+        }
+    )  # fmt: skip

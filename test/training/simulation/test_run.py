@@ -99,11 +99,13 @@ def test_interrupted_run_goes_on_and_leaves_nothing_half_written(
         with pytest.raises(KeyboardInterrupt):
             simulate(out, tinier, workers=1)
     assert not (out / 'cityscapes').exists()
-    assert sorted(p.name for p in out.iterdir()) == ['a2d2', 'bags', 'simulation.json']
+    whole = sorted(p.name for p in out.iterdir() if not p.name.startswith('.'))
+    assert whole == ['a2d2', 'bags', 'simulation.json']
     stamp = (out / 'bags' / 'town02' / 'metadata.yaml').stat().st_mtime_ns
     assert not simulate(out, tinier, workers=1).reused
     assert (out / 'cityscapes').is_dir()
     assert (out / 'bags' / 'town02' / 'metadata.yaml').stat().st_mtime_ns == stamp
+    assert not list(out.glob('.*'))
 
 
 def test_foreign_folder_is_not_touched(tmp_path: Path) -> None:
@@ -181,19 +183,24 @@ def test_bag_has_the_topics_and_counts(data: SimulatedData) -> None:
         frames = 2 * len(CONDITIONS)
         assert counts == {
             '/tf_static': 1,
+            '/tf': frames,
+            '/odometry': frames,
             '/camera/front/image/compressed': frames,
             '/camera/front/camera_info': frames,
             '/lidar/points': frames,
             '/simulation/condition': frames,
+            '/simulation/severity': frames,
             '/simulation/labels/compressed': frames,
         }
         latched = next(c for c in reader.connections if c.topic == '/tf_static')
         assert latched.ext.offered_qos_profiles[0].durability is QosDurability.TRANSIENT_LOCAL
-        conditions, stamps = [], {}
+        conditions, severities, stamps = [], [], {}
         for connection, when, raw in reader.messages():
             message = store.deserialize_cdr(raw, connection.msgtype)
             if connection.topic == '/simulation/condition':
                 conditions.append(message.data)
+            if connection.topic == '/simulation/severity':
+                severities.append(message.data)
             if hasattr(message, 'header'):
                 stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
                 assert stamp == when
@@ -208,6 +215,7 @@ def test_bag_has_the_topics_and_counts(data: SimulatedData) -> None:
                 assert labels.shape == (64, 96)
                 assert labels.max() < 19
     assert conditions == [name for name in CONDITIONS for _ in range(2)]
+    assert severities == pytest.approx([0.8] * frames)
     image = np.array(stamps['/camera/front/image/compressed'])
     assert (image == stamps['/simulation/labels/compressed']).all()
     gap = np.abs(image - np.array(stamps['/lidar/points']))

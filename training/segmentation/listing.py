@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-CONDITIONS = ('clear', 'day', 'dusk', 'night', 'fog', 'rain', 'snow')
+CONDITIONS = ('clear', 'day', 'low_sun', 'dusk', 'night', 'fog', 'rain', 'snow')
 """Weather and light that a folder's name may state."""
 
 

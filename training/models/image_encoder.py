@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -143,6 +144,21 @@ class ImageEncoder(nn.Module):
         if self._is_plain and hasattr(self.model, 'set_input_size'):
             self.model.set_input_size(img_size=(height, width))
 
+    def match_positions(self, positions: Tensor | None) -> None:
+        """Give the position embeddings the grid of some weights', so that those load unchanged.
+
+        Args:
+            positions: (1, N, D) of the weights, a square grid behind the prefix tokens; anything
+                else is left to the loading to refuse.
+        """
+        own = getattr(self.model, 'pos_embed', None)
+        if positions is None or own is None or own.shape == positions.shape:
+            return
+        patches = positions.shape[1] - (own.shape[1] - self.model.patch_embed.num_patches)
+        side = math.isqrt(max(patches, 0))
+        if side > 0 and side * side == patches:
+            self.set_input_size(side * self.stride, side * self.stride)
+
     def save(self, path: Path, input_size: tuple[int, int], provenance: dict[str, Any]) -> None:
         """Write weights under timm's own names, with the preprocessing in the metadata.
 
@@ -177,6 +193,7 @@ class ImageEncoder(nn.Module):
             raise ModelError(f'{path} holds {made_for}, not {self.architecture}')
         if 'mean' in metadata:
             self.mean, self.std = (tuple(json.loads(metadata[k])) for k in ('mean', 'std'))
+        self.match_positions(state.get('pos_embed'))
         own = self.model.state_dict()
         if 'features.0.0.weight' in state and self.architecture.startswith('mobilenetv2_100'):
             state = torchvision_mobilenetv2_to_timm(state)

@@ -261,6 +261,7 @@ def load_model(path: Path) -> LoadedModel:
         ) from None
     model = SegmentationModel(encoder, MaskTransformer(len(classes), encoder.embed_dim, settings))
     encoder.mean, encoder.std = mean, std
+    encoder.match_positions(state.get('encoder.pos_embed'))
     for name, part in (('encoder', encoder.model), ('decoder', model.decoder)):
         own = {k.removeprefix(f'{name}.'): v for k, v in state.items() if k.startswith(name)}
         try:

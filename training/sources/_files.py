@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class FilesRecording:
 
     def read(self, matches: Matches, sequence: str, dropped: Drops) -> Iterator[Pair]:
         """See `Recording.read`."""
+        self._usual: tuple[int, int] | None = None
         self.prepare(dropped)
         for i, j in zip(matches.camera.tolist(), matches.lidar.tolist(), strict=True):
             image, scan = self.images[i], self.scans[j]
@@ -111,15 +113,19 @@ class FilesRecording:
                     'points': self._relative(scan),
                 },
             )
+        self.finish()
 
     def fingerprint(self) -> str:
         """See `Recording.fingerprint`."""
         files = [f for f in (*self.images, *self.scans, *self.other_files()) if f.is_file()]
-        stamps = [int(np.sum(s % 1_000_003)) for s in (self.camera_ns, self.lidar_ns)]
-        return fingerprint_files(files, self.K.tolist(), self.T_camera_lidar.tolist(), stamps)
+        told = [f.name for f in fields(self) if f.name not in ('images', 'scans', 'notes')]
+        return fingerprint_files(files, [(name, _digest(getattr(self, name))) for name in told])
 
     def prepare(self, dropped: Drops) -> None:
         """Called once before the pairs are read."""
+
+    def finish(self) -> None:
+        """Called when all pairs are read."""
 
     def points(self, scan: int, image: int, dropped: Drops) -> tuple[np.ndarray, tuple[str, ...]]:
         """Points of a scan for an image, (N, C) float32, and the names of the columns.
@@ -162,29 +168,40 @@ class FilesRecording:
             raise UnusableError('image: the file cannot be read') from None
         except ImageError as error:
             raise UnusableError(f'image: {str(error).partition(":")[0]}') from None
-        if self.size is None:
-            self.size = self._usual_size(size)
-        if size != self.size:
-            raise UnusableError(
-                f'image: not of the size {self.size[0]} x {self.size[1]} of its camera'
-            )
+        width, height = self.size or self.usual_size(size)
+        if size != (width, height):
+            raise UnusableError(f'image: not of the size {width} x {height} of its camera')
         return data
 
-    def _usual_size(self, first: tuple[int, int]) -> tuple[int, int]:
+    def usual_size(self, first: tuple[int, int]) -> tuple[int, int]:
         """Where no calibration states it: the size of most of some images."""
+        if self._usual is not None:
+            return self._usual
         sizes = [first]
         for path in spread(self.images, LEARN_FROM):
             try:
                 sizes.append(image_codec.image_size(path.read_bytes()))
             except (OSError, ImageError):
                 continue
-        return max(sizes, key=sizes.count)
+        self._usual = max(sizes, key=sizes.count)
+        return self._usual
 
     def _relative(self, path: Path) -> str:
         try:
             return path.relative_to(self.root).as_posix()
         except ValueError:
             return path.name
+
+
+def _digest(value: object) -> str:
+    """What tells two values apart, wherever their files lie."""
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, list):
+        return repr([_digest(item) for item in value])
+    return repr(value)
 
 
 def read_bin(path: Path, columns: int) -> np.ndarray:
@@ -307,14 +324,28 @@ def check_axis(images: Sequence[Path], K: np.ndarray, where: Path) -> None:
         return
 
 
-def match_names(images: Sequence[Path], scans: Sequence[Path]) -> Matches:
-    """Pair files of equal stems, as data sets do whose frames are numbered."""
+def match_names(
+    images: Sequence[Path], scans: Sequence[Path], camera_ns: np.ndarray, lidar_ns: np.ndarray
+) -> Matches:
+    """Pair files of equal stems, as data sets do whose frames are numbered.
+
+    Args:
+        images: Sorted.
+        scans: Sorted.
+        camera_ns: (N,) stamps of the images; they tell the gaps, nothing else.
+        lidar_ns: (M,) stamps of the scans.
+    """
     positions = {path.stem: position for position, path in enumerate(scans)}
     pairs = [(i, positions[p.stem]) for i, p in enumerate(images) if p.stem in positions]
     missing = len(images) - len(pairs)
     camera, lidar = np.array(pairs, np.int64).reshape(-1, 2).T
+    order = np.argsort(camera_ns[camera], kind='stable')
+    camera, lidar = camera[order], lidar[order]
     dropped = {'no scan of the same number': missing} if missing else {}
-    return Matches(camera, lidar, np.zeros(len(pairs), np.int64), dropped, len(images), len(scans))
+    gaps = lidar_ns[lidar] - camera_ns[camera]
+    return Matches(
+        camera, lidar, gaps, dropped, len(images), len(scans), stamps_ns=camera_ns[camera]
+    )
 
 
 def choose_cameras(

@@ -96,10 +96,10 @@ def read_stamps(path: Path, numbers: np.ndarray) -> np.ndarray | None:
         lines = path.read_text(errors='replace').rstrip().split('\n')
     except OSError:
         return None
-    if len(lines) == len(numbers):
-        chosen = lines
-    elif len(numbers) and len(lines) > numbers.max():
+    if len(numbers) and len(lines) > numbers.max():
         chosen = [lines[number] for number in numbers.tolist()]
+    elif len(lines) == len(numbers):
+        chosen = lines
     else:
         return None
     try:

@@ -54,7 +54,7 @@ class KittiObjectRecording(FilesRecording):
 
     def match(self, max_gap: float) -> Matches:
         """See `Recording.match`: by number, as published."""
-        return match_names(self.images, self.scans)
+        return match_names(self.images, self.scans, self.camera_ns, self.lidar_ns)
 
     def points(self, scan: int, image: int, dropped: Drops) -> tuple[np.ndarray, tuple[str, ...]]:
         """See `FilesRecording.points`."""
@@ -72,12 +72,8 @@ class KittiObjectRecording(FilesRecording):
         """See `FilesRecording.other_files`."""
         return list((self.folder / 'calib').glob('*.txt'))
 
-    def _image(self, path: Path) -> bytes:
-        # Drives of different days: images of 1224 x 370 to 1242 x 376 are all right.
-        self.size = None
-        return super()._image(path)
-
-    def _usual_size(self, first: tuple[int, int]) -> tuple[int, int]:
+    def usual_size(self, first: tuple[int, int]) -> tuple[int, int]:
+        """See `FilesRecording.usual_size`: drives of other days have other sizes, all right."""
         return first
 
 

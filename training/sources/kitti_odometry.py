@@ -89,7 +89,7 @@ class KittiOdometryRecording(FilesRecording):
 
     def match(self, max_gap: float) -> Matches:
         """See `Recording.match`: by number, as published; image and scan have one time."""
-        return match_names(self.images, self.scans)
+        return match_names(self.images, self.scans, self.camera_ns, self.lidar_ns)
 
     def points(self, scan: int, image: int, dropped: Drops) -> tuple[np.ndarray, tuple[str, ...]]:
         """See `FilesRecording.points`."""

@@ -79,7 +79,10 @@ class KittiRawRecording(FilesRecording):
         damaged = sum(pose is None for pose in self._poses.values())
         if damaged:
             self.note(f'{damaged} packets of oxts cannot be read: these poses are unknown')
-        self._trajectory = self._make_trajectory() if self.T_ego_lidar is not None else None
+        self._trajectory: Trajectory | None = None
+        if self.T_ego_lidar is not None:
+            self._trajectory = self._make_trajectory()
+            self.note('scans are de-skewed with oxts, to the time of their frame')
 
     def points(self, scan: int, image: int, dropped: Drops) -> tuple[np.ndarray, tuple[str, ...]]:
         """See `FilesRecording.points`."""

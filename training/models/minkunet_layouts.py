@@ -82,50 +82,66 @@ def to_torchsparse(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Layo
     if layout == 'torchsparse':
         return dict(state), layout
     rename = _from_spconv if layout == 'spconv' else _from_minkowski
+    named = {rename(k): (k, v) for k, v in state.items() if not k.endswith(_NOT_WEIGHTS)}
+    kernels = [tuple(v.shape) for k, (_, v) in named.items() if k.endswith('.kernel')]
+    # Few kernels may be of either version, and all are of one.
+    certain = {v[0] for shape in kernels if len(v := _spconv_versions(shape)) == 1}
+    version = certain.pop() if len(certain) == 1 else None
     out: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.endswith(_NOT_WEIGHTS):
-            continue
-        new = rename(name)
-        if new.endswith('.kernel'):
+    for name, (old, tensor) in named.items():
+        out[name] = tensor
+        if name.endswith('.kernel'):
             try:
-                convert = spconv_kernel if layout == 'spconv' else minkowski_kernel
-                tensor = convert(tensor)
+                out[name] = (
+                    spconv_kernel(tensor, version)
+                    if layout == 'spconv'
+                    else minkowski_kernel(tensor)
+                )
             except ModelError as error:
-                raise ModelError(f'{name}: {error}') from None
-        out[new] = tensor
+                raise ModelError(f'{old}: {error}') from None
     return out, layout
 
 
-def spconv_kernel(weight: Tensor) -> Tensor:
+def spconv_kernel(weight: Tensor, version: int | None = None) -> Tensor:
     """A kernel of spconv as torchsparse has it.
 
     Args:
         weight: (C_out, k, k, k, C_in) of spconv 2, or (k, k, k, C_in, C_out) of spconv 1; k is 1,
             2 or 3, the axes are x, y, z.
+        version: Of spconv. By default the shape says, which is enough unless there are as many
+            channels as the kernel is wide.
 
     Returns:
         (k^3, C_in, C_out), or (C_in, C_out) for k = 1.
 
     Raises:
-        ModelError: Another shape.
+        ModelError: Another shape, or one that may be either.
     """
     shape = tuple(weight.shape)
-    if len(shape) == 5 and len(set(shape[1:4])) == 1 and shape[1] in (1, 2, 3):
+    possible = _spconv_versions(shape)
+    if version is None and len(possible) == 2:
+        raise ModelError(f'{shape} may be a kernel of spconv 1 or 2')
+    version = version or next(iter(possible), None)
+    if version not in possible:
+        raise ModelError(f'{shape} is no shape of a kernel of spconv {version or ""}'.rstrip())
+    if version == 2:
         k, c_in, c_out = shape[1], shape[4], shape[0]
-        if k == 1:
-            return weight.reshape(c_in, c_out)
-        by_axis = weight.permute(1, 2, 3, 4, 0)
-    elif len(shape) == 5 and len(set(shape[:3])) == 1 and shape[0] in (1, 2, 3):
-        k, c_in, c_out = shape[0], shape[3], shape[4]
-        if k == 1:
-            return weight.reshape(c_in, c_out)
-        by_axis = weight
     else:
-        raise ModelError(f'{shape} is no shape of a kernel of spconv')
+        k, c_in, c_out = shape[0], shape[3], shape[4]
+    if k == 1:
+        return weight.reshape(c_in, c_out)
+    by_axis = weight.permute(1, 2, 3, 4, 0) if version == 2 else weight
     if k == 3:  # torchsparse lets x run fastest in odd kernels
         by_axis = by_axis.permute(2, 1, 0, 3, 4)
     return by_axis.reshape(k**3, c_in, c_out).contiguous()
+
+
+def _spconv_versions(shape: tuple[int, ...]) -> list[int]:
+    """The versions of spconv of which this may be a kernel."""
+    if len(shape) != 5:
+        return []
+    axes = {1: shape[:3], 2: shape[1:4]}
+    return [v for v, k in axes.items() if len(set(k)) == 1 and k[0] in (1, 2, 3)]
 
 
 def minkowski_kernel(kernel: Tensor) -> Tensor:

@@ -34,7 +34,6 @@ from training.cli import git_commit, next_step, run_command
 from training.defaults import ENCODER, MODEL
 from training.loop import (
     METRICS,
-    RunData,
     StepBatches,
     fit,
     make_trainer,
@@ -49,7 +48,12 @@ from training.models.segmenter import (
     SegmentationModel,
     save_model,
 )
-from training.segmentation.batches import AugmentedFrames, collate
+from training.segmentation.batches import (
+    AugmentedFrames,
+    SegmentationData,
+    ValidationFrames,
+    collate,
+)
 from training.segmentation.frames import DATA, FrameSet, open_frames
 from training.segmentation.task import OptimizerConfig, SegmentationTask
 from training.segmentation.transforms import AugmentationConfig
@@ -85,8 +89,11 @@ def finetune(
     head: HeadConfig = HeadConfig(),
     augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008  # never changed
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    drop_path: float = 0.0,
     max_steps: int = 450,
     batch_size: int = 8,
+    validation_split: str = 'val',
+    validate_every: int = 0,
     checkpoint_every: int = 50,
     workers: int = 0,
     precision: str = '32-true',
@@ -110,8 +117,11 @@ def finetune(
         head: The mask transformer.
         augmentation: Random scale, crop and colours.
         optimizer: Optimizer and schedule.
+        drop_path: Stochastic depth of the encoder.
         max_steps: Steps of the whole run.
         batch_size: Frames per step.
+        validation_split: Frames to validate on while training; several with commas.
+        validate_every: Steps between validations; 0 for none. Nothing is chosen by them.
         checkpoint_every: Steps between checkpoints.
         workers: Loader processes.
         precision: Lightning's name of a precision, such as bf16-mixed.
@@ -129,14 +139,16 @@ def finetune(
     if conditions:
         frames = frames.only(c.strip() for c in conditions.split(','))
     L.seed_everything(seed, verbose=False)
-    model = build_model(len(frames.classes), encoder, weights, head, freeze_encoder, input_size)
+    model = build_model(
+        len(frames.classes), encoder, weights, head, freeze_encoder, input_size, drop_path
+    )  # fmt: skip
     _check_sizes(model.encoder, input_size, augmentation.crop or input_size)
     settings = to_settings(
         data=str(data), layout=frames.layout, split=split, conditions=frames.conditions,
         frames=_digest('\n'.join(f.name for f in frames.frames).encode()),
         encoder=model.encoder.architecture, initial_weights=_weights_digest(model),
         freeze_encoder=freeze_encoder, input_size=list(input_size), head=head,
-        augmentation=augmentation, optimizer=optimizer, max_steps=max_steps,
+        augmentation=augmentation, optimizer=optimizer, drop_path=drop_path, max_steps=max_steps,
         batch_size=batch_size, precision=precision, seed=seed,
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
@@ -144,17 +156,21 @@ def finetune(
         print(f'{run.result}: already done with these settings')
         return run.result
     _describe(model, frames, max_steps, batch_size, run.state)
-    data_module = RunData(
-        AugmentedFrames(
-            frames, input_size, augmentation, model.encoder.mean, model.encoder.std
-        ),
+    stats = model.encoder.mean, model.encoder.std
+    data_module = SegmentationData(
+        AugmentedFrames(frames, input_size, augmentation, *stats),
         StepBatches(np.arange(len(frames)), batch_size, max_steps, seed),
         collate,
         workers,
     )  # fmt: skip
+    if validate_every:
+        data_module.validation = ValidationFrames(
+            open_frames(data, validation_split, layout), input_size, *stats
+        )
     trainer = make_trainer(
-        run, max_steps=max_steps, seed=seed, validate_every=0, checkpoint_every=checkpoint_every,
-        precision=precision, gradient_clip=optimizer.clip,
+        run, max_steps=max_steps, seed=seed, validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+        precision=precision, gradient_clip=optimizer.clip, ema=optimizer.ema,
     )  # fmt: skip
     task = SegmentationTask(model, optimizer, max_steps, frames.labels)
     fit(trainer, task, data_module)
@@ -173,6 +189,7 @@ def build_model(
     head: HeadConfig = HeadConfig(),
     freeze_encoder: bool = False,
     input_size: tuple[int, int] | None = None,
+    drop_path: float = 0.0,
 ) -> SegmentationModel:
     """An encoder with a new head.
 
@@ -183,6 +200,7 @@ def build_model(
         head: Size of the head.
         freeze_encoder: Keep the encoder as it is.
         input_size: For encoders that are built for one size.
+        drop_path: Stochastic depth of the encoder.
 
     Raises:
         ModelError: The weights cannot be used.
@@ -200,7 +218,7 @@ def build_model(
                 f'use --encoder NAME --weights {encoder}'
             )
         encoder = named
-    image_encoder = ImageEncoder(encoder, weights, input_size=input_size)
+    image_encoder = ImageEncoder(encoder, weights, input_size=input_size, drop_path=drop_path)
     size = HeadSettings.for_encoder(image_encoder.embed_dim, head.dim, head.layers)
     model = SegmentationModel(
         image_encoder, MaskTransformer(num_classes, image_encoder.embed_dim, size)

@@ -21,7 +21,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -276,6 +281,7 @@ def make_trainer(
     checkpoint_every: int,
     precision: str = '32-true',
     gradient_clip: float = 1.0,
+    ema: float = 0.0,
 ) -> L.Trainer:
     """Begin a run: a Lightning trainer that counts steps, writes `last.ckpt` and `metrics.csv`.
 
@@ -287,6 +293,8 @@ def make_trainer(
         checkpoint_every: Steps between checkpoints.
         precision: Lightning's name of a precision, such as `bf16-mixed`.
         gradient_clip: Largest norm of the gradient.
+        ema: Decay of a moving average of the weights, which takes their place in validations and
+            at the end; 0 for none.
 
     Returns:
         The trainer.
@@ -322,6 +330,7 @@ def make_trainer(
             SeededSteps(seed),
             MetricsFile(run.out / METRICS),
             FiniteLoss(),
+            *([EMAWeightAveraging(decay=ema)] if ema else []),
             _Progress(refresh_rate=max(1, max_steps // 200), leave=True),
         ],
     )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 
@@ -59,3 +60,26 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         {'params': decayed, 'weight_decay': weight_decay},
         {'params': kept, 'weight_decay': 0.0},
     ]
+
+
+def layer_decay_groups(
+    encoder: nn.Module, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of a timm network whose learning rate falls towards the input.
+
+    Early layers are the most general; a smaller step keeps what their weights know (Clark et al.
+    2020, BEiT).
+
+    Args:
+        encoder: A timm network, which says itself how its layers follow each other.
+        weight_decay: Of matrices; biases, norms and embeddings have none.
+        layer_decay: Factor from one layer to the one before, in (0, 1]; the last has 1.
+
+    Returns:
+        Groups for an optimizer, each with its factor as `lr_scale`.
+    """
+    named = getattr(encoder, 'no_weight_decay', None)
+    skipped = named() if callable(named) else ()
+    return param_groups_layer_decay(
+        encoder, weight_decay, no_weight_decay_list=skipped, layer_decay=layer_decay
+    )

@@ -18,12 +18,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from clcp_ros.errors import ClcpError, LabelError, ModelError
+from clcp_ros.inference import decide
 from training.cli import run_command
 from training.finetune import build_model, finetune
 from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.batches import AugmentedFrames
-from training.segmentation.task import OptimizerConfig, polynomial
+from training.segmentation.frames import open_frames
+from training.segmentation.metrics import ConfusionMatrix
+from training.segmentation.predictors import open_predictor
+from training.segmentation.task import OptimizerConfig, SegmentationTask, polynomial
 from training.segmentation.transforms import AugmentationConfig
 
 
@@ -61,10 +65,17 @@ class Stop(Exception):  # noqa: N818
     """Stands for a power cut."""
 
 
+AVERAGED = {
+    'optimizer': OptimizerConfig(ema=0.7, layer_decay=0.8, head_warmup=2), 'drop_path': 0.1,
+    'validate_every': 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('options', [{}, AVERAGED], ids=['plain', 'averaged'])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict
 ) -> None:
-    whole = run(toy_cityscapes, tmp_path / 'whole')
+    whole = run(toy_cityscapes, tmp_path / 'whole', **options)
     read, frames_read = AugmentedFrames.__getitem__, []
 
     def failing(self: AugmentedFrames, key: tuple[int, int]) -> object:
@@ -76,10 +87,10 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         patch.setattr(AugmentedFrames, '__getitem__', failing)
         with pytest.raises(Stop):
-            run(toy_cityscapes, tmp_path / 'parts')
+            run(toy_cityscapes, tmp_path / 'parts', **options)
     assert (tmp_path / 'parts' / CHECKPOINT).is_file()
     assert not (tmp_path / 'parts' / 'model.safetensors').exists()
-    resumed = run(toy_cityscapes, tmp_path / 'parts')
+    resumed = run(toy_cityscapes, tmp_path / 'parts', **options)
     expected, found = load_file(whole), load_file(resumed)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -114,6 +125,63 @@ def test_a_frozen_encoder_is_the_one_that_was_given(toy_cityscapes: Path, tmp_pa
         assert torch.equal(value, found[f'encoder.{name}']), name
     fresh = build_model(19, str(tmp_path / 'encoder.safetensors')).decoder.state_dict()
     assert not torch.equal(found['decoder.proj_patch'], fresh['proj_patch'])
+
+
+def encoder_of(model: Path) -> dict[str, torch.Tensor]:
+    state = load_file(model)
+    return {k: v for k, v in state.items() if k.startswith('encoder.') and v.ndim > 1}
+
+
+def test_the_head_learns_alone_at_first(toy_cityscapes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    ImageEncoder('test_vit').save(tmp_path / 'encoder.safetensors', (48, 80), {})
+    given = {
+        f'encoder.{k}': v
+        for k, v in load_file(tmp_path / 'encoder.safetensors').items()
+        if v.ndim > 1
+    }
+    common = {'encoder': str(tmp_path / 'encoder.safetensors'), 'batch_size': 4}
+    alone = OptimizerConfig(head_warmup=3, warmup=0)
+    early = encoder_of(run(toy_cityscapes, tmp_path / 'a', max_steps=3, optimizer=alone, **common))
+    late = encoder_of(run(toy_cityscapes, tmp_path / 'b', max_steps=5, optimizer=alone, **common))
+    assert all(torch.equal(v, early[k]) for k, v in given.items())
+    assert all(not torch.equal(v, late[k]) for k, v in given.items())
+
+
+def test_layers_near_the_input_learn_more_slowly(toy_cityscapes: Path) -> None:
+    model = build_model(19, 'vit_tiny_patch16_224')
+    task = SegmentationTask(
+        model, OptimizerConfig(lr=1.0, layer_decay=0.5, encoder_factor=0.1), 10,
+        open_frames(toy_cityscapes, 'train').labels,
+    )  # fmt: skip
+    groups = task.configure_optimizers()['optimizer'].param_groups
+    rate = {id(p): g['initial_lr'] for g in groups for p in g['params']}
+    decay = {id(p): g['weight_decay'] for g in groups for p in g['params']}
+    vit = model.encoder.model
+    # timm counts the embedding and twelve blocks, the last with the norm behind it.
+    assert rate[id(vit.norm.weight)] == pytest.approx(0.1)
+    assert rate[id(vit.blocks[11].mlp.fc1.weight)] == pytest.approx(0.1)
+    assert rate[id(vit.blocks[0].mlp.fc1.weight)] == pytest.approx(0.1 * 0.5**11)
+    assert rate[id(vit.patch_embed.proj.weight)] == pytest.approx(0.1 * 0.5**12)
+    assert rate[id(model.decoder.proj_patch)] == 1.0
+    assert decay[id(vit.pos_embed)] == decay[id(vit.norm.weight)] == 0
+    assert len(rate) == len(list(model.parameters()))
+
+
+def test_validation_agrees_with_evaluation(toy_cityscapes: Path, tmp_path: Path) -> None:
+    model = run(
+        toy_cityscapes, tmp_path / 'run', max_steps=20, validate_every=10,
+        optimizer=OptimizerConfig(lr=3e-3, ema=0.5),
+    )  # fmt: skip
+    values = {(s, v) for s, name, v in read_metrics(tmp_path / 'run' / METRICS) if 'miou' in name}
+    assert [s for s, _ in sorted(values)] == [10, 20]
+    frames = open_frames(toy_cityscapes, 'val')
+    matrix, predictor = ConfusionMatrix(19), open_predictor(model)
+    for frame in frames.frames:
+        image, label = frames.read(frame)
+        matrix.update(decide(predictor.predict(image).logits, *label.shape)[0], label)
+    # The averaged weights are validated, and they are what is saved.
+    assert sorted(values)[-1][1] == pytest.approx(matrix.miou(), abs=2e-3)
 
 
 def test_unknown_ids_are_reported_once_per_run(
@@ -168,7 +236,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert not (tmp_path / 'r').exists()
 
 
-@pytest.mark.parametrize('recipe', ['small', 'thesis'])
+@pytest.mark.parametrize('recipe', ['small', 'strong', 'thesis'])
 def test_recipes_are_understood(
     recipe: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,7 @@ class ImageEncoder(nn.Module):
         pretrained: Let timm download its weights (needs network).
         pool: Global embedding: mean of the map (`avg`) or the class token (`token`).
         input_size: (height, width) for networks that are built for one size; others take any.
+        drop_path: Stochastic depth while training.
 
     Raises:
         ModelError: Unknown architecture, or weights that do not fit.
@@ -68,12 +69,15 @@ class ImageEncoder(nn.Module):
         pretrained: bool = False,
         pool: Pool = 'avg',
         input_size: tuple[int, int] | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.pool = pool
         # timm's models have methods that nn.Module does not declare.
-        self.model: Any = _create(architecture, pretrained and weights is None, input_size)
+        self.model: Any = _create(
+            architecture, pretrained and weights is None, input_size, drop_path
+        )
         self.mean: tuple[float, ...] = tuple(self.model.pretrained_cfg['mean'])
         self.std: tuple[float, ...] = tuple(self.model.pretrained_cfg['std'])
         # A ViT's blocks all have one stride; a network with stages names them in feature_info.
@@ -252,12 +256,16 @@ def architecture_of(path: Path) -> str | None:
     return read_weights(path)[1].get('architecture')
 
 
-def _create(architecture: str, pretrained: bool, input_size: tuple[int, int] | None) -> Any:
+def _create(
+    architecture: str, pretrained: bool, input_size: tuple[int, int] | None, drop_path: float
+) -> Any:
     # ViTs take any size with dynamic_img_size; others with position embeddings or windows are
     # built for one size; convolutional networks know neither option.
     choices: list[dict[str, Any]] = [{'dynamic_img_size': True}, {}]
     if input_size is not None:
         choices.insert(1, {'img_size': input_size})
+    if drop_path:
+        choices = [{**c, 'drop_path_rate': drop_path} for c in choices]
     for options in choices:
         try:
             return timm.create_model(architecture, pretrained=pretrained, num_classes=0, **options)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from clcp_ros.classes import UNLABELLED
 from training.models.segmenter import SegmentationModel
-from training.schedules import decay_groups
+from training.schedules import decay_groups, layer_decay_groups
 from training.segmentation.batches import Batch
 from training.segmentation.labels import LabelReader
 
@@ -28,6 +30,12 @@ class OptimizerConfig:
         lr: Largest learning rate.
         min_lr: Learning rate at the end.
         encoder_factor: The encoder's learning rate as a share of the head's.
+        layer_decay: Factor of the learning rate from each layer of the encoder to the one before
+            it; 1 for the same in all.
+        head_warmup: Steps at the start in which the head learns alone, so that its first, random
+            gradients do not spoil the encoder (LP-FT, Kumar et al. 2022).
+        ema: Decay of an exponential moving average of the weights, which is what is validated and
+            saved; 0 for none.
         weight_decay: Of matrices; biases, norms and embeddings have none.
         warmup: Steps of linear increase at the start.
         power: Of the polynomial decrease.
@@ -38,6 +46,9 @@ class OptimizerConfig:
     lr: float = 1e-3
     min_lr: float = 1e-5
     encoder_factor: float = 1.0
+    layer_decay: float = 1.0
+    head_warmup: int = 0
+    ema: float = 0.0
     weight_decay: float = 0.01
     warmup: int = 20
     power: float = 0.9
@@ -110,28 +121,76 @@ class SegmentationTask(L.LightningModule):
         self.log('lr', self.trainer.optimizers[0].param_groups[-1]['lr'])
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        classes = self.model.decoder.num_classes
+        self._counts = torch.zeros(classes, classes, dtype=torch.int64, device=self.device)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Count what one frame's prediction gets right.
+
+        Args:
+            batch: Frames at the input size, with labels of their own size.
+        """
+        logits = F.interpolate(
+            self.model(batch.images.contiguous(memory_format=torch.channels_last)).logits,
+            size=batch.labels.shape[-2:], mode='bilinear', align_corners=False,
+        )  # fmt: skip
+        labelled = batch.labels != UNLABELLED
+        flat = batch.labels[labelled] * len(self._counts) + logits.argmax(1)[labelled]
+        self._counts += torch.bincount(flat, minlength=self._counts.numel()).view_as(self._counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean IoU over the classes that occur, of the frames of all processes."""
+        counts = self._counts
+        if self.trainer.world_size > 1:
+            counts = cast('Tensor', self.all_gather(counts)).sum(dim=0)
+        hits = counts.diagonal().double()
+        union = counts.sum(0) + counts.sum(1) - hits
+        self.log('val_miou', (hits[union > 0] / union[union > 0]).mean().float(), prog_bar=True)
+
     def configure_optimizers(self) -> Any:
         """Optimizer with its schedule, by step; the head's groups come last."""
-        settings, groups = self.settings, []
-        parts = ((self.model.encoder, settings.encoder_factor), (self.model.decoder, 1.0))
-        for part, factor in parts:
-            for group in decay_groups(part, settings.weight_decay):
+        settings = self.settings
+        encoder = settings.lr * settings.encoder_factor
+        parts = (
+            (self._encoder_groups(), encoder, settings.head_warmup),
+            (decay_groups(self.model.decoder, settings.weight_decay), settings.lr, 0),
+        )
+        groups: list[dict[str, Any]] = []
+        factors: list[Callable[[int], float]] = []
+        for part, lr, start in parts:
+            for group in part:
                 if group['params']:
-                    groups.append({**group, 'lr': settings.lr * factor})
+                    scale = group.pop('lr_scale', 1.0)
+                    groups.append({**group, 'lr': lr * scale})
+                    factors.append(partial(self._factor, start=start))
         optimizer: torch.optim.Optimizer
         if settings.name == 'sgd':
             optimizer = torch.optim.SGD(groups, settings.lr, momentum=0.9)
         else:
             optimizer = torch.optim.AdamW(groups, settings.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
         }
 
-    def _factor(self, step: int) -> float:
+    def _encoder_groups(self) -> list[dict[str, Any]]:
         settings = self.settings
+        if self.model.encoder_frozen:
+            return []
+        if settings.layer_decay == 1:
+            return decay_groups(self.model.encoder, settings.weight_decay)
+        return layer_decay_groups(
+            self.model.encoder.model, settings.weight_decay, settings.layer_decay
+        )
+
+    def _factor(self, step: int, start: int) -> float:
+        settings = self.settings
+        if step < start:
+            return 0.0
         return polynomial(
-            step, steps=self.max_steps, warmup=settings.warmup, power=settings.power,
-            floor=settings.min_lr / settings.lr,
+            step - start, steps=self.max_steps - start, warmup=settings.warmup,
+            power=settings.power, floor=settings.min_lr / settings.lr,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -22,8 +22,12 @@ from clcp_ros.errors import ClcpError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_command(function: Callable[..., Any], args: list[str] | None = None) -> None:
-    """Run `function` as a command and exit the process.
+def run_command(
+    function: Callable[..., Any],
+    args: list[str] | None = None,
+    subcommands: Mapping[str, Callable[..., Any]] | None = None,
+) -> Callable[..., Any]:
+    """Run `function`, or a subcommand, as a command; an error ends the process.
 
     Parameters without a default become positional arguments, the others options; help texts come
     from the docstring; `--config FILE` and `--print_config` are added. See `normalize_arguments`
@@ -32,17 +36,29 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     Args:
         function: The command; its signature is its interface.
         args: Arguments instead of `sys.argv[1:]`.
+        subcommands: Functions by name: an argument list that begins with a name runs that one.
+
+    Returns:
+        The function that ran.
     """
     from jsonargparse import auto_cli
 
     logging.basicConfig(level=logging.INFO, format='%(levelname).1s %(name)s: %(message)s')
+    given = sys.argv[1:] if args is None else args
+    program = Path(sys.argv[0]).name
+    epilog = _subcommand_help(program, subcommands or {})
+    if subcommands and given and given[0] in subcommands:
+        function, program, epilog = subcommands[given[0]], f'{program} {given[0]}', None
+        given = given[1:]
     module = sys.modules[function.__module__]
     try:
         auto_cli(
             function,
-            args=normalize_arguments(function, sys.argv[1:] if args is None else args),
+            args=normalize_arguments(function, given),
             as_positional=True,
+            prog=program,
             description=(module.__doc__ or '').strip() or None,
+            epilog=epilog,
         )
     except ClcpError as error:
         sys.exit(_fail(str(error)))
@@ -56,6 +72,20 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     except OSError as error:
         # Disk full, permission denied, ...: the system's own words are the clearest.
         sys.exit(_fail(str(error)))
+    return function
+
+
+def _subcommand_help(program: str, subcommands: Mapping[str, Callable[..., Any]]) -> str | None:
+    if not subcommands:
+        return None
+    lines = [
+        f'  {program} {name}: {(function.__doc__ or "").strip().partition(chr(10))[0]}'
+        for name, function in subcommands.items()
+    ]
+    return (
+        'subcommands (the first, or none, takes the options above; --help after a name shows its '
+        'own):\n' + '\n'.join(lines)
+    )
 
 
 def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> list[str]:

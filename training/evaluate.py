@@ -5,7 +5,7 @@
 Takes weights (training/finetune.py) or a bundle (training/export.py). Every frame goes through the
 preprocessing of the node, and its logits are upsampled to the label's own size. Writes
 `evaluation.json`, `evaluation.md` and pictures of predictions. Without arguments it works on the
-simulated drive.
+simulated drive. The subcommand `simdg` runs the benchmark of domain generalisation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if __package__ in (None, ''):
 
 import json
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,7 +88,6 @@ def evaluate(
     sets = [open_frames(data, split, layout)]
     if target is not None:
         sets.append(open_frames(target, target_split, 'auto'))
-    conditions = sorted({c for s in sets for c in s.conditions})
     chosen = choose_source(sets[0].conditions, source)
     if chosen is None:
         raise LabelError(
@@ -95,21 +96,19 @@ def evaluate(
         )
     _warn_of_training_frames(path, sets[0])
     folder = out or (Path('runs/evaluate') if path.is_dir() else path.parent)
-    matrices = {c: ConfusionMatrix(len(predictor.classes)) for c in conditions}
-    counts = dict.fromkeys(conditions, 0)
+    matrices: dict[str, ConfusionMatrix] = {}
+    counts: dict[str, int] = {}
     drawings: dict[str, bytes] = {}
     for frames in sets:
-        _check_classes(frames, predictor)
         shown = _evenly(frames, pictures)
-        for frame in tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame'):
-            image, label = frames.read(frame)
-            mask, _ = decide(predictor.predict(image).logits, *label.shape)
-            matrices[frame.condition].update(mask, label)
-            counts[frame.condition] += 1
+        measured = measure(predictor, frames)
+        for frame, image, label, mask in measured:
+            matrix = matrices.setdefault(frame.condition, ConfusionMatrix(len(predictor.classes)))
+            matrix.update(mask, label)
+            counts[frame.condition] = counts.get(frame.condition, 0) + 1
             if frame in shown:
                 drawing = picture(image, label, mask, predictor.classes.palette)
                 drawings[f'{frame.condition}-{shown[frame]}.png'] = encode_png(drawing)
-        frames.labels.report(frames.classes)
     about = {
         'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
         'model_sha256': sha256_of(path / bundle_files.MODEL if path.is_dir() else path),
@@ -124,6 +123,29 @@ def evaluate(
     print(result.table())
     print(f'wrote {folder / RESULT}, {folder / TABLE}, {folder / PICTURES}/')
     return result
+
+
+def measure(
+    predictor: Predictor, frames: FrameSet
+) -> Iterator[tuple[Frame, np.ndarray, np.ndarray, np.ndarray]]:
+    """Predict all frames of a set, with a progress bar.
+
+    Args:
+        predictor: Weights or a bundle.
+        frames: What to predict.
+
+    Yields:
+        The frame, its image (H, W, 3) uint8 RGB, its label and its mask, both (H, W) uint8.
+
+    Raises:
+        LabelError: The frames have other classes than the model, or are damaged.
+    """
+    _check_classes(frames, predictor)
+    for frame in tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame'):
+        image, label = frames.read(frame)
+        mask, _ = decide(predictor.predict(image).logits, *label.shape)
+        yield frame, image, label, mask
+    frames.labels.report(frames.classes)
 
 
 def picture(
@@ -187,6 +209,14 @@ def _warn_of_training_frames(path: Path, frames: FrameSet) -> None:
         )
 
 
+def commands() -> dict[str, Callable[..., Any]]:
+    """What can be evaluated, by subcommand; without one it is segmentation."""
+    # Not at the top: they use this module.
+    from training.simdg.command import simdg
+
+    return {'segmentation': evaluate, 'simdg': simdg}
+
+
 if __name__ == '__main__':
-    run_command(evaluate)
-    next_step('python training/export.py')
+    if run_command(evaluate, subcommands=commands()) is evaluate:
+        next_step('python training/export.py')

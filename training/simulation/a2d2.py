@@ -65,22 +65,36 @@ def _start_ns(scene: int) -> int:
 
 
 class A2D2(Recording):
-    """Town 1, one scene per condition."""
+    """A drive through one town, one scene per condition.
 
-    path = 'a2d2'
+    Args:
+        path: Of the folder, relative to the output.
+        town: Number of the town.
+        first_scene: Number that makes the scenes' names differ from those of other towns.
+    """
+
+    frames: int | None = None
+    """Frames per condition; as many as the configuration's `seconds` hold when None."""
+
+    def __init__(self, path: str = 'a2d2', town: int = 1, first_scene: int = 0) -> None:
+        self.path = path
+        self.town = town
+        self.first_scene = first_scene
+
+    def _start_ns(self, condition: str) -> int:
+        return _start_ns(self.first_scene + CONDITIONS.index(condition))
 
     def shots(self, config: SimulationConfig) -> list[Shot]:
         """See `Recording.shots`."""
-        all_shots = drive(config, 1, [(name, config.seconds) for name in CONDITIONS])
+        seconds = config.seconds if self.frames is None else self.frames / config.rate_hz
+        all_shots = drive(config, self.town, [(name, seconds) for name in CONDITIONS])
         counts = dict.fromkeys(CONDITIONS, 0)
         found = []
         for shot in all_shots:
             condition = shot.conditions[0]
             number = counts[condition]
             counts[condition] += 1
-            stamp_ns = _start_ns(CONDITIONS.index(condition)) + round(
-                number / config.rate_hz * 1e9
-            )
+            stamp_ns = self._start_ns(condition) + round(number / config.rate_hz * 1e9)
             found.append(replace(shot, index=number, stamp_ns=stamp_ns))
         return found
 
@@ -90,7 +104,7 @@ class A2D2(Recording):
 
     def scene(self, shot: Shot) -> str:
         """Name of the scene that a moment belongs to."""
-        return scene_name(_start_ns(CONDITIONS.index(shot.conditions[0])))
+        return scene_name(self._start_ns(shot.conditions[0]))
 
     def name(self, shot: Shot, condition: str) -> str:
         """See `Recording.name`."""

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import numpy as np
 
 from clcp_ros.image_codec import encode_png
@@ -18,31 +22,69 @@ LABEL_IDS[:19] = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 TRAIN_TOWNS = (1, 2, 4, 5)
 """Several, so that what differs between towns can be told from what differs between conditions."""
 
+VAL_TOWN = 3
+
 SPAN = 48.0
 """Seconds of the drive over which the frames are spread."""
 
 
-class Cityscapes(Recording):
-    """Labelled frames: four towns in clear weather to train, town 3 in every condition to test.
+@dataclass(frozen=True)
+class Part:
+    """Frames of one town; a town belongs to one split.
 
-    The test cities show the same moments: a difference between them is the condition's.
+    Attributes:
+        split: Name of the split.
+        town: Number of the town.
+        count: Moments.
+        conditions: Each moment is shown in all of them.
     """
 
-    path = 'cityscapes'
+    split: str
+    town: int
+    count: int
+    conditions: tuple[str, ...]
+
+
+class Cityscapes(Recording):
+    """Labelled frames: by default four towns in clear weather to train, town 3 in all to test.
+
+    The test cities show the same moments: a difference between them is the condition's.
+
+    Args:
+        path: Of the folder, relative to the output.
+        parts: Towns and splits; those of the default data set when left out.
+        span: Seconds of a drive that its frames are spread over.
+    """
+
     with_lidar = False
+
+    def __init__(
+        self, path: str = 'cityscapes', parts: tuple[Part, ...] = (), span: float = SPAN
+    ) -> None:
+        self.path = path
+        self.parts = parts
+        self.span = span
+        self._splits = {part.town: part.split for part in parts}
+
+    def settings(self) -> dict[str, Any]:
+        """See `Recording.settings`."""
+        # Through JSON, as it comes back from the marker: tuples become lists.
+        parts: list[Any] = json.loads(json.dumps([asdict(part) for part in self.parts]))
+        return {'parts': parts, 'span': self.span}
 
     def shots(self, config: SimulationConfig) -> list[Shot]:
         """See `Recording.shots`."""
-        train = [
+        default = [Part('train', town, config.train_frames, ('clear',)) for town in TRAIN_TOWNS]
+        default.append(Part('val', VAL_TOWN, config.val_frames, CONDITIONS))
+        return [
             shot
-            for town in TRAIN_TOWNS
-            for shot in spread(town, config.train_frames, ('clear',), SPAN)
+            for part in self.parts or default
+            for shot in spread(part.town, part.count, part.conditions, self.span)
         ]
-        return train + spread(3, config.val_frames, CONDITIONS, SPAN)
 
     def split(self, shot: Shot) -> str:
         """The split that a moment belongs to."""
-        return 'val' if shot.town == 3 else 'train'
+        return self._splits.get(shot.town, 'val' if shot.town == VAL_TOWN else 'train')
 
     def name(self, shot: Shot, condition: str) -> str:
         """See `Recording.name`."""

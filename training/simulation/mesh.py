@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,6 +72,7 @@ class Mesh:
         material: (T,) uint8, `Material`.
         color: (T, 3) float32, linear RGB in [0, 1].
         tag: (T,) uint16, number of the object, to vary textures between objects.
+        loose: So many triangles at the end are loose leaves, which nobody sees from afar.
     """
 
     vertices: np.ndarray
@@ -80,6 +81,7 @@ class Mesh:
     material: np.ndarray
     color: np.ndarray
     tag: np.ndarray
+    loose: int = 0
 
     def __len__(self) -> int:
         return len(self.vertices)
@@ -88,7 +90,36 @@ class Mesh:
         """The mesh under the (4, 4) transform `T`, textures sticking to it."""
         vertices = self.vertices @ T[:3, :3].T.astype(np.float32) + T[:3, 3].astype(np.float32)
         tags = self.tag if tag is None else np.full_like(self.tag, tag % 65536)
-        return Mesh(vertices, self.uv, self.category, self.material, self.color, tags)
+        return replace(self, vertices=vertices, tag=tags)
+
+    def shifted(self, offset: np.ndarray) -> Mesh:
+        """The mesh moved by (3,) metres."""
+        return replace(self, vertices=self.vertices + np.asarray(offset, np.float32))
+
+    def tinted(self, factor: np.ndarray) -> Mesh:
+        """The mesh with its colours multiplied by (3,)."""
+        return replace(self, color=np.clip(self.color * factor, 0, 1).astype(np.float32))
+
+    def at(self, vertices: np.ndarray) -> Mesh:
+        """The mesh with other (T, 3, 3) vertices."""
+        return replace(self, vertices=vertices)
+
+    def compact(self) -> Mesh:
+        """The mesh without triangles that have no area."""
+        edge = self.vertices[:, 1:] - self.vertices[:, :1]
+        area = np.linalg.norm(np.cross(edge[:, 0], edge[:, 1]), axis=1)
+        return self if (area > 1e-9).all() else self.part(area > 1e-9)
+
+    def split(self) -> tuple[Mesh, Mesh]:
+        """The solid part and the loose leaves."""
+        n = len(self) - self.loose
+        head, tail = np.arange(len(self)) < n, np.arange(len(self)) >= n
+        return replace(self.part(head), loose=0), self.part(tail)
+
+    @property
+    def size(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest corner."""
+        return self.vertices.min((0, 1)), self.vertices.max((0, 1))
 
     def part(self, mask: np.ndarray) -> Mesh:
         """The triangles where the (T,) mask is true."""
@@ -99,10 +130,7 @@ class Mesh:
 
     def scaled(self, factor: float) -> Mesh:
         """The mesh at another size."""
-        return Mesh(
-            self.vertices * np.float32(factor),
-            self.uv, self.category, self.material, self.color, self.tag,
-        )  # fmt: skip
+        return replace(self, vertices=self.vertices * np.float32(factor))
 
 
 def concatenate(meshes: Iterable[Mesh]) -> Mesh:
@@ -132,6 +160,7 @@ class MeshBuilder:
 
     def __init__(self) -> None:
         self._parts: list[Mesh] = []
+        self._loose: list[Mesh] = []
         self.category = 0
         self.material = Material.ASPHALT
         self.color: Color = (0.5, 0.5, 0.5)
@@ -145,6 +174,11 @@ class MeshBuilder:
         if tag is not None:
             self.tag = tag % 65536
         return self
+
+    @property
+    def last(self) -> Mesh:
+        """What the last call added, to give it other surface coordinates."""
+        return self._parts[-1]
 
     def add(self, mesh: Mesh) -> None:
         """Add a finished mesh."""
@@ -178,6 +212,51 @@ class MeshBuilder:
         edges = np.linspace(x[0], x[1], n + 1)
         for x0, x1 in itertools.pairwise(edges):
             self.quad((x0, y[0], z), (x1, y[0], z), (x1, y[1], z), (x0, y[1], z))
+
+    def strip(
+        self,
+        along: np.ndarray,
+        a: tuple[float, float],
+        b: tuple[float, float],
+        v: tuple[float, float] | None = None,
+    ) -> None:
+        """Add a band along x of constant cross-section, in as many pieces as it has to bend in.
+
+        Args:
+            along: (N,) ascending x of the joints.
+            a: y and z of one edge.
+            b: y and z of the other edge.
+            v: Surface coordinates of the edges; y of a flat and z of an upright band by default.
+        """
+        x = np.asarray(along, float)
+        if v is None:
+            flat = abs(b[0] - a[0]) >= abs(b[1] - a[1])
+            v = (a[0], b[0]) if flat else (a[1], b[1])
+        one = np.full(len(x), 1.0)
+        edge_a, edge_b = (np.stack([x, one * e[0], one * e[1]], 1) for e in (a, b))
+        self.skin(np.stack([edge_a, edge_b], 1))
+        mesh = self._parts[-1]
+        ua = np.stack([x, one * v[0]], 1)
+        ub = np.stack([x, one * v[1]], 1)
+        mesh.uv = _skin_triangles(np.stack([ua, ub], 1)).astype(np.float32)
+
+    def skin(self, sections: np.ndarray, closed: bool = False) -> None:
+        """Add the surface over (M, K, 3) cross-sections of K points each; `closed`: rings."""
+        sections = np.asarray(sections, float)
+        if closed:
+            sections = np.concatenate([sections, sections[:, :1]], 1)
+        self.triangles(_skin_triangles(sections))
+
+    def fan(self, corners: Sequence[Point] | np.ndarray) -> None:
+        """Add a convex polygon."""
+        p = np.asarray(corners, float)
+        self.triangles(np.stack([np.stack([p[0], p[i], p[i + 1]]) for i in range(1, len(p) - 1)]))
+
+    def wheel(self, center: Point, radius: float, width: float, n: int = 10) -> None:
+        """Add a wheel standing along x whose outer side lies at `center`, towards its y's sign."""
+        c = np.asarray(center, float)
+        out = 1.0 if c[1] > 0 else -1.0
+        self.cylinder(c - (0, out * width, 0), c, radius, n=n)
 
     def upright(
         self, x: tuple[float, float], y: float, z: tuple[float, float], step: float | None = None
@@ -270,10 +349,25 @@ class MeshBuilder:
         corners = rng.normal(0, size, (count, 3, 3))
         shade = rng.uniform(0.6, 1.35, (count, 1)) * np.asarray(self.color)
         self.triangles(middle[:, None] + corners, np.clip(shade, 0, 1))
+        self._loose.append(self._parts.pop())
 
     def build(self) -> Mesh:
-        """Everything collected, as one soup."""
-        return concatenate(self._parts)
+        """Everything collected, as one soup, loose leaves at its end."""
+        mesh = concatenate([*self._parts, *self._loose])
+        return replace(mesh, loose=sum(map(len, self._loose)))
+
+    @property
+    def filled(self) -> bool:
+        """Something was added."""
+        return bool(self._parts or self._loose)
+
+
+def _skin_triangles(grid: np.ndarray) -> np.ndarray:
+    """(2 (M - 1) (K - 1), 3, D) triangles over an (M, K, D) grid of points."""
+    a, b = grid[:-1, :-1], grid[1:, :-1]
+    c, d = grid[1:, 1:], grid[:-1, 1:]
+    triangles = np.stack([np.stack([a, b, c], 2), np.stack([a, c, d], 2)], 2)
+    return triangles.reshape(-1, 3, grid.shape[-1])
 
 
 def _surface_coordinates(vertices: np.ndarray) -> np.ndarray:

@@ -1,72 +1,59 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The scene around the ego vehicle at one moment, and what rays hit in it (Embree)."""
+"""The scene around the ego vehicle at one moment, and what rays hit in it."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from embreex import rtcore_scene
-from embreex.mesh_construction import TriangleMesh
 
-from clcp_ros.classes import CITYSCAPES
-from training.simulation.config import EGO_SPEED
+from training.simulation.agents import Agent
 from training.simulation.mesh import Material, Mesh, MeshBuilder, concatenate
-from training.simulation.town import BLOCK, Agent, Town, agent_pose, agents
+from training.simulation.roads import environment_of
+from training.simulation.signals import BLOCK
+from training.simulation.soup import SKY, Hits, Soup, cast
+from training.simulation.world import Surroundings, World, load_world, surroundings
 
-SKY = CITYSCAPES.names.index('sky')
-EGO_LATERAL = -1.75
-BEHIND_BLOCKS, AHEAD_BLOCKS = 1, 3
-"""Blocks that exist besides the ego vehicle's own."""
-
-
-@functools.lru_cache(maxsize=4)
-def load_town(seed: int, number: int) -> tuple[Town, list[Agent]]:
-    """A town with everybody in it; kept, since consecutive frames share it."""
-    town = Town(seed, number)
-    return town, agents(town)
+SUN_ELEVATION = np.radians(38)
+_SIGHT = 260.0
+"""Agents farther away are left out, in metres."""
 
 
-@dataclass
-class Hits:
-    """What a batch of rays met; arrays have the rays' leading shape.
+@dataclass(frozen=True)
+class SceneObject:
+    """A vehicle or person.
 
     Attributes:
-        distance: Along the ray in metres, inf where nothing was hit.
-        point: (..., 3) float32 in `base_link`.
-        normal: (..., 3) float32 unit vectors towards the sensor.
-        uv: (..., 2) float32 surface coordinates in metres.
-        category: uint8 trainIds; sky where nothing was hit.
-        material: uint8 `Material`.
-        color: (..., 3) float32 linear RGB.
-        tag: uint16 number of the object.
-        cosine: float32 cosine of the angle of incidence.
+        tag: Its number, also in `Hits.tag`.
+        category: trainId.
+        T_base_object: (4, 4) pose of its middle on the ground.
+        size: Length, width and height in metres.
+        velocity: (3,) m/s over ground in `base_link`.
     """
 
-    distance: np.ndarray
-    point: np.ndarray
-    normal: np.ndarray
-    uv: np.ndarray
-    category: np.ndarray
-    material: np.ndarray
-    color: np.ndarray
-    tag: np.ndarray
-    cosine: np.ndarray
-
-    @property
-    def hit(self) -> np.ndarray:
-        """Bool: the ray met something."""
-        return np.isfinite(self.distance)
-
-    def reshaped(self, shape: tuple[int, ...]) -> Hits:
-        """The same hits in another leading shape."""
-        return Hits(**{f.name: _reshape(getattr(self, f.name), shape) for f in fields(self)})
+    tag: int
+    category: int
+    T_base_object: np.ndarray
+    size: tuple[float, float, float]
+    velocity: np.ndarray
 
 
-def _reshape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return array.reshape(*shape, *array.shape[1:])
+@dataclass(frozen=True)
+class VehicleLights:
+    """Lamps of the other vehicles that are on.
+
+    Attributes:
+        position: (V, 3) float32 in `base_link`.
+        direction: (V, 3) float32 unit vectors they shine along.
+        kind: (V,) uint8, 0 head, 1 tail, 2 brake.
+    """
+
+    position: np.ndarray
+    direction: np.ndarray
+    kind: np.ndarray
 
 
 class Scene:
@@ -75,136 +62,237 @@ class Scene:
     Args:
         seed: Seed of the simulation.
         number: Which town.
-        time: Seconds since the drive began; the ego vehicle has come `EGO_SPEED * time` metres.
+        time: Seconds since the drive began.
+        environment: 'town', 'country', 'motorway' or 'mixed', where the number decides.
 
     Attributes:
+        environment: What it is.
         T_world_base: (4, 4) pose of the ego vehicle.
-        lamps: (L, 3) street lights in `base_link`.
-        sun: (3,) unit vector towards the sun in `base_link`.
-        ego_s: Metres along the street.
+        velocity: (3,) m/s of the ego vehicle over ground.
+        yaw_rate: rad/s of the ego vehicle.
+        ego_s: Metres along the road.
+
+    Raises:
+        SimulationError: There is no such environment.
     """
 
-    def __init__(self, seed: int, number: int, time: float) -> None:
-        town, movers = load_town(seed, number)
-        self.ego_s = EGO_SPEED * time
-        self.T_world_base = town.pose(self.ego_s, EGO_LATERAL)
+    def __init__(self, seed: int, number: int, time: float, environment: str = 'mixed') -> None:
+        self.environment = environment_of(number, environment)
+        self.time = time
+        self._key = (seed, number, self.environment)
+        world = self._world
+        self.T_world_base, self.velocity, self.yaw_rate, self.ego_s = world.population.ego(time)
+        self._place: Surroundings = surroundings(*self._key, int(self.ego_s // BLOCK))
+        self._turn = self.T_world_base[:3, :3].T.astype(np.float32)
+        self._offset = (self.T_world_base[:3, 3] - self._place.origin).astype(np.float32)
+        self.agents = self._near(world.population.at(time))
+        self._moving = _soup_of(self.agents, self._place.origin)
+
+    @property
+    def _world(self) -> World:
+        return load_world(*self._key)
+
+    def _near(self, agents: list[Agent]) -> list[Agent]:
+        here = self.T_world_base[:3, 3]
+        return [a for a in agents if np.abs(a.T_world[:3, 3] - here).max() < _SIGHT]
+
+    @functools.cached_property
+    def sun(self) -> np.ndarray:
+        """(3,) unit vector towards the sun of a clear day in `base_link`."""
+        azimuth = self._world.place.style.sun_azimuth
+        c, s = np.cos(SUN_ELEVATION), np.sin(SUN_ELEVATION)
+        sun = np.array([c * np.cos(azimuth), c * np.sin(azimuth), s])
+        turned: np.ndarray = self.T_world_base[:3, :3].T @ sun
+        return turned
+
+    @functools.cached_property
+    def lamps(self) -> np.ndarray:
+        """(L, 3) street lights in `base_link`."""
+        here = self._place.lamps - self.T_world_base[:3, 3]
+        turned: np.ndarray = here @ self.T_world_base[:3, :3]
+        return turned
+
+    @functools.cached_property
+    def objects(self) -> list[SceneObject]:
+        """Vehicles, riders and people, moving and standing."""
         T_base_world = np.linalg.inv(self.T_world_base)
-        self._standing, T_world_anchor, lamps = _standing(seed, number, int(self.ego_s // BLOCK))
-        self._T_anchor_base = np.linalg.inv(T_world_anchor) @ self.T_world_base
-        self._moving = Soup(
-            concatenate(
-                a.mesh.moved(T_base_world @ agent_pose(town, a, self.ego_s, time), a.tag)
-                for a in movers
+        found = [
+            SceneObject(
+                a.tag, a.category, T_base_world @ a.T_world, a.size,
+                T_base_world[:3, :3] @ a.velocity,
             )
+            for a in self.agents if a.solid
+        ]  # fmt: skip
+        found += [
+            SceneObject(o.tag, o.category, T_base_world @ o.T_world, o.size, np.zeros(3))
+            for o in self._place.objects
+        ]
+        return found
+
+    @functools.cached_property
+    def vehicle_lights(self) -> VehicleLights:
+        """Where the lamps of the vehicles on the move are."""
+        position, direction, kind = [], [], []
+        T_base_world = np.linalg.inv(self.T_world_base)
+        for agent in self.agents:
+            for number, points in enumerate(_lamp_points(id(agent.mesh), agent.mesh)):
+                T = T_base_world @ agent.T_world
+                for point in points:
+                    position.append(T[:3, :3] @ point + T[:3, 3])
+                    direction.append(T[:3, 0] * (1 if number == 0 else -1))
+                    kind.append(number)
+        return VehicleLights(
+            np.array(position, np.float32).reshape(-1, 3),
+            np.array(direction, np.float32).reshape(-1, 3),
+            np.array(kind, np.uint8),
         )
-        self.lamps = lamps @ T_base_world[:3, :3].T + T_base_world[:3, 3]
-        elevation, azimuth = np.radians(38), town.sun_azimuth
-        sun = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
-        self.sun = T_base_world[:3, :3] @ (sun / np.linalg.norm(sun))
 
     def cast(self, origin: np.ndarray, direction: np.ndarray) -> Hits:
         """Cast rays.
 
         Args:
-            origin: (3,) common origin in `base_link`.
+            origin: (3,) common origin or (..., 3) one per ray, in `base_link`.
             direction: (..., 3) unit vectors in `base_link`.
         """
-        shape = direction.shape[:-1]
-        rays = np.ascontiguousarray(direction.reshape(-1, 3), np.float32)
-        start = np.asarray(origin, np.float32)
-        R, t = self._anchored()
-        hits = self._standing.cast(R @ start + t, rays @ R.T)
-        hits.normal = hits.normal @ R
-        nearer = self._moving.cast(start, rays)
-        front = nearer.distance < hits.distance
-        for name in ('distance', 'normal', 'uv', 'category', 'material', 'color', 'tag', 'cosine'):
-            getattr(hits, name)[front] = getattr(nearer, name)[front]
-        travelled = np.where(np.isfinite(hits.distance), hits.distance, 0)
-        hits.point = start + travelled[:, None] * rays
-        return hits.reshaped(shape)
+        soups = (self._place.soup, self._moving)
+        return cast(soups, origin, direction, self._turn, self._offset)
 
-    def sunlit(self, hits: Hits) -> np.ndarray:
-        """Float32 in {0, 1}: nothing stands between the hit and the sun."""
-        sun = self.sun.astype(np.float32)
-        facing = hits.hit & (hits.normal @ sun > 0)
+    def sunlit(self, hits: Hits, sun: np.ndarray | None = None, every: int = 1) -> np.ndarray:
+        """Whether the sun shines on what was hit.
+
+        Args:
+            hits: Of this scene.
+            sun: (3,) unit vector towards the sun in `base_link`; `sun` when left out.
+            every: Of an (H, W) grid of hits, look at each `every`-th row and column only; the
+                others take the value of the nearest of these.
+
+        Returns:
+            Float32 in {0, 1} of the hits' shape.
+        """
+        towards = np.asarray(self.sun if sun is None else sun, np.float32)
+        point, normal, hit = hits.point, hits.normal, hits.hit
+        if every > 1:
+            point, normal, hit = (a[::every, ::every] for a in (point, normal, hit))
+        facing = hit & (normal @ towards > 0)
         lit = np.zeros(facing.shape, np.float32)
-        start = (hits.point + 0.03 * hits.normal)[facing]
+        start = point[facing] + np.float32(0.03) * normal[facing]
         if len(start):
-            R, t = self._anchored()
-            free = ~self._standing.blocked(start @ R.T + t, R @ sun)
-            free[free] = ~self._moving.blocked(start[free], sun)
-            lit[facing] = free
+            start = np.ascontiguousarray(start @ self._turn + self._offset)
+            ray = np.ascontiguousarray((towards @ self._turn)[None])
+            blocked = self._place.soup.blocked(start, ray)
+            free = np.flatnonzero(~blocked)
+            blocked[free] = self._moving.blocked(start[free], ray) if len(free) else True
+            lit[facing] = ~blocked
+        if every > 1:
+            rows, columns = hits.shape
+            lit = lit.repeat(every, 0)[:rows].repeat(every, 1)[:, :columns]
         return lit
 
-    def _anchored(self) -> tuple[np.ndarray, np.ndarray]:
-        T = self._T_anchor_base.astype(np.float32)
-        return T[:3, :3], T[:3, 3]
+    def ego_pose(self, dt: np.ndarray) -> np.ndarray:
+        """Where the ego vehicle is `dt` seconds before or after the scene's moment.
+
+        Args:
+            dt: (K,) seconds.
+
+        Returns:
+            (K, 4, 4) float64 T_base_then.
+        """
+        T_base_world = np.linalg.inv(self.T_world_base)
+        out = np.empty((len(dt), 4, 4))
+        # The path is smooth: a few exact poses and straight lines between them are exact to
+        # millimetres and much cheaper than asking for every firing.
+        knots = np.unique(np.linspace(np.min(dt), np.max(dt), min(len(dt), 9)))
+        poses = np.stack([T_base_world @ self._ego_then(float(t)) for t in knots])
+        yaw = np.unwrap(np.arctan2(poses[:, 1, 0], poses[:, 0, 0]))
+        pitch = np.arcsin(np.clip(poses[:, 2, 0], -1, 1))
+        c, s = (f(np.interp(dt, knots, yaw)) for f in (np.cos, np.sin))
+        cp, sp = (f(np.interp(dt, knots, pitch)) for f in (np.cos, np.sin))
+        zero, one = np.zeros(len(dt)), np.ones(len(dt))
+        turn = np.array([[c * cp, -s, -c * sp], [s * cp, c, -s * sp], [sp, zero, cp]])
+        out[:, :3, :3] = np.moveaxis(turn, -1, 0)
+        for axis in range(3):
+            out[:, axis, 3] = np.interp(dt, knots, poses[:, axis, 3])
+        out[:, 3] = np.array([0, 0, 0, 1.0])
+        out[:, 3, 3] = one
+        return out
+
+    def _ego_then(self, dt: float) -> np.ndarray:
+        then = self.time + dt
+        T = self._world.population.ego(then)[0]
+        if then < 0:
+            # Before the drive began the ego vehicle came along at the same speed.
+            T = T.copy()
+            T[:3, 3] += T[:3, :3] @ self.velocity * then
+        return T
+
+    def rolling(self, dt_of: Callable[[np.ndarray], np.ndarray]) -> Scene:
+        """The scene as a spinning sensor meets it: every agent where it is when it is looked at.
+
+        Args:
+            dt_of: (A,) azimuths in `base_link` to seconds from the scene's moment.
+        """
+        other = object.__new__(Scene)
+        other.__dict__.update(self.__dict__)
+        if self.agents:
+            at = np.stack([a.T_world[:3, 3] for a in self.agents]) - self.T_world_base[:3, 3]
+            at = at @ self.T_world_base[:3, :3]
+            dt = dt_of(np.arctan2(at[:, 1], at[:, 0]))
+            other.agents = [_later(a, float(t)) for a, t in zip(self.agents, dt, strict=True)]
+            other._moving = _soup_of(other.agents, self._place.origin)  # noqa: SLF001
+        return other
 
 
-class Soup:
-    """A mesh that rays can be cast into."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
-        self._embree = rtcore_scene.EmbreeScene()
-        # Embree holds on to the triangles as long as this object lives.
-        self._triangles = TriangleMesh(self._embree, mesh.vertices)
-
-    def cast(self, origin: np.ndarray, rays: np.ndarray) -> Hits:
-        """First hits of (N, 3) unit rays from one origin; `point` is left empty."""
-        rays = np.ascontiguousarray(rays, np.float32)
-        origins = np.broadcast_to(np.asarray(origin, np.float32), rays.shape).copy()
-        found = self._embree.run(origins, rays, output=True)
-        index = found['primID']
-        missed = index < 0
-        index = np.where(missed, 0, index)
-        normal = found['Ng']
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.float32(1e-12))
-        cosine = -np.einsum('ij,ij->i', normal, rays)
-        normal *= np.where(cosine < 0, -1, 1).astype(np.float32)[:, None]
-        u, v = found['u'][:, None], found['v'][:, None]
-        corner = self.mesh.uv[index]
-        return Hits(
-            distance=np.where(missed, np.inf, found['tfar']).astype(np.float32),
-            point=np.zeros((0, 3), np.float32),
-            normal=normal,
-            uv=(1 - u - v) * corner[:, 0] + u * corner[:, 1] + v * corner[:, 2],
-            category=np.where(missed, SKY, self.mesh.category[index]).astype(np.uint8),
-            material=self.mesh.material[index],
-            color=self.mesh.color[index],
-            tag=self.mesh.tag[index],
-            cosine=np.abs(cosine),
-        )
-
-    def blocked(self, origins: np.ndarray, ray: np.ndarray) -> np.ndarray:
-        """Bool per (N, 3) origin: something lies in the direction of `ray`."""
-        origins = np.ascontiguousarray(origins, np.float32)
-        rays = np.broadcast_to(ray.astype(np.float32), origins.shape).copy()
-        return self._embree.run(origins, rays, query='OCCLUDED') >= 0
-
-
-@functools.lru_cache(maxsize=2)
-def _standing(seed: int, number: int, block: int) -> tuple[Soup, np.ndarray, np.ndarray]:
-    """What does not move around an ego vehicle in `block`, its T_world_anchor, and the lamps.
-
-    The frame is anchored at the block, not in the world: float32 is coarse kilometres away from
-    its origin. Frames in one block share it, since building it takes as long as casting the rays.
-    """
-    town, _ = load_town(seed, number)
-    T_world_anchor = town.pose(block * BLOCK, EGO_LATERAL)
-    T_anchor_world = np.linalg.inv(T_world_anchor)
-    blocks = {i: town.block(i) for i in range(block - BEHIND_BLOCKS, block + AHEAD_BLOCKS + 1)}
-    parts = [b.mesh.moved(T_anchor_world) for b in blocks.values()]
-    parts += [blocks[i].detail.moved(T_anchor_world) for i in (block, block + 1)]
-    parts.append(_plain())
-    lamps = np.concatenate([b.lamps for b in blocks.values()])
-    return Soup(concatenate(parts)), T_world_anchor, lamps
+def _later(agent: Agent, dt: float) -> Agent:
+    """The agent a little later, on a straight line."""
+    T = agent.T_world.copy()
+    T[:3, 3] += agent.velocity * dt
+    return Agent(
+        agent.mesh, T, agent.velocity, agent.turning, agent.tag, agent.category, agent.size,
+        agent.solid,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
-def _plain() -> Mesh:
-    """Grass to the horizon, so that no ray falls through the ground between the blocks."""
+def _nothing() -> Mesh:
+    """A speck far below the ground: Embree wants at least one triangle."""
     b = MeshBuilder()
-    b.use(CITYSCAPES.names.index('terrain'), Material.GRASS, (0.14, 0.17, 0.06))
-    b.plate((-400, 400), (-400, 400), -0.05)
+    b.use(SKY, Material.ASPHALT, (0, 0, 0))
+    b.quad((0, 0, -999), (0.01, 0, -999), (0.01, 0.01, -999), (0, 0.01, -999))
     return b.build()
+
+
+def _soup_of(agents: list[Agent], origin: np.ndarray) -> Soup:
+    parts, speeds = [_nothing()], [np.zeros((2, 3), np.float32)]
+    for agent in agents:
+        local = agent.T_world.copy()
+        local[:3, 3] -= origin
+        mesh = agent.mesh.moved(local, agent.tag)
+        parts.append(mesh)
+        speeds.append(np.broadcast_to(agent.velocity.astype(np.float32), (len(mesh), 3)))
+    return Soup(concatenate(parts), np.concatenate(speeds))
+
+
+_POINTS: dict[int, tuple[Mesh, list[np.ndarray]]] = {}
+
+
+def _lamp_points(key: int, mesh: Mesh) -> list[np.ndarray]:
+    """Per kind of lamp, the middles of the lamps of a mesh, left and right apart."""
+    known = _POINTS.get(key)
+    if known is not None and known[0] is mesh:
+        return known[1]
+    found = []
+    for material in (Material.HEADLIGHT, Material.TAILLIGHT, Material.BRAKELIGHT):
+        middles = mesh.vertices[mesh.material == material].mean(1)
+        left = middles[:, 1] > 0.2 if len(middles) else np.zeros(0, bool)
+        right = middles[:, 1] < -0.2 if len(middles) else np.zeros(0, bool)
+        groups = [left, right] if (left.any() or right.any()) else [np.ones(len(middles), bool)]
+        found.append(np.array([middles[g].mean(0) for g in groups if g.any()]).reshape(-1, 3))
+    if len(_POINTS) > 2000:
+        _POINTS.clear()
+    _POINTS[key] = (mesh, found)
+    return found
+
+
+__all__ = ['SKY', 'Hits', 'Scene', 'SceneObject', 'VehicleLights']
+
+load_town = load_world  # until bridge.py goes

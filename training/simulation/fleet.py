@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The vehicles and people of a town: each made once, then placed many times."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.simulation import people, vehicles
+from training.simulation.mesh import Mesh
+from training.simulation.vehicles import ID
+
+VARIANTS = {
+    'car': 16, 'truck': 5, 'lorry': 3, 'bus': 3, 'motorcycle': 4, 'bicycle': 6, 'person': 14,
+    'tram': 1, 'train': 1,
+}  # fmt: skip
+STEPS = 8
+"""Meshes of one stride."""
+
+CATEGORY = {
+    'car': ID['car'], 'truck': ID['truck'], 'lorry': ID['truck'], 'bus': ID['bus'],
+    'motorcycle': ID['motorcycle'], 'bicycle': ID['bicycle'], 'person': ID['person'],
+    'tram': ID['train'], 'train': ID['train'],
+}  # fmt: skip
+KINDS = tuple(VARIANTS)
+
+SECTION = {'tram': 9.4, 'train': 20.4}
+"""Metres between the middles of two sections."""
+
+SECTIONS = {'tram': 3, 'train': 5}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One kind of thing that moves.
+
+    Attributes:
+        mesh: About its middle on the ground, lamps on.
+        parked: The same with its lamps off.
+        braking: The same with its brake lights on.
+        size: Length, width and height in metres.
+    """
+
+    mesh: Mesh
+    parked: Mesh
+    braking: Mesh
+    size: tuple[float, float, float]
+
+
+@functools.lru_cache(maxsize=600)
+def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Model:
+    """A model of town `number`.
+
+    Args:
+        seed: Seed of the simulation.
+        number: Of the town.
+        kind: One of `KINDS`, 'parked bicycle' or 'parked motorcycle'.
+        variant: Which of them.
+        part: Step of somebody walking (`STEPS` stands), or section of a train (1, 0, -1).
+    """
+    bare = kind.removeprefix('parked ')
+    rng = np.random.default_rng([seed, number, 77, KINDS.index(bare), variant])
+    if kind == 'person':
+        who = people.looks(rng)
+        mesh = people.person(who, part / STEPS) if part < STEPS else people.person(who, 0.1, 0.05)
+    elif kind in ('truck', 'lorry'):
+        mesh = vehicles.truck(rng, long=kind == 'lorry')
+    elif kind == 'tram':
+        mesh = vehicles.tram(rng, part)
+    elif kind == 'train':
+        mesh = vehicles.railcar(rng, part)
+    elif bare == 'bicycle':
+        mesh = people.bicycle(rng, ridden=kind == bare)
+    elif bare == 'motorcycle':
+        mesh = people.motorcycle(rng, ridden=kind == bare)
+    else:
+        mesh = {'car': vehicles.car, 'bus': vehicles.bus}[kind](rng)
+    low, high = mesh.size
+    size = tuple(float(v) for v in high - low * (1, 1, 0))
+    return Model(mesh, vehicles.unlit(mesh), vehicles.braking(mesh), size)  # type: ignore[arg-type]
+
+
+def length(seed: int, number: int, kind: str, variant: int) -> float:
+    """Length over all in metres."""
+    if kind in SECTION:
+        return SECTION[kind] * SECTIONS[kind] + 0.4
+    return model(seed, number, kind, variant).size[0]

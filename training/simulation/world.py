@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Places and the parts of them that stand around the ego vehicle, kept between frames."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.simulation.agents import Population
+from training.simulation.country import CountryBlock
+from training.simulation.layout import Block, BlockBuilder, Place, Standing
+from training.simulation.mesh import Mesh, concatenate
+from training.simulation.motorway import MotorwayBlock
+from training.simulation.roads import Route
+from training.simulation.signals import BLOCK
+from training.simulation.soup import Soup
+from training.simulation.terrain import terrain
+from training.simulation.town import TownBlock
+
+_BUILDERS: dict[str, type[BlockBuilder]] = {
+    'town': TownBlock, 'country': CountryBlock, 'motorway': MotorwayBlock,
+}  # fmt: skip
+_BLOCKS = {'town': (2, 3), 'country': (2, 6), 'motorway': (2, 7)}
+"""Blocks that exist behind and before the ego vehicle's own."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A place with everybody in it."""
+
+    place: Place
+    population: Population
+
+    @property
+    def route(self) -> Route:
+        """Its road."""
+        return self.place.route
+
+
+@functools.lru_cache(maxsize=6)
+def load_world(seed: int, number: int, environment: str) -> World:
+    """A place with everybody in it; kept, since consecutive frames share it."""
+    route = Route(seed, number, environment)
+    return World(Place(route), Population(route))
+
+
+@functools.lru_cache(maxsize=24)
+def block(seed: int, number: int, environment: str, index: int) -> Block:
+    """Block `index` of a place."""
+    place = load_world(seed, number, environment).place
+    return _BUILDERS[environment](place, index).build()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What stands around an ego vehicle in one block.
+
+    Attributes:
+        origin: (3,) float64 world position that the soup is relative to. Not the world's own:
+            float32 is coarse kilometres away from its origin.
+        soup: The geometry.
+        lamps: (L, 3) float64 world positions.
+        objects: Parked vehicles.
+    """
+
+    origin: np.ndarray
+    soup: Soup
+    lamps: np.ndarray
+    objects: tuple[Standing, ...]
+
+
+@functools.lru_cache(maxsize=2)
+def surroundings(seed: int, number: int, environment: str, index: int) -> Surroundings:
+    """What stands around an ego vehicle in block `index`; frames in one block share it."""
+    world = load_world(seed, number, environment)
+    behind, ahead = _BLOCKS[environment]
+    near = {
+        i: block(seed, number, environment, i) for i in range(index - behind, index + ahead + 1)
+    }
+    origin = near[index].origin
+    parts: list[Mesh] = [b.mesh.shifted(b.origin - origin) for b in near.values()]
+    parts += [
+        near[i].detail.shifted(near[i].origin - origin) for i in (index - 1, index, index + 1)
+    ]
+    parts.append(terrain(world.place, BLOCK * index, origin))
+    return Surroundings(
+        origin,
+        Soup(concatenate(parts)),
+        np.concatenate([b.lamps for b in near.values()]),
+        tuple(o for b in near.values() for o in b.objects),
+    )

@@ -23,8 +23,9 @@ CONDITIONS = LIGHTS + WEATHER
 ALL_CONDITIONS = CONDITIONS + FAULTS
 
 DENSEST_FOG_M = 50.0
-HEAVIEST_RAIN_MM_H = 60.0
-HEAVIEST_SNOW_MM_H = 8.0
+_FOG_POWER, _RAIN_POWER, _SNOW_POWER = 4.0, 2.0, 1.5
+HEAVIEST_RAIN_MM_H = 40.0
+HEAVIEST_SNOW_MM_H = 6.0
 """In water; 4 and more is heavy snow fall."""
 
 FROZEN_S = 2.0
@@ -69,17 +70,21 @@ class Condition:
                 f'not {visibility_m}'
             )
         clear, worst = koschmieder(CLEAR_VISIBILITY_M), koschmieder(DENSEST_FOG_M)
-        return cls('fog', ((koschmieder(visibility_m) - clear) / (worst - clear)) ** 0.5)
+        return cls(
+            'fog', ((koschmieder(visibility_m) - clear) / (worst - clear)) ** (1 / _FOG_POWER)
+        )
 
     @classmethod
     def rain(cls, rain_mm_h: float) -> Condition:
-        """Rain of 0 to 60 mm/h."""
-        return cls('rain', _share(rain_mm_h, HEAVIEST_RAIN_MM_H, 'rain_mm_h') ** (1 / 1.5))
+        """Rain of 0 to 40 mm/h."""
+        share = _share(rain_mm_h, HEAVIEST_RAIN_MM_H, 'rain_mm_h')
+        return cls('rain', share ** (1 / _RAIN_POWER))
 
     @classmethod
     def snow(cls, snow_mm_h: float) -> Condition:
-        """Snow of 0 to 8 mm of water per hour."""
-        return cls('snow', _share(snow_mm_h, HEAVIEST_SNOW_MM_H, 'snow_mm_h'))
+        """Snow of 0 to 6 mm of water per hour."""
+        share = _share(snow_mm_h, HEAVIEST_SNOW_MM_H, 'snow_mm_h')
+        return cls('snow', share ** (1 / _SNOW_POWER))
 
     @property
     def is_clear(self) -> bool:
@@ -90,22 +95,22 @@ class Condition:
     def visibility_m(self) -> float:
         """Meteorological optical range of the fog, clean air's in any other condition.
 
-        The extinction grows with the severity squared: 200 m at 0.5, about 80 m at 0.8.
+        The extinction grows with the severity's fourth power: 800 m at 0.5, 120 m at 0.8.
         """
         if self.name != 'fog':
             return CLEAR_VISIBILITY_M
         clear, worst = koschmieder(CLEAR_VISIBILITY_M), koschmieder(DENSEST_FOG_M)
-        return visibility(clear + (worst - clear) * self.severity**2)
+        return visibility(clear + (worst - clear) * self.severity**_FOG_POWER)
 
     @property
     def rain_mm_h(self) -> float:
         """Millimetres of rain per hour: drizzle to cloudburst."""
-        return HEAVIEST_RAIN_MM_H * self.severity**1.5 if self.name == 'rain' else 0.0
+        return HEAVIEST_RAIN_MM_H * self.severity**_RAIN_POWER if self.name == 'rain' else 0.0
 
     @property
     def snow_mm_h(self) -> float:
         """Millimetres of water per hour falling as snow."""
-        return HEAVIEST_SNOW_MM_H * self.severity if self.name == 'snow' else 0.0
+        return HEAVIEST_SNOW_MM_H * self.severity**_SNOW_POWER if self.name == 'snow' else 0.0
 
 
 def _share(value: float, most: float, name: str) -> float:

@@ -1,6 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Light and weather: the numbers behind each condition and the physics they follow."""
+"""Sun, sky and air of each condition.
+
+Radiance has one unit everywhere: 1 is a white surface in full daylight, about 12 000 cd/m2.
+Irradiance is in the same unit (a surface of albedo a under E has the radiance a E), so that 1 is
+about 40 000 lx. Lamps burn in every condition; by day the exposure hides them.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +14,24 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from training.simulation import atmosphere
-from training.simulation.config import Condition
+from training.simulation.conditions import Condition
+from training.simulation.scene import Scene
 
 Rgb = tuple[float, float, float]
+
+LUX = 1 / 40_000
+"""Irradiance of one lux."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """Radiometry of a moment, linear RGB, 1 is white in the picture at exposure 1.
+    """Radiometry of a moment, linear RGB.
 
     Attributes:
         sun: Irradiance of the sun on a surface facing it.
         ambient: Irradiance of the sky.
         horizon: Radiance of the sky just above the horizon; also of fog.
         zenith: Radiance of the sky overhead.
-        lamps: How much of their light the lamps give, 0 to 1.
-        exposure: Gain of the camera.
-        shot: Variance of the picture's noise per unit of signal.
-        read: Standard deviation of the noise in the dark.
         clouds: Contrast of the clouds.
     """
 
@@ -34,49 +39,76 @@ class Light:
     ambient: Rgb
     horizon: Rgb
     zenith: Rgb
-    lamps: float
-    exposure: float
-    shot: float
-    read: float
     clouds: float
 
 
 _CLEAR = Light(
-    sun=(2.5, 2.3, 2.0), ambient=(0.50, 0.58, 0.72), horizon=(0.85, 0.95, 1.08),
-    zenith=(0.26, 0.46, 0.92), lamps=0.02, exposure=1.0, shot=2e-4, read=2e-3, clouds=0.5,
-)  # fmt: skip
-_OVERCAST = Light(
-    sun=(1e-3, 1e-3, 1e-3), ambient=(0.80, 0.84, 0.90), horizon=(0.85, 0.87, 0.90),
-    zenith=(0.66, 0.70, 0.76), lamps=0.10, exposure=0.85, shot=4e-4, read=3e-3, clouds=0.15,
+    sun=(2.5, 2.3, 2.0), ambient=(0.42, 0.50, 0.64), horizon=(1.30, 1.42, 1.55),
+    zenith=(0.36, 0.58, 1.05), clouds=0.6,
 )  # fmt: skip
 _AT_SEVERITY_ONE = {
     'clear': _CLEAR,
+    # 12 000 lx from a sun five degrees high.
+    'low_sun': Light(
+        sun=(0.48, 0.31, 0.16), ambient=(0.10, 0.105, 0.12), horizon=(0.50, 0.38, 0.25),
+        zenith=(0.08, 0.11, 0.19), clouds=0.45,
+    ),
+    # Some 60 lx: the sun is four degrees below the horizon (civil twilight).
     'dusk': Light(
-        sun=(1e-3, 6e-4, 4e-4), ambient=(0.080, 0.068, 0.095), horizon=(0.46, 0.24, 0.16),
-        zenith=(0.035, 0.05, 0.14), lamps=0.45, exposure=2.3, shot=1e-3, read=4e-3, clouds=0.6,
+        sun=(1e-6, 6e-7, 4e-7), ambient=(1.5e-3, 1.5e-3, 2.0e-3), horizon=(7.0e-3, 5.5e-3, 5.0e-3),
+        zenith=(1.3e-3, 1.6e-3, 2.6e-3), clouds=0.6,
     ),
+    # One lux: a town's sky glow.
     'night': Light(
-        sun=(1e-5, 1e-5, 1e-5), ambient=(0.0022, 0.0022, 0.0032), horizon=(0.007, 0.006, 0.007),
-        zenith=(0.002, 0.002, 0.004), lamps=1.0, exposure=3.2, shot=8e-3, read=2.2e-2, clouds=0.3,
+        sun=(1e-9, 1e-9, 1e-9), ambient=(2.4e-5, 2.2e-5, 2.5e-5), horizon=(5.0e-5, 4.2e-5, 4.0e-5),
+        zenith=(1.4e-5, 1.4e-5, 2.0e-5), clouds=0.3,
     ),
-    'fog': _OVERCAST,
+    'fog': Light(
+        sun=(1e-3, 1e-3, 1e-3), ambient=(0.42, 0.44, 0.46), horizon=(0.47, 0.48, 0.49),
+        zenith=(0.50, 0.51, 0.52), clouds=0.05,
+    ),
     'rain': Light(
-        sun=(1e-3, 1e-3, 1e-3), ambient=(0.33, 0.36, 0.40), horizon=(0.48, 0.51, 0.55),
-        zenith=(0.30, 0.33, 0.37), lamps=0.3, exposure=1.15, shot=8e-4, read=5e-3, clouds=0.4,
+        sun=(1e-4, 1e-4, 1e-4), ambient=(0.080, 0.086, 0.095), horizon=(0.150, 0.157, 0.168),
+        zenith=(0.110, 0.118, 0.130), clouds=0.4,
     ),
-    'snow': _OVERCAST,
+    'snow': Light(
+        sun=(1e-4, 1e-4, 1e-4), ambient=(0.20, 0.21, 0.225), horizon=(0.29, 0.295, 0.305),
+        zenith=(0.25, 0.26, 0.27), clouds=0.1,
+    ),
 }  # fmt: skip
 
 
 def light(condition: Condition) -> Light:
-    """The light of a condition, between clear (severity 0) and its worst (1), evenly in stops."""
+    """The light of a condition, between clear (severity 0) and its worst (1), evenly in stops.
+
+    Faults of the camera leave the clear day's.
+    """
     worst = _AT_SEVERITY_ONE.get(condition.name, _CLEAR)
+    if condition.severity == 0 or worst is _CLEAR:
+        return _CLEAR
     mixed = {}
     for f in fields(Light):
         a, b = np.asarray(getattr(_CLEAR, f.name)), np.asarray(getattr(worst, f.name))
         value = np.exp(np.log(a) * (1 - condition.severity) + np.log(b) * condition.severity)
         mixed[f.name] = tuple(map(float, value)) if value.ndim else float(value)
     return Light(**mixed)  # type: ignore[arg-type]
+
+
+def sun_direction(scene: Scene, condition: Condition) -> np.ndarray:
+    """(3,) float32 unit vector towards the sun in `base_link`.
+
+    A low sun stands over the far end of the street, some degrees beside it, fixed in the world:
+    drivers know why.
+    """
+    if condition.name != 'low_sun' or condition.is_clear:
+        return np.asarray(scene.sun, np.float32)
+    azimuth, elevation = np.radians(11), np.radians(5)
+    low = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
+    low = scene.T_world_base[:3, :3].T @ (low / np.linalg.norm(low))
+    share = condition.severity**0.5
+    mixed = (1 - share) * np.asarray(scene.sun, np.float64) + share * low
+    result: np.ndarray = (mixed / np.linalg.norm(mixed)).astype(np.float32)
+    return result
 
 
 def visibility(condition: Condition) -> float:
@@ -98,6 +130,6 @@ def extinction(condition: Condition) -> float:
     )
 
 
-def rain_rate(condition: Condition) -> float:
-    """Millimetres of rain per hour."""
-    return condition.rain_mm_h
+def wetness(condition: Condition) -> float:
+    """How wet the ground is, 0 to 1; a few millimetres per hour suffice (chosen)."""
+    return 1 - float(np.exp(-condition.rain_mm_h / 3))

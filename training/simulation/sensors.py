@@ -67,7 +67,7 @@ class CameraConfig:
     vignetting: float = 0.15
     blur_px: float = 0.55
     max_exposure_s: float = 0.02
-    max_gain: float = 32.0
+    max_gain: float = 16.0
     full_well: float = 9000.0
     read_noise: float = 3.0
     jpeg_quality: int = 90

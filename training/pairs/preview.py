@@ -25,6 +25,8 @@ def depth_colors(depth: np.ndarray) -> np.ndarray:
     Args:
         depth: (N,) metres, positive.
     """
+    if not len(depth):
+        return np.zeros((0, 3), np.uint8)
     position = (np.log(np.clip(depth, NEAR, FAR)) - math.log(NEAR)) / math.log(FAR / NEAR)
     values = np.round(255 * (1 - 0.06 - 0.88 * position)).astype(np.uint8).reshape(-1, 1)
     return cv2.applyColorMap(values, cv2.COLORMAP_TURBO)[:, 0, ::-1]
@@ -55,6 +57,12 @@ def draw_points(pair: Pair, width: int) -> tuple[np.ndarray, int]:
     return canvas, int(seen.sum())
 
 
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` positions among `total`, evenly, with the first and the last."""
+    chosen = np.linspace(0, total - 1, min(count, total)).round().astype(int)
+    return np.unique(chosen).tolist()
+
+
 def contact_sheet(pairs: PairSet, count: int = 12, width: int = 640) -> np.ndarray:
     """Pairs spread evenly over a set, with captions and the scale of the colours.
 
@@ -66,8 +74,7 @@ def contact_sheet(pairs: PairSet, count: int = 12, width: int = 640) -> np.ndarr
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int))
-    cells = [_cell(pairs[int(position)], width) for position in chosen]
+    cells = [_cell(pairs[position], width) for position in spread(len(pairs), count)]
     columns = min(2 if len(cells) < 9 else 3, len(cells))
     rows = []
     for start in range(0, len(cells), columns):

@@ -40,8 +40,8 @@ class TimeThinner:
         self._last: int | None = None
 
     def keep(self, stamp_ns: int) -> bool:
-        """Whether to keep a frame; to be asked in time order, once for each."""
-        if self._last is not None and stamp_ns - self._last < self._step_ns:
+        """Whether to keep a frame; to be asked in time order. Asked of kept ones again: yes."""
+        if self._last is not None and abs(stamp_ns - self._last) < self._step_ns:
             return False
         self._last = stamp_ns
         return True

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+import os
 import re
-import shutil
 import tarfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,10 @@ import pyarrow.parquet as pq
 from clcp_ros import image_codec
 from clcp_ros.errors import PairSetError
 from training.pairs.pair import COLUMNS, Pair, pair_meta, points_to_bytes
+from training.pairs.splits import Split, validation_count
+from training.pairs.storage import Folder, LocalFolder
+
+__all__ = ['INDEX_SCHEMA', 'JPEG_QUALITY', 'PairSetWriter', 'safe_name', 'validation_count']
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     ('key', pa.string()),
@@ -65,8 +72,8 @@ class PairSetWriter:
     """Writes shards, and the index when all sequences are there.
 
     The folder is a work folder until `finish`: `parts/` holds what is known of the sequences done,
-    a sequence's shards are renamed into place when whole, its part is written after that. A new
-    writer on the same folder goes on with the sequences that have no part.
+    a shard is renamed into place (or uploaded) when whole, and a sequence's part is written after
+    its last shard. A new writer on the same folder goes on with the sequences that have no part.
 
     Args:
         folder: The work folder; made if need be.
@@ -76,22 +83,21 @@ class PairSetWriter:
     """
 
     def __init__(
-        self, folder: Path, image_format: str = 'jpg', shard_bytes: int = 256 << 20
+        self, folder: Folder | Path, image_format: str = 'jpg', shard_bytes: int = 256 * 10**6
     ) -> None:
         if image_format not in ('jpg', 'png'):
             raise PairSetError(f'image format {image_format!r} is neither jpg nor png')
-        self.folder = folder
+        self.folder: Folder = LocalFolder(folder) if isinstance(folder, Path) else folder
         self.image_format = image_format
         self.shard_bytes = shard_bytes
-        (folder / 'shards').mkdir(parents=True, exist_ok=True)
-        (folder / 'parts').mkdir(exist_ok=True)
+        self.written = 0
 
     def part(self, sequence: str) -> dict[str, Any] | None:
         """What `write_sequence` noted of a sequence, or None when it is not done."""
-        path = self.folder / 'parts' / f'{sequence}.json'
-        if not path.is_file():
+        try:
+            return json.loads(self.folder.read(f'parts/{sequence}.json'))
+        except FileNotFoundError:
             return None
-        return json.loads(path.read_text(encoding='utf-8'))
 
     def write_sequence(
         self, sequence: str, pairs: Iterable[Pair], info: dict[str, Any] | None = None
@@ -116,7 +122,7 @@ class PairSetWriter:
             for pair in pairs:
                 if shard is None or shard.size > self.shard_bytes:
                     number = 0 if shard is None else shard.finish() + 1
-                    shard = _Shard(self.folder / 'shards', sequence, number)
+                    shard = _Shard(self.folder, sequence, number)
                 rows.append(self._write_pair(shard, sequence, pair))
             if shard is not None:
                 shard.finish()
@@ -124,23 +130,27 @@ class PairSetWriter:
                 raise PairSetError(f'sequence {sequence}: two pairs have the same key')
         except BaseException:
             if shard is not None:
-                shard.file.close()
+                shard.discard()
             self._remove(sequence)
             raise
-        for path in self._shards(sequence):
-            path.replace(path.with_suffix(''))
-        _write_text(
-            self.folder / 'parts' / f'{sequence}.json', json.dumps({'info': info, 'rows': rows})
-        )
+        part = json.dumps({'info': info, 'rows': rows})
+        self.folder.write(f'parts/{sequence}.json', part.encode())
         return len(rows)
 
-    def finish(self, sequences: Iterable[str], report: dict[str, Any], val_fraction: float) -> int:
+    def finish(
+        self,
+        sequences: Iterable[str],
+        report: dict[str, Any],
+        split: Split | float,
+        extras: Callable[[pa.Table], dict[str, bytes]] | None = None,
+    ) -> int:
         """Write the report and, last, the index; the folder is a pair set from then on.
 
         Args:
             sequences: The sequences of the set; others are removed.
-            report: Content of report.json.
-            val_fraction: Part of each sequence, its last in time, that is for validation.
+            report: Content of report.json; gets `splits`, the number of pairs of each.
+            split: Which pairs are for validation; a number is the last part of each sequence.
+            extras: Makes other files of the index, by name; written before it.
 
         Returns:
             The number of pairs.
@@ -148,30 +158,42 @@ class PairSetWriter:
         Raises:
             PairSetError: There are none.
         """
-        rows = []
-        wanted = list(sequences)
-        for sequence in wanted:
+        split = split if isinstance(split, Split) else Split('time', split)
+        rows: list[dict[str, Any]] = []
+        drives: dict[str, str] = {}
+        wanted = set(sequences)
+        for sequence in sorted(wanted):
             part = self.part(sequence)
             if part is None:
                 raise PairSetError(f'sequence {sequence} is not finished')
-            own = sorted(part['rows'], key=lambda row: (row['camera_stamp_ns'], row['key']))
-            held_out = validation_count(len(own), val_fraction)
-            for position, row in enumerate(own):
-                row['split'] = 'val' if position >= len(own) - held_out else 'train'
-            rows += own
+            drives[sequence] = (part['info'] or {}).get('drive', sequence)
+            rows += part['rows']
         if not rows:
             raise PairSetError('no pairs: nothing to index')
         rows.sort(key=lambda row: (row['sequence'], row['camera_stamp_ns'], row['key']))
-        for path in (self.folder / 'parts').glob('*.json'):
-            if path.stem not in wanted:
-                self._remove(path.stem)
-        _write_text(self.folder / 'report.json', json.dumps(report, indent=1) + '\n')
+        split.assign(rows, drives)
         table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
-        partial = self.folder / '.index.parquet.partial'
-        pq.write_table(table, partial, compression='zstd')
-        partial.replace(self.folder / 'index.parquet')
-        shutil.rmtree(self.folder / 'parts')
+        splits = Counter(row['split'] for row in rows)
+        report = {**report, 'splits': {name: splits[name] for name in ('train', 'val')}}
+        for name, data in (extras(table) if extras is not None else {}).items():
+            self.folder.write(name, data)
+        self.folder.write('report.json', (json.dumps(report, indent=1) + '\n').encode())
+        stream = io.BytesIO()
+        pq.write_table(table, stream, compression='zstd', write_page_checksum=True)
+        self.folder.write('index.parquet', stream.getvalue())
+        self.tidy({row['shard'] for row in rows})
         return len(rows)
+
+    def tidy(self, shards: set[str]) -> None:
+        """Remove what a whole set does not need.
+
+        Args:
+            shards: Those that the index names.
+        """
+        for name in self.folder.names('shards'):
+            if name not in shards:
+                self.folder.remove(f'shards/{name}')
+        self.folder.remove('parts')
 
     def _write_pair(self, shard: _Shard, sequence: str, pair: Pair) -> dict[str, Any]:
         if pair.sequence != sequence or not pair.key.startswith(f'{sequence}/'):
@@ -197,6 +219,7 @@ class PairSetWriter:
             places[f'{kind}_offset'] = shard.add(f'{name}.{suffix}', data)
             places[f'{kind}_size'] = len(data)
             digest.update(data)
+            self.written += len(data)
         return {
             'key': pair.key,
             'sequence': sequence,
@@ -216,11 +239,10 @@ class PairSetWriter:
 
     def _encode(self, pair: Pair) -> tuple[bytes, str, int, int]:
         """The image's bytes, extension, width and height."""
-        if (
-            pair.encoded is not None
-            and image_codec.image_format(pair.encoded) == self.image_format
-        ):
-            return (pair.encoded, self.image_format, *image_codec.check_bytes(pair.encoded))
+        if pair.encoded is not None:
+            recorded = bytes(pair.encoded)
+            if image_codec.image_format(recorded) == self.image_format:
+                return (recorded, self.image_format, *image_codec.check_bytes(recorded))
         image = pair.pixels()
         height, width = image.shape[:2]
         if self.image_format == 'png':
@@ -229,22 +251,21 @@ class PairSetWriter:
 
     def _remove(self, sequence: str) -> None:
         # The part first: a sequence with a part is taken for done.
-        (self.folder / 'parts' / f'{sequence}.json').unlink(missing_ok=True)
-        for path in self._shards(sequence):
-            path.unlink()
-
-    def _shards(self, sequence: str) -> list[Path]:
-        pattern = re.compile(re.escape(sequence) + r'-\d{6}\.tar(\.partial)?')
-        return [p for p in (self.folder / 'shards').iterdir() if pattern.fullmatch(p.name)]
+        self.folder.remove(f'parts/{sequence}.json')
+        pattern = re.compile(r'\.?' + re.escape(sequence) + r'-\d{6}\.tar(\.partial)?')
+        for name in self.folder.names('shards'):
+            if pattern.fullmatch(name):
+                self.folder.remove(f'shards/{name}')
 
 
 class _Shard:
     """An uncompressed tar file whose bytes depend on nothing but its members."""
 
-    def __init__(self, folder: Path, sequence: str, number: int) -> None:
+    def __init__(self, folder: Folder, sequence: str, number: int) -> None:
+        self.folder = folder
         self.number = number
         self.name = f'{sequence}-{number:06d}.tar'
-        self.path = folder / f'{self.name}.partial'
+        self.path = folder.scratch(f'shards/{self.name}')
         self.file = self.path.open('wb')
         self.size = 0
 
@@ -262,20 +283,17 @@ class _Shard:
         return offset
 
     def finish(self) -> int:
-        """End the archive; returns its number."""
+        """End the archive and put it into place; returns its number."""
         self.file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self.file.flush()
+        # The part names this shard: after a power cut neither may be there without the other.
+        os.fsync(self.file.fileno())
         self.file.close()
+        self.folder.adopt(self.path, f'shards/{self.name}')
         return self.number
 
-
-def validation_count(pairs: int, val_fraction: float) -> int:
-    """How many of a sequence's last pairs are for validation: at least one where there are two."""
-    if val_fraction <= 0 or pairs < 2:
-        return 0
-    return min(max(1, int(pairs * val_fraction)), pairs - 1)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(path)
+    def discard(self) -> None:
+        """Give up an archive that is not whole."""
+        with contextlib.suppress(OSError):  # the disk may be full: flushing fails again
+            self.file.close()
+        self.path.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def pairs(tmp_path: Path) -> PairSet:
 def test_round_trip(pairs):
     assert len(pairs) == 27
     assert pairs.sequences == ['a', 'b']
-    assert pairs.report == {'made': 'by a test'}
+    assert pairs.report == {'made': 'by a test', 'splits': {'train': 23, 'val': 4}}
     assert pairs.verify() == []
     for position in (0, 3, 26, -1):
         row, pair = pairs.row(position), pairs[position]
@@ -164,7 +164,7 @@ def test_damage_is_found(pairs):
     data[pairs.row(first)['points_offset'] + 200] ^= 1
     path.write_bytes(data)
     problems = pairs.verify()
-    assert problems == ['b-000000.tar, b/000000: differs from its hash']
+    assert problems == [f'{path}, b/000000: differs from its hash']
     pairs.close()
     path.write_bytes(data[:5000])
     with pytest.raises(PairSetError, match='cut off'):
@@ -196,7 +196,7 @@ def test_processes(pairs, method):
 def test_pickle_holds_no_files(pairs):
     pairs[0]
     again = pickle.loads(pickle.dumps(pairs))
-    assert again._files == {}
+    assert again._shards._files == {}
     assert again[0].key == pairs[0].key
 
 

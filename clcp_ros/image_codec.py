@@ -126,10 +126,9 @@ def decode_image(message: ImageMessage) -> np.ndarray:
         raise ImageError(
             f'{encoding} image of {width} x {height} is smaller than its colour pattern'
         )
-    shape, strides = (height, width, per_pixel), (step, per_pixel, 1)
+    pixels = np.ndarray((height, width, per_pixel), np.uint8, data, strides=(step, per_pixel, 1))
     if per_pixel == 1:
-        shape, strides = shape[:2], strides[:2]
-    pixels = np.ndarray(shape, np.uint8, data, strides=strides)
+        pixels = pixels[..., 0]
     if is_16_bit:
         words = np.ascontiguousarray(pixels).view('>u2' if message.is_bigendian else '<u2')
         pixels = _to_8_bit(words[..., 0] if channels == 1 else words)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from training.pairs.geometry import (
     Rectifier,
     check_intrinsics,
     check_transform,
-    invert_transform,
     make_transform,
-    rotation_from_quaternion,
 )
-from training.sources._rosbag_file import Bag
+from training.sources._rosbag_file import Bag, header_frame
+from training.sources._rosbag_tf import TransformTree, frame_name, static_tree
 from training.sources._rosbag_topics import Topics
 from training.sources.base import SourceOptions
 
@@ -36,8 +34,6 @@ _MODELS = {
 }
 _YAML_KEYS = ('K', 'D', 'distortion_model', 'P', 'R', 'T_camera_lidar', 'width', 'height')
 _HINT = f'give it with --calibration FILE.yaml (keys {", ".join(_YAML_KEYS[:3])}, T_camera_lidar)'
-_TF_MESSAGES = 2000
-"""How many messages of /tf are looked at for mounts that were published there."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,14 @@ class Calibration:
     Attributes:
         rectifier: Of the camera's images.
         T_camera_lidar: (4, 4), into the rectified camera's frame.
+        lidar_frame: The scans' frame.
+        tree: The fixed mounts of the bag.
     """
 
     rectifier: Rectifier
     T_camera_lidar: np.ndarray
+    lidar_frame: str
+    tree: TransformTree
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def read_calibration(
     Raises:
         CalibrationError: Something is missing or impossible; the message says where to give it.
     """
-    given = _read_yaml(options.calibration)
+    given = _read_yaml(options.calibration, topics)
     where = bag.files[0]
     image = _first(bag, topics.image)
     width, height = _image_size(image)
@@ -89,34 +89,38 @@ def read_calibration(
         intrinsics = _intrinsics_of_info(info, topics, f'{where}, {topics.camera_info}')
     else:
         raise CalibrationError(f'{where}: no CameraInfo for {topics.image}; {_HINT}')
-    scale = _image_scale(intrinsics, info, width, height, f'{where}, {topics.image}')
-    if scale is not None:
-        notes.append(
-            f'K scaled by {scale[0]:g} x {scale[1]:g} to the images of {width} x {height}'
-        )
-    else:
-        scale = np.ones(2)
+    window = _image_window(intrinsics, info, width, height, f'{where}, {topics.image}')
+    if window.note:
+        notes.append(f'{window.note}: K adjusted to the images of {width} x {height}')
     rectifier = Rectifier(
         'none' if topics.rectified else intrinsics.model,
-        _scaled(intrinsics.K_rectified if topics.rectified else intrinsics.K, scale),
+        window.of(intrinsics.K_rectified if topics.rectified else intrinsics.K),
         intrinsics.D,
-        _scaled(intrinsics.K_rectified, scale),
+        window.of(intrinsics.K_rectified),
         width,
         height,
         np.eye(3) if topics.rectified else intrinsics.R,
     )
+    lidar_frame = frame_name(_first_frame(bag, topics.points))
+    tree = static_tree(bag)
     if 'T_camera_lidar' in given:
         T = given['T_camera_lidar']
     else:
-        camera_frame = _frame(info if info is not None else image) or _frame(image)
-        lidar_frame = _frame(_first(bag, topics.points))
-        T = _lookup(bag, camera_frame, lidar_frame, notes)
+        camera_frame = frame_name((info if info is not None else image).header.frame_id)
+        camera_frame = camera_frame or frame_name(image.header.frame_id)
+        T, tree = _lookup(bag, tree, camera_frame, lidar_frame, notes)
     # The rectified camera may be turned against the real one.
     T = make_transform(intrinsics.R, [0, 0, 0]) @ T
-    return Calibration(rectifier, check_transform(T, str(where)))
+    notes += [note for note in tree.notes if note not in notes]
+    return Calibration(rectifier, check_transform(T, str(where)), lidar_frame, tree)
 
 
-def _read_yaml(path: Path | None) -> dict[str, Any]:
+def _read_yaml(path: Path | None, topics: Topics) -> dict[str, Any]:
+    """The file's entries for a camera and a lidar.
+
+    With several cameras a file may hold `cameras: {name: entries}`, with several lidars
+    `T_camera_lidar: {name: matrix}`.
+    """
     if path is None:
         return {}
     try:
@@ -124,6 +128,11 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = ' '.join(str(error).split())
         raise CalibrationError(f'calibration {path} cannot be read: {reason}') from None
+    if isinstance(content, dict) and isinstance(content.get('cameras'), dict):
+        content = _entry(content['cameras'], topics.camera, f'calibration {path}, cameras')
+    if isinstance(content, dict) and isinstance(content.get('T_camera_lidar'), dict):
+        T = _entry(content['T_camera_lidar'], topics.lidar, f'calibration {path}, T_camera_lidar')
+        content = {**content, 'T_camera_lidar': T}
     if not isinstance(content, dict) or not content:
         raise CalibrationError(f'calibration {path} has none of the keys {", ".join(_YAML_KEYS)}')
     unknown = sorted(set(content) - set(_YAML_KEYS))
@@ -143,6 +152,13 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
     if 'T_camera_lidar' in content:
         check_transform(content['T_camera_lidar'], f'calibration {path}, T_camera_lidar')
     return content
+
+
+def _entry(named: dict[Any, Any], name: str, where: str) -> Any:
+    if name not in named:
+        known = ', '.join(map(str, named))
+        raise CalibrationError(f'{where}: nothing for {name!r}, only for {known}')
+    return named[name]
 
 
 def _intrinsics_of_yaml(
@@ -168,6 +184,8 @@ def _intrinsics_of_info(info: Any, topics: Topics, where: str) -> _Intrinsics:
         value = getattr(info, name, None)
         return np.asarray(getattr(info, name.upper()) if value is None else value, np.float64)
 
+    if not np.any(matrix('k')):
+        raise CalibrationError(f'{where}: the camera is not calibrated, its K is zero; {_HINT}')
     try:
         K = check_intrinsics(matrix('k'), where)
     except CalibrationError as error:
@@ -189,41 +207,62 @@ def _model(name: str, D: np.ndarray, where: str) -> str:
     return 'none' if not len(D) and model != 'equidistant' else model
 
 
-def _image_scale(
+@dataclass(frozen=True)
+class _Window:
+    """How the pixels of an image lie in the image its calibration is for."""
+
+    offset: np.ndarray
+    scale: np.ndarray
+    note: str = ''
+
+    def of(self, K: np.ndarray) -> np.ndarray:
+        """K of the image; pixel centres are at whole numbers."""
+        moved = np.array(K, np.float64)
+        moved[:2] *= self.scale[:, None]
+        moved[:2, 2] = (K[:2, 2] - self.offset + 0.5) * self.scale - 0.5
+        return moved
+
+
+def _image_window(
     intrinsics: _Intrinsics, info: Any, width: int, height: int, where: str
-) -> np.ndarray | None:
-    """How the image is scaled against its calibration, or None when it is not."""
+) -> _Window:
+    """Region of interest, binning, and images that were scaled after they were taken."""
     stated = (intrinsics.width, intrinsics.height)
+    whole = _Window(np.zeros(2), np.ones(2))
     if stated in ((width, height), (0, 0)):
-        return None
+        return whole
     roi = getattr(info, 'roi', None)
-    if roi is not None and (roi.x_offset or roi.y_offset):
-        raise CalibrationError(f'{where}: images of a region of interest are not supported')
+    if info is not None and roi is not None:
+        binning = np.array([max(int(info.binning_x), 1), max(int(info.binning_y), 1)])
+        cropped = bool(roi.width and roi.height)
+        offset = np.array([int(roi.x_offset), int(roi.y_offset)] if cropped else [0, 0])
+        region = np.array([int(roi.width), int(roi.height)] if cropped else stated)
+        if (offset + region > np.array(stated)).any():
+            raise CalibrationError(
+                f'{where}: a region of interest of {region[0]} x {region[1]} at '
+                f'{offset[0]}, {offset[1]} is not inside of {stated[0]} x {stated[1]}; {_HINT}'
+            )
+        # Not whole multiples are rounded by some drivers.
+        stays = (binning == 1).all() and not cropped
+        if not stays and (np.abs(region / binning - [width, height]) < 1).all():
+            text = f'region of interest at {offset[0]}, {offset[1]}' if cropped else ''
+            if (binning > 1).any():
+                text += f'{", " * cropped}binning {binning[0]} x {binning[1]}'
+            return _Window(offset.astype(np.float64), 1 / binning, text)
     scale = np.array([width / stated[0], height / stated[1]])
     # Whole pixels round; more than that is a crop, of which nobody knows where.
-    if abs(scale[0] / scale[1] - 1) > 0.02:
+    if abs(scale[0] / scale[1] - 1) > 0.02 or (roi is not None and (roi.x_offset or roi.y_offset)):
         raise CalibrationError(
             f'{where}: images are {width} x {height}, their calibration is for '
             f'{stated[0]} x {stated[1]}; {_HINT}'
         )
-    return scale
-
-
-def _scaled(K: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    scaled = np.array(K, np.float64)
-    scaled[:2] *= scale[:, None]
-    scaled[:2, 2] = (K[:2, 2] + 0.5) * scale - 0.5
-    return scaled
+    return _Window(np.zeros(2), scale, f'K scaled by {scale[0]:g} x {scale[1]:g}')
 
 
 def _image_size(message: Any) -> tuple[int, int]:
     if hasattr(message, 'format'):
         return image_codec.image_size(bytes(message.data))
     return int(message.width), int(message.height)
-
-
-def _frame(message: Any) -> str:
-    return str(message.header.frame_id).strip('/')
 
 
 def _first(bag: Bag, topic: str) -> Any:
@@ -242,59 +281,32 @@ def _first(bag: Bag, topic: str) -> Any:
     raise RecordingError(f'{bag.files[0]}: no message of {topic} can be read{reason}')
 
 
-def _lookup(bag: Bag, camera: str, lidar: str, notes: list[str]) -> np.ndarray:
-    """T_camera_lidar by walking the tree of /tf_static."""
-    static = _transforms(bag, '/tf_static')
-    T = _walk(static, camera, lidar)
+def _first_frame(bag: Bag, topic: str) -> str:
+    for _, _, raw in bag.raw_messages([topic]):
+        frame = header_frame(raw, bag.is_ros2)
+        if frame is not None:
+            return frame
+    raise RecordingError(f'{bag.files[0]}: no message of {topic} can be read')
+
+
+def _lookup(
+    bag: Bag, tree: TransformTree, camera: str, lidar: str, notes: list[str]
+) -> tuple[np.ndarray, TransformTree]:
+    """T_camera_lidar, and the tree in which it was found."""
+    T = tree.lookup(camera, lidar)
+    if T is not None:
+        return T, tree
+    more = static_tree(bag, with_tf=True)
+    T = more.lookup(camera, lidar)
     if T is None:
-        # ROS 1's robot_state_publisher sends fixed joints on /tf, again and again the same.
-        T = _walk({**_transforms(bag, '/tf', _TF_MESSAGES), **static}, camera, lidar)
-        if T is not None:
-            notes.append(f'{lidar} to {camera} is taken from /tf, where it does not change')
-    if T is None:
-        edges = ', '.join(f'{parent} -> {child}' for parent, child in sorted(static))
+        frames = {frame for edge in more.edges for frame in edge}
+        unknown = [f'{frame!r}' for frame in (lidar, camera) if frame not in frames]
+        reason = f'nothing is known of {" and ".join(unknown)}' if unknown else (
+            'the two are in different trees'
+        )  # fmt: skip
         raise CalibrationError(
-            f'{bag.files[0]}: no transform from {lidar!r} (lidar) to {camera!r} (camera); '
-            f'/tf_static has {edges or "nothing"}; {_HINT}'
+            f'{bag.files[0]}: no transform from {lidar!r} (lidar) to {camera!r} (camera): {reason}'
+            f'; /tf_static has {tree.describe() or "nothing"}; {_HINT}'
         )
-    return T
-
-
-def _transforms(
-    bag: Bag, topic: str, limit: int | None = None
-) -> dict[tuple[str, str], np.ndarray]:
-    """(parent, child): T_parent_child; without those that change."""
-    found: dict[tuple[str, str], np.ndarray] = {}
-    moving = set()
-    for number, (_, _, raw) in enumerate(bag.raw_messages([topic])):
-        if number == limit:
-            break
-        for entry in bag.decode(topic, raw).transforms:
-            q, t = entry.transform.rotation, entry.transform.translation
-            edge = (entry.header.frame_id.strip('/'), entry.child_frame_id.strip('/'))
-            T = make_transform(rotation_from_quaternion(q.x, q.y, q.z, q.w), [t.x, t.y, t.z])
-            if topic == '/tf' and not np.allclose(found.setdefault(edge, T), T, atol=1e-9):
-                moving.add(edge)
-            found[edge] = T
-    return {edge: T for edge, T in found.items() if edge not in moving}
-
-
-def _walk(
-    transforms: dict[tuple[str, str], np.ndarray], target: str, source: str
-) -> np.ndarray | None:
-    """T_target_source by breadth-first search over the frames, or None."""
-    neighbours: dict[str, list[tuple[str, np.ndarray]]] = {}
-    for (parent, child), T in transforms.items():
-        neighbours.setdefault(parent, []).append((child, T))
-        neighbours.setdefault(child, []).append((parent, invert_transform(T)))
-    reached = {target: np.eye(4)}
-    queue = deque([target])
-    while queue:
-        frame = queue.popleft()
-        if frame == source:
-            return reached[frame]
-        for other, T_frame_other in neighbours.get(frame, []):
-            if other not in reached:
-                reached[other] = reached[frame] @ T_frame_other
-                queue.append(other)
-    return None
+    notes.append(f'{lidar} to {camera} is taken from /tf, where it does not change')
+    return T, more

@@ -19,6 +19,11 @@ from training.pairs.pair import Pair
 from training.pairs.sync import Matches, match_nearest
 from training.sources.base import Drops, SourceOptions, fingerprint_files, keep_finite
 
+T_OPTICAL_VIEW = np.array(
+    [[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
+"""From a frame with x forward, y left, z up to the optical frame of the same camera."""
+
 FARTHEST = 1000.0
 """Metres; no lidar of these data sets sees a tenth of it, so it can only be damage."""
 

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import functools
 import json
+import lzma
+import math
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +31,12 @@ from clcp_ros.errors import CalibrationError, ImageError, RecordingError
 from training.pairs.geometry import Rectifier, check_intrinsics, project_points
 from training.pairs.pair import COLUMNS, Pair
 from training.pairs.sync import Matches
+from training.sources._files import (
+    T_OPTICAL_VIEW,
+    check_deskew,
+    choose_cameras,
+    sequence_names,
+)
 from training.sources.base import (
     Drops,
     Recording,
@@ -38,10 +47,14 @@ from training.sources.base import (
 
 DEFAULT_CAMERA = 'front_center'
 
-T_OPTICAL_VIEW = np.array(
-    [[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
-)
-"""From a view frame (x forward, y left, z up) to the optical frame of the same camera."""
+# What a damaged zip or npy can raise, besides the obvious: flags turn a member into an encrypted
+# one (RuntimeError), another method of compression or a name in another encoding.
+_DAMAGED = (
+    OSError, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError, MemoryError,
+    TypeError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+
+_LONGEST_SCAN_US = 60_000_000
 
 _MODELS = {'Telecam': 'plumb_bob', 'Fisheye': 'equidistant'}
 
@@ -94,6 +107,11 @@ class A2D2Recording:
     lidar: str = 'merged'
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def drive(self) -> str:
+        """What the cameras of a scene share."""
+        return self.folder.name
+
     def __post_init__(self) -> None:
         self.images = _numbered(self.folder / 'camera' / f'cam_{self.camera}', 'png')
         self.scans = _numbered(self.folder / 'lidar' / f'cam_{self.camera}', 'npz')
@@ -111,7 +129,7 @@ class A2D2Recording:
 
     def read(self, matches: Matches, sequence: str, dropped: Drops) -> Iterator[Pair]:
         """See `Recording.read`."""
-        checked = False
+        checked = begun = False
         for number in matches.camera.tolist():
             image_path, scan_path = self.images[number], self.scans[number]
             info = _image_info(image_path)
@@ -123,16 +141,25 @@ class A2D2Recording:
             if not checked:
                 self._check_projection(scan_path, scan)
                 checked = True
-            data = image_path.read_bytes()
             try:
-                image, encoded = rectify_encoded(data, self.rectifier)
+                image, encoded = rectify_encoded(image_path.read_bytes(), self.rectifier)
+            except OSError:
+                dropped.add('image: the file cannot be read', image_path.name)
+                continue
             except ImageError as error:
                 dropped.add(f'image: {str(error).partition(":")[0]}', image_path.name)
                 continue
-            camera_ns = info.get('cam_tstamp')
-            if camera_ns is None:
+            except CalibrationError:
+                # Of another size: one image of many is damaged, the first tells that all are.
+                if not begun:
+                    raise
+                dropped.add('image: not of the size of its camera', image_path.name)
+                continue
+            begun = True
+            camera_us = _stamp_us(info.get('cam_tstamp'))
+            if camera_us is None:
                 self._note('images without cam_tstamp: the stamp is that of the points, or 0')
-            stamp = int(camera_ns) * 1000 if camera_ns is not None else scan.stamp_ns or number
+            stamp = camera_us * 1000 if camera_us is not None else scan.stamp_ns or number
             yield Pair(
                 key=f'{sequence}/{number:09d}',
                 sequence=sequence,
@@ -158,7 +185,9 @@ class A2D2Recording:
         """See `Recording.fingerprint`."""
         r = self.rectifier
         calibration = [r.model, r.K_raw.tolist(), np.asarray(r.D).tolist(), r.K.tolist()]
-        return fingerprint_files([*self.images.values(), *self.scans.values()], calibration)
+        described = [path.with_suffix('.json') for path in self.images.values()]
+        files = [*self.images.values(), *self.scans.values(), *described]
+        return fingerprint_files([file for file in files if file.is_file()], calibration)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -169,12 +198,14 @@ class A2D2Recording:
         try:
             with np.load(path, allow_pickle=False) as content:
                 stated = [content[_key(content.files, name)] for name in ('col', 'row')]
-        except (KeyError, ValueError):
+            stated = [values.astype(np.float64) for values in stated]
+        except (KeyError, *_DAMAGED):
             return
         uv, _ = project_points(scan.points[:, :3], self.rectifier.K, T_OPTICAL_VIEW)
         if stated[0].shape != stated[1].shape or stated[0].shape != (len(uv),):
             return
-        error = float(np.nanmedian(np.abs(uv - np.stack(stated, axis=1))))
+        apart = np.abs(uv - np.stack(stated, axis=1))
+        error = float(np.median(apart[np.isfinite(apart)])) if np.isfinite(apart).any() else 0.0
         if not error < 1:
             self._note(
                 f'the points project {error:.1f} px from the row and col that {path.name} states: '
@@ -194,21 +225,27 @@ class A2D2:
 
     def recordings(self, path: Path, options: SourceOptions) -> list[Recording]:
         """See `Source.recordings`."""
-        options.refuse_others(self.name, ['camera', 'calibration'])
-        camera = options.camera or DEFAULT_CAMERA
+        options.refuse_others(self.name, ['camera', 'calibration', 'deskew'])
+        check_deskew(options, self.name, "its points are moved to the images' time already")
         scenes = _scenes(path)
-        having = [s for s in scenes if (s / 'camera' / f'cam_{camera}').is_dir()]
-        if not having:
-            found = {p.name.removeprefix('cam_') for s in scenes for p in s.glob('camera/cam_*')}
-            there = ', '.join(sorted(found)) or 'none'
-            raise RecordingError(f'{path} has no images of camera {camera!r}; it has {there}')
-        rectifier = read_calibration(options.calibration or _find_calibration(having[0]), camera)
+        having = {scene: _cameras(scene) for scene in scenes}
+        chosen, notes = choose_cameras(having, options.camera, DEFAULT_CAMERA, path)
+        names = sequence_names(chosen, {scene: scene.name for scene in scenes})
+        everything = (options.camera or '').strip().lower() == 'all'
         recordings: list[Recording] = []
-        for scene in having:
-            recording = A2D2Recording(scene, scene.name, camera, rectifier)
+        for (scene, camera), name in zip(chosen, names, strict=True):
+            calibration = options.calibration or _find_calibration(scene)
+            if everything and camera not in _calibrated(calibration):
+                notes.append(f'{calibration.name} has no camera {camera}: its images are left out')
+                continue
+            rectifier = read_calibration(calibration, camera)
+            recording = A2D2Recording(scene, name, camera, rectifier)
             if not recording.scans:
+                # Two published scenes are so: 20181016_095036 and 20181204_191844.
                 recording.notes.append(f'no lidar files of cam_{camera}')
             recordings.append(recording)
+        if recordings:
+            recordings[0].notes.extend(dict.fromkeys(notes))
         return recordings
 
 
@@ -219,8 +256,7 @@ def read_calibration(path: Path, camera: str) -> Rectifier:
         CalibrationError: The file or the camera is missing, or an entry of it.
     """
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        entry = content['cameras'][camera]
+        entry = _calibrated(path)[camera]
         width, height = entry['Resolution']
         return Rectifier(
             _MODELS[entry['Lens']],
@@ -230,10 +266,21 @@ def read_calibration(path: Path, camera: str) -> Rectifier:
             int(width),
             int(height),
         )
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise CalibrationError(f'{path} cannot be read: {error}') from None
     except KeyError as error:
         raise CalibrationError(f'{path} lacks {error} for camera {camera!r}') from None
+
+
+def _calibrated(path: Path) -> dict[str, Any]:
+    """The cameras of cams_lidars.json."""
+    try:
+        cameras = json.loads(path.read_text(encoding='utf-8'))['cameras']
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CalibrationError(f'{path} cannot be read: {error}') from None
+    if not isinstance(cameras, dict):
+        raise CalibrationError(f'{path} cannot be read: its cameras are no table')
+    return cameras
 
 
 def read_scan(path: Path) -> Scan:
@@ -252,24 +299,35 @@ def read_scan(path: Path) -> Scan:
                 time_us = None
     except KeyError as error:
         raise RecordingError(f'{path.name}: npz without {error.args[0]}') from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+    except _DAMAGED:
         raise RecordingError(f'{path.name}: npz truncated or damaged') from None
-    count = len(reflectance)
-    if xyz.size == 0 or count == 0:
+    if xyz.size == 0 or reflectance.size == 0:
         raise RecordingError(f'{path.name}: npz without points')
-    if xyz.shape != (count, 3) or (time_us is not None and time_us.shape != (count,)):
+    count = len(xyz) if xyz.ndim else 0
+    fits = xyz.shape == (count, 3) and reflectance.shape == (count,)
+    if not fits or (time_us is not None and time_us.shape != (count,)):
         raise RecordingError(f'{path.name}: npz arrays of different lengths')
+    if any(a is not None and a.dtype.kind not in 'iufb' for a in (xyz, reflectance, time_us)):
+        raise RecordingError(f'{path.name}: npz arrays are not numbers')
     columns: tuple[str, ...] = COLUMNS
     parts = [xyz, np.clip(np.asarray(reflectance, np.float64) / 255, 0, 1)[:, None]]
     stamp_ns = None
     if time_us is not None:
+        if not np.isfinite(time_us).all() or not 0 <= time_us.min() <= time_us.max() < 1e16:
+            raise RecordingError(f'{path.name}: npz with impossible times')
         # Whole microseconds: the sum of two would not fit float64's 53 bits much longer.
         ticks = np.asarray(time_us, np.int64)
-        middle = int(ticks.min()) + (int(ticks.max()) - int(ticks.min())) // 2
+        first, last = int(ticks.min()), int(ticks.max())
+        if last - first > _LONGEST_SCAN_US:
+            raise RecordingError(f'{path.name}: npz with impossible times')
+        middle = first + (last - first) // 2
         stamp_ns = middle * 1000
         parts.append(((ticks - middle) / 1e6)[:, None])
         columns = (*COLUMNS, 'time')
-    return Scan(np.concatenate(parts, axis=1, dtype=np.float32), columns, stamp_ns)
+    with np.errstate(over='ignore', invalid='ignore'):
+        # Beyond float32 becomes infinite, and goes with what is not finite.
+        points = np.concatenate(parts, axis=1).astype(np.float32)
+    return Scan(points, columns, stamp_ns)
 
 
 def labels_to_train_ids(rgb: np.ndarray) -> tuple[np.ndarray, int]:
@@ -282,12 +340,26 @@ def labels_to_train_ids(rgb: np.ndarray) -> tuple[np.ndarray, int]:
         (H, W) uint8, 255 where there is no such class, and the number of pixels whose colour is
         not A2D2's at all (they are 255 too).
     """
-    wide = rgb.astype(np.uint32)
-    table = _color_table()
-    ids = table[wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]]
-    unknown = ids == _UNKNOWN
+    wide = rgb.astype(np.int32)
+    ids = color_to_train_id(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], -1)
+    unknown = ids < 0
     ids[unknown] = UNLABELLED
-    return ids, int(unknown.sum())
+    return ids.astype(np.uint8), int(unknown.sum())
+
+
+def color_to_train_id(colors: np.ndarray, unknown: int) -> np.ndarray:
+    """Cityscapes' train ids of A2D2's label colours.
+
+    Args:
+        colors: Integers, 0xRRGGBB, of any shape.
+        unknown: What a colour becomes that is not A2D2's.
+
+    Returns:
+        int16 of the same shape: 0 to 18, 255 for a class that has no counterpart, or `unknown`.
+    """
+    ids = _color_table()[colors].astype(np.int16)
+    ids[ids == _UNKNOWN] = unknown
+    return ids
 
 
 _UNKNOWN = 254
@@ -327,12 +399,25 @@ def _image_info(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _stamp_us(value: Any) -> int | None:
+    """A stamp in microseconds, or None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return int(value) if 0 <= value < 1e16 else None
+
+
 def _tags(info: dict[str, Any]) -> dict[str, str]:
     """Not A2D2's own, but what others may add to an image's json."""
-    tags = dict(info.get('tags') or {})
+    own = info.get('tags')
+    tags = dict(own) if isinstance(own, dict) else {}
     if 'condition' in info:
         tags['condition'] = info['condition']
     return {str(key): str(value) for key, value in tags.items()}
+
+
+def _cameras(scene: Path) -> list[str]:
+    folders = sorted(scene.glob('camera/cam_*'))
+    return [f.name.removeprefix('cam_') for f in folders if f.is_dir()]
 
 
 def _scenes(path: Path) -> list[Path]:

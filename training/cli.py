@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import json
 import logging
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def run_command(
     function: Callable[..., Any],
     args: list[str] | None = None,
-    subcommands: Mapping[str, Callable[..., Any]] | None = None,
+    subcommands: Mapping[str, tuple[str, str]] | None = None,
 ) -> Callable[..., Any]:
     """Run `function`, or a subcommand, as a command; an error ends the process.
 
@@ -36,7 +37,8 @@ def run_command(
     Args:
         function: The command; its signature is its interface.
         args: Arguments instead of `sys.argv[1:]`.
-        subcommands: Functions by name: an argument list that begins with a name runs that one.
+        subcommands: Place of the function (`package.module:function`) and a line on it, by name:
+            an argument list that begins with a name runs that one. Only then is it imported.
 
     Returns:
         The function that ran.
@@ -48,8 +50,8 @@ def run_command(
     program = Path(sys.argv[0]).name
     epilog = _subcommand_help(program, subcommands or {})
     if subcommands and given and given[0] in subcommands:
-        function, program, epilog = subcommands[given[0]], f'{program} {given[0]}', None
-        given = given[1:]
+        function = subcommand(subcommands, given[0])
+        program, epilog, given = f'{program} {given[0]}', None, given[1:]
     module = sys.modules[function.__module__]
     try:
         auto_cli(
@@ -75,17 +77,24 @@ def run_command(
     return function
 
 
-def _subcommand_help(program: str, subcommands: Mapping[str, Callable[..., Any]]) -> str | None:
+def subcommand(subcommands: Mapping[str, tuple[str, str]], name: str) -> Callable[..., Any]:
+    """Import the function of a subcommand.
+
+    Args:
+        subcommands: As `run_command` takes them.
+        name: Which.
+    """
+    module, _, function = subcommands[name][0].partition(':')
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _subcommand_help(program: str, subcommands: Mapping[str, tuple[str, str]]) -> str | None:
     if not subcommands:
         return None
-    lines = [
-        f'  {program} {name}: {(function.__doc__ or "").strip().partition(chr(10))[0]}'
-        for name, function in subcommands.items()
-    ]
-    return (
-        'subcommands (the first, or none, takes the options above; --help after a name shows its '
-        'own):\n' + '\n'.join(lines)
-    )
+    # argparse wraps it, so it is a sentence and no list.
+    texts = [f'`{program} {name}`, {about}' for name, (_, about) in subcommands.items()]
+    return f'subcommands, each with its own --help: {"; ".join(texts)}'
 
 
 def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> list[str]:

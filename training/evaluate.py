@@ -19,9 +19,8 @@ if __package__ in (None, ''):
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -209,14 +208,16 @@ def _warn_of_training_frames(path: Path, frames: FrameSet) -> None:
         )
 
 
-def commands() -> dict[str, Callable[..., Any]]:
-    """What can be evaluated, by subcommand; without one it is segmentation."""
-    # Not at the top: they use this module.
-    from training.simdg.command import simdg
-
-    return {'segmentation': evaluate, 'simdg': simdg}
+SUBCOMMANDS = {
+    'segmentation': (
+        'training.evaluate:evaluate',
+        'labelled frames, as without a name',
+    ),
+    'simdg': ('training.simdg.command:simdg', 'the benchmark of domain generalisation, simulated'),
+}
+"""What else can be evaluated: a line for each."""
 
 
 if __name__ == '__main__':
-    if run_command(evaluate, subcommands=commands()) is evaluate:
+    if run_command(evaluate, subcommands=SUBCOMMANDS).__name__ == 'evaluate':
         next_step('python training/export.py')

@@ -15,7 +15,7 @@ import numpy as np
 from clcp_ros.classes import ClassSet
 from clcp_ros.errors import LabelError
 from training.defaults import SIMULATION, ensure_simulation, is_simulated
-from training.segmentation import acdc, camvid, cityscapes
+from training.segmentation import a2d2, acdc, camvid, cityscapes
 from training.segmentation.labels import LabelReader, read_image
 from training.segmentation.listing import Frame
 
@@ -41,7 +41,12 @@ class Layout(Protocol):
         """All frames of a split."""
 
 
-LAYOUTS: dict[str, Layout] = {'cityscapes': cityscapes, 'acdc': acdc, 'camvid': camvid}
+LAYOUTS: dict[str, Layout] = {
+    'cityscapes': cityscapes,
+    'acdc': acdc,
+    'camvid': camvid,
+    'a2d2': a2d2,
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def open_frames(root: Path, split: str, layout: str = 'auto') -> FrameSet:
         root: Folder of the data set; the simulator's is made when it is missing.
         split: Split, or several with commas; `split:condition` takes one condition of it, as in
             `val,train:dusk`.
-        layout: `cityscapes`, `acdc`, `camvid`, or `auto` to guess, and to say so.
+        layout: `cityscapes`, `acdc`, `camvid`, `a2d2`, or `auto` to guess, and to say so.
 
     Returns:
         The frames; images and labels are matched by name, and every label file exists.
@@ -169,6 +174,6 @@ def _guess(root: Path) -> str:
         if module.recognises(root):
             return name
     raise LabelError(
-        f'{root}: no known layout; expected leftImg8bit/ (cityscapes), rgb_anon/ (acdc) or '
-        'trainannot/ (camvid)'
+        f'{root}: no known layout; expected leftImg8bit/ (cityscapes), rgb_anon/ (acdc), '
+        'trainannot/ (camvid) or scenes with camera/ and label/ (a2d2)'
     )

@@ -44,6 +44,9 @@ ID_TABLES: dict[str, np.ndarray] = {
 }
 """(256,) int16 by name: the id in the file -> class id, 255 (unlabelled) or `OUTSIDE`."""
 
+COLORS = 'a2d2_colors'
+"""Kind of labels that are colours: A2D2's."""
+
 
 def read_image(path: Path) -> np.ndarray:
     """Read a JPEG or PNG.
@@ -72,7 +75,7 @@ class LabelReader:
     counted over the whole run and reported once.
 
     Args:
-        ids: A name in `ID_TABLES`.
+        ids: A name in `ID_TABLES`, or `COLORS`.
     """
 
     def __init__(self, ids: str) -> None:
@@ -83,7 +86,7 @@ class LabelReader:
         """Read one label image.
 
         Args:
-            path: The file: 8 bits a pixel, gray or palette.
+            path: The file: 8 bits a pixel, gray or palette; colours where those are the ids.
             shape: (height, width) of its image.
 
         Returns:
@@ -92,13 +95,12 @@ class LabelReader:
         Raises:
             LabelError: Missing, damaged, not a map of ids, or of another size than its image.
         """
-        raw = _read_ids(path)
+        raw, mapped = _read_colors(path) if self.ids == COLORS else _read_ids(path, self.ids)
         if raw.shape != shape:
             raise LabelError(
                 f'{path}: the label is {raw.shape[1]} x {raw.shape[0]}, '
                 f'its image is {shape[1]} x {shape[0]}'
             )
-        mapped = ID_TABLES[self.ids][raw]
         outside = mapped == OUTSIDE
         if outside.any():
             ids, counts = np.unique(raw[outside], return_counts=True)
@@ -138,7 +140,8 @@ class LabelReader:
             total.update(counts)
         if not total:
             return None
-        shown = ', '.join(str(i) for i, _ in total.most_common(5))
+        name = '#{:06x}'.format if self.ids == COLORS else str
+        shown = ', '.join(name(i) for i, _ in total.most_common(5))
         more = ', ...' if len(total) > 5 else ''
         message = (
             f'{sum(total.values())} pixels in {len(images)} label images hold ids outside the '
@@ -148,18 +151,35 @@ class LabelReader:
         return message
 
 
-def _read_ids(path: Path) -> np.ndarray:
+def _read_ids(path: Path, table: str) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) ids as in the file, and as class ids or `OUTSIDE`."""
+    ids, mode = _read_pixels(path)
+    if mode not in ('L', 'P') or ids.dtype != np.uint8:
+        raise LabelError(
+            f'{path}: a label image holds one 8-bit id a pixel, this one is {mode}; '
+            'colour images of labels are read for A2D2 alone'
+        )
+    return ids, ID_TABLES[table][ids]
+
+
+def _read_colors(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) colours as 0xRRGGBB, and as class ids or `OUTSIDE`."""
+    # The table lives with the reader of recordings, which evaluation does not need otherwise.
+    from training.sources.a2d2 import color_to_train_id
+
+    rgb, mode = _read_pixels(path)
+    if mode not in ('RGB', 'RGBA') or rgb.dtype != np.uint8:
+        raise LabelError(f'{path}: labels of A2D2 are RGB images, this one is {mode}')
+    wide = rgb.astype(np.int32)
+    colors = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return colors, color_to_train_id(colors, OUTSIDE)
+
+
+def _read_pixels(path: Path) -> tuple[np.ndarray, str]:
     if not path.is_file():
         raise LabelError(f'{path}: the label image is missing')
     try:
         with Image.open(path) as image:
-            mode = image.mode
-            ids = np.asarray(image)
+            return np.asarray(image), image.mode
     except (OSError, SyntaxError, ValueError) as error:
         raise LabelError(f'{path}: damaged label image ({error})') from None
-    if mode not in ('L', 'P') or ids.dtype != np.uint8:
-        raise LabelError(
-            f'{path}: a label image holds one 8-bit id a pixel, this one is {mode}; '
-            'colour images of labels are not read'
-        )
-    return ids

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import multiprocessing
 import os
 import queue
@@ -262,7 +263,14 @@ def _ray_running(ray: Any) -> Iterator[None]:
         }
     else:
         environment = {'env_vars': {'PYTHONPATH': str(root)}}
-    ray.init(runtime_env=environment, include_dashboard=False, log_to_driver=False)
+    for name in ('ray', 'ray.data'):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.init(
+        runtime_env=environment,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         yield
     finally:

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clcp_ros.errors import ImageError, PairSetError
+from clcp_ros.errors import ClcpError, ImageError, PairSetError
 from training.pairs.occlusion import hidden_points
 from training.pairs.pair import Pair
 from training.pairs.staging import staged
@@ -125,7 +127,7 @@ def run_job(job: Job, folder: str, options: BuildOptions, tell: Tell) -> list[st
     listed = staged_sequences(writer, job)
     if listed is not None:
         return listed
-    with staged(job.path) as path:
+    with staged(job.path) as path, _named_by(job.path, path):
         source, recordings = open_source(path, job.reader, job.options)
         names = [_staged_name(job.sequence, r.sequence, len(recordings)) for r in recordings]
         for name, recording in zip(names, recordings, strict=True):
@@ -136,6 +138,16 @@ def run_job(job: Job, folder: str, options: BuildOptions, tell: Tell) -> list[st
     # Written last: it says that all of them are there.
     writer.folder.write(_list_name(job), json.dumps(names).encode())
     return names
+
+
+@contextlib.contextmanager
+def _named_by(url: str, path: Path) -> Iterator[None]:
+    """Name the place in messages that the user knows, not the one that is gone by then."""
+    try:
+        yield
+    except ClcpError as error:
+        parent = url.rstrip('/').rsplit('/', 1)[0]
+        raise type(error)(str(error).replace(str(path.parent), parent)) from None
 
 
 def staged_sequences(writer: PairSetWriter, job: Job) -> list[str] | None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,7 +206,11 @@ class PairSet:
                 f'make one with python training/convert.py RECORDING --out {self._store}'
             ) from None
         try:
-            return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+            # Not read_table: its threads may outlive the interpreter and abort at its end.
+            file = pq.ParquetFile(
+                pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True
+            )
+            return file.read(use_threads=False)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             problem = ' '.join(str(error).split())
             raise PairSetError(f'{self._store}/index.parquet is damaged: {problem}') from None

@@ -47,10 +47,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
         RecordingError: The file is missing or damaged, or lacks a column.
     """
     with one_line(path), _open(path) as file:
-        names = set(file.schema_arrow.names)
-        for column in columns:
-            if column not in names:
-                raise KeyError(column)
+        _check_columns(file, columns)
         table = file.read(columns=list(columns), use_threads=False)
         return {column: table.column(column).to_pylist() for column in columns}
 
@@ -68,6 +65,7 @@ class RowReader:
         self.columns = list(columns)
         with one_line(path):
             self._file = _open(path)
+            _check_columns(self._file, columns)
             groups = [
                 self._file.metadata.row_group(g).num_rows
                 for g in range(self._file.metadata.num_row_groups)
@@ -236,6 +234,12 @@ def _rotations(angles: np.ndarray) -> np.ndarray:
     R[:, 1] = np.column_stack([sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr])
     R[:, 2] = np.column_stack([-sp, cp * sr, cp * cr])
     return R
+
+
+def _check_columns(file: pq.ParquetFile, columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in file.schema_arrow.names:
+            raise KeyError(column)
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -113,6 +113,7 @@ class WaymoRecording:
         The gap is from the time of the image's pose to that of the frame.
         """
         read_camera(self.file('camera_calibration'), self.camera)
+        read_lasers(self.file('lidar_calibration'))
         images, scans = self._images(), self._scans()
         both = [stamp for stamp in sorted(images) if stamp in scans]
         order = sorted(scans)

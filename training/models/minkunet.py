@@ -266,11 +266,9 @@ class MinkUNet(nn.Module):
 
     def _load(self, path: Path) -> None:
         weights = read_minkunet_weights(path)
-        made_for = weights.metadata.get('architecture', self.architecture)
-        difference = compare_states(weights.backbone, self.state_dict())
-        if difference or made_for != self.architecture:
-            fitting = guess_architecture(weights.backbone) or made_for
-            hint = f'; they are of {fitting}' if fitting != self.architecture else ''
+        if difference := compare_states(weights.backbone, self.state_dict()):
+            fitting = guess_architecture(weights.backbone)
+            hint = f'; they are of {fitting}' if fitting else ''
             raise ModelError(f'{path} does not fit {self.architecture}: {difference}{hint}')
         self.load_state_dict(weights.backbone)
 

@@ -27,8 +27,10 @@ class _Bearing(nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, self.eps
             )
-        if self.recomputing:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0, self.eps)
+        if self.recomputing and self.running_mean is not None and self.running_var is not None:
+            # Copies, since what is kept for the gradients must be as much as the first time.
+            mean, var = self.running_mean.clone(), self.running_var.clone()
+            return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0, self.eps)
         return super().forward(x)
 
 

@@ -19,10 +19,10 @@ UNIT_S = 1e-3
 """Exposure at gain 1 under which a radiance of 1 is white."""
 
 _SHORTEST_S = 2e-5
-_TARGET = 0.43
+_TARGET = 0.39
 """Mean grey value, 0 to 1, that the auto exposure aims at by day."""
 
-_DARKER = 0.07
+_DARKER = 0.095
 """How much darker the aim is for each e-fold of exposure beyond the day's."""
 
 _NOISE_LENGTH = 1 << 21
@@ -75,7 +75,7 @@ def meter(radiance: Array, camera: CameraConfig) -> Exposure:
 
 def _target(log_total: float) -> float:
     """Mean grey value aimed at: dusk is not to look like day, nor night like dusk."""
-    return float(np.clip(_TARGET - _DARKER * max(log_total - np.log(4.0), 0), 0.12, 1))
+    return float(np.clip(_TARGET - _DARKER * max(log_total - np.log(4.0), 0), 0.20, 1))
 
 
 def expose(exposure: Exposure, factor: float, camera: CameraConfig) -> Exposure:
@@ -196,7 +196,7 @@ def _noise_stock() -> Array:
 _WHITE = 4.0
 """Signal at which the tone curve's table ends."""
 
-_CONTRAST = 0.8
+_CONTRAST = 0.9
 
 
 def _curve(signal: Array) -> Array:

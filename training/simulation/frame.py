@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from training.simulation.bridge import make_scene
 from training.simulation.camera import Picture, picture
 from training.simulation.conditions import FROZEN_S
 from training.simulation.config import (
@@ -22,6 +21,7 @@ from training.simulation.config import (
     SimulationError,
 )
 from training.simulation.lidar import Returns, Scan, measure, sweep
+from training.simulation.scene import Scene
 from training.simulation.view import View
 
 
@@ -92,7 +92,7 @@ class Moment:
         self._config, self._town, self.time = config, town, time
         # Times may be negative: a camera can have frozen before the drive began.
         self._key = (config.seed, town, round(time * 1e6) & 0xFFFFFFFFFFFFFFFF)
-        self.scene = make_scene(config.seed, town, time, config.environment)
+        self.scene = Scene(config.seed, town, time, config.environment)
         known = [c.name for c in config.cameras]
         unknown = sorted(set(cameras or ()) - set(known))
         if unknown:

@@ -87,8 +87,8 @@ def _lamps(view: View) -> tuple[Array, Array]:
     """Visible lamps and their intensity towards the camera, RGB."""
     lamps = np.asarray(view.scene.lamps, np.float64).reshape(-1, 3)
     power = np.broadcast_to(_STREET_CANDELA * LUX * _STREET_COLOR, (len(lamps), 3))
-    lights = getattr(view.scene, 'vehicle_lights', None)
-    if lights is not None and len(lights.kind):
+    lights = view.scene.vehicle_lights
+    if len(lights.kind):
         position = np.asarray(lights.position, np.float64)
         kind = np.asarray(lights.kind).astype(int)
         away = np.asarray(view.camera.position) - position

@@ -188,7 +188,7 @@ def measure(
     points += np.broadcast_to(returns.origin, returns.rays.shape)[seen]
     return Scan(
         points.astype(np.float32),
-        np.clip(intensity[seen], 0, 1).astype(np.float32),
+        np.interp(intensity[seen], *zip(*lidar.response, strict=True)).astype(np.float32),
         rings.astype(np.uint16),
         firing_times(lidar)[columns].astype(np.float32),
         category[seen].astype(np.uint8),

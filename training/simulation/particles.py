@@ -71,7 +71,7 @@ def _relative_velocity(
     view: View, fall: float, drift: float, count: int, rng: np.random.Generator
 ) -> Array:
     """(N, 3) m/s in the optical frame."""
-    own = np.asarray(getattr(view.scene, 'velocity', (8.0, 0.0, 0.0)), np.float64)
+    own = np.asarray(view.scene.velocity, np.float64)
     wind = rng.normal(0, 1.0, 2)
     base = np.column_stack(
         [

@@ -68,8 +68,8 @@ class CameraConfig:
     blur_px: float = 0.55
     max_exposure_s: float = 0.02
     max_gain: float = 16.0
-    full_well: float = 9000.0
-    read_noise: float = 3.0
+    full_well: float = 30_000.0
+    read_noise: float = 10.0
     jpeg_quality: int = 90
 
     def __post_init__(self) -> None:
@@ -157,6 +157,8 @@ class LidarConfig:
             revolution took no time.
         rotation: Roll, pitch and yaw in radians; with zeros the axes are those of `base_link`.
         name: Of the sensor.
+        response: (reflectance, reported intensity) pairs from (0, 0) to (1, 1), straight lines
+            between them; sensors differ in what they report.
     """
 
     beams: int = 32
@@ -171,6 +173,7 @@ class LidarConfig:
     motion: str = 'compensated'
     rotation: tuple[float, float, float] = (0.0, 0.0, 0.0)
     name: str = 'top'
+    response: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
 
     def __post_init__(self) -> None:
         if self.beams < 2:
@@ -181,6 +184,8 @@ class LidarConfig:
             raise SimulationError(f'motion must be {" or ".join(MOTIONS)}, not {self.motion!r}')
         if self.table and len(self.table) != self.beams:
             raise SimulationError(f'table holds {len(self.table)} angles for {self.beams} beams')
+        if self.response[0] != (0, 0) or self.response[-1][0] != 1:
+            raise SimulationError('response must go from (0, 0) to a reflectance of 1')
         if not 0 <= self.dropout < 1:
             raise SimulationError(f'dropout must lie in [0, 1), not {self.dropout}')
         for name in ('max_range', 'period'):
@@ -203,6 +208,11 @@ class LidarConfig:
         T[:3, :3] = rotation(*self.rotation)
         T[:3, 3] = self.position
         return T
+
+
+# Fitted to the quantiles of KITTI's and nuScenes' intensities, see docs/simulator.md.
+_HDL64_RESPONSE = ((0.0, 0.0), (0.03, 0.05), (0.10, 0.30), (0.34, 0.43), (1.0, 1.0))
+_HDL32_RESPONSE = ((0.0, 0.0), (0.03, 0.02), (0.10, 0.05), (0.38, 0.18), (1.0, 1.0))
 
 
 def _hdl64() -> tuple[float, ...]:
@@ -236,17 +246,20 @@ def lidar_preset(
     """
     table: tuple[float, ...] = ()
     low, high, reach, noise, own = -25.0, 8.0, 100.0, 0.02, 1024
+    response: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
     if beams == 16:
         low, high, reach, noise, own = -15.0, 15.0, 100.0, 0.03, 1800
     elif beams == 32:
         low, high, reach, noise, own = -30.67, 10.67, 100.0, 0.02, 1800
+        response = _HDL32_RESPONSE
     elif beams == 64:
         low, high, reach, noise, own, table = -24.33, 2.0, 120.0, 0.02, 2048, _hdl64()
+        response = _HDL64_RESPONSE
     elif beams == 128:
         low, high, reach, noise, own, table = -25.0, 15.0, 220.0, 0.03, 1800, _vls128()
     return LidarConfig(
         beams, own if columns is None else columns, (math.radians(low), math.radians(high)),
-        max_range=reach, range_noise=noise, table=table, motion=motion,
+        max_range=reach, range_noise=noise, table=table, motion=motion, response=response,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ _PROPERTIES = {
     _M.TAILLIGHT: (0.0, 0.0, 0.2, 1.0, 0.8), _M.STREETLAMP: (0.0, 0.0, 0.1, 0.3, 0.0),
     _M.COACH: (0.02, 0.03, 0.25, 0.7, 0.0), _M.PICKETS: (0.25, 0.3, 0.0, 1.4, 0.0),
     _M.SIGN_ROUND: (0.0, 0.0, 0.05, 1.0, 1.0), _M.SOIL: (0.4, 0.5, 0.0, 1.5, 0.0),
-    _M.LANE: (0.25, 0.30, 0.05, 1.2, 0.0), _M.MARKING: (0.15, 0.20, 0.05, 1.0, 0.30),
+    _M.LANE: (0.25, 0.30, 0.05, 1.2, 0.0), _M.MARKING: (0.15, 0.20, 0.05, 1.0, 0.06),
     _M.RAIL: (0.1, 0.1, 0.3, 0.8, 0.0), _M.CONCRETE: (0.2, 0.2, 0.0, 1.2, 0.0),
     _M.GRAVEL: (0.25, 0.6, 0.0, 1.3, 0.0), _M.FIELD: (0.35, 0.4, 0.0, 2.5, 0.0),
     _M.FOREST: (0.5, 0.6, 0.0, 4.0, 0.0), _M.TOWER: (0.05, 0.03, 0.1, 1.0, 0.0),
@@ -50,6 +50,7 @@ _EMISSION = {
     _M.BRAKELIGHT: (0.22, 0.008, 0.005), _M.STREETLAMP: (1.1, 0.85, 0.5),
     _M.INDICATOR: (0.2, 0.1, 0.005),
 }  # fmt: skip
+_COLOUR = 0.8
 _TRAFFIC_LIGHT = 0.35
 _ROOM = 0.004
 """Radiance of a lit room behind a window: 50 cd/m2."""
@@ -106,6 +107,17 @@ def noise(x: Array, y: Array, cell: float) -> Array:
     return _flat_tile().take(row)
 
 
+def smooth_noise(x: Array, y: Array, cell: float) -> Array:
+    """`noise` of (N,) coordinates without steps, where features fill much of the picture."""
+    scale, n = np.float32(8 / cell), len(x)
+    rows = -(-n // 1024)
+    grid = np.zeros((2, rows * 1024), np.float32)
+    grid[0, :n], grid[1, :n] = np.mod(x * scale, 256), np.mod(y * scale, 256)
+    map_x, map_y = grid.reshape(2, rows, 1024)
+    found = cv2.remap(_noise_tile(), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(found).ravel()[:n]
+
+
 def hashed(*keys: Array) -> Array:
     """Float32 in [0, 1) from integer arrays, the same for the same keys (xorshift-multiply)."""
     h: Array = np.uint32(2166136261)  # type: ignore[assignment]
@@ -152,7 +164,11 @@ def describe(hits: Hits, pixel: float) -> Surface:
     variation += fade
     variation += 1
     np.clip(variation, 0.1, 3, out=variation)
-    albedo = np.stack([hits.color[..., i] * variation for i in range(3)])
+    # The camera's tone curve raises contrast and with it saturation, which this takes back.
+    grey = (hits.color @ np.array([0.3, 0.59, 0.11], np.float32)) * np.float32(1 - _COLOUR)
+    albedo = np.stack(
+        [(hits.color[..., i] * np.float32(_COLOUR) + grey) * variation for i in range(3)]
+    )
     out = Surface(albedo, gloss, np.zeros_like(albedo), retro)
     present = set(np.unique(hits.material).tolist())
     for material, paint in _PAINTERS.items():

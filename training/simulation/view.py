@@ -14,7 +14,7 @@ from training.simulation.light import LUX
 from training.simulation.mesh import Material
 from training.simulation.scene import Hits, Scene
 from training.simulation.sensors import CameraConfig
-from training.simulation.surface import Surface, describe, noise
+from training.simulation.surface import Surface, describe, noise, smooth_noise
 
 Array = np.ndarray
 
@@ -127,7 +127,8 @@ class View:
         x, y, up = (plane.ravel()[where] for plane in self.ray)
         up = np.clip(up, 0, 1)
         plane = up + np.float32(0.12)
-        cloud = noise(x / plane, y / plane, 3.0) + 0.5 * noise(x / plane, y / plane, 0.9)
+        x, y = x / plane, y / plane
+        cloud = smooth_noise(x, y, 4.0) + 0.5 * smooth_noise(x, y, 1.3)
         cloud = np.clip(0.5 + cloud, 0, 1) * np.clip(up * 8, 0, 1)
         return where, np.clip(up * 2.2, 0, 1) ** np.float32(0.7), cloud
 
@@ -135,8 +136,8 @@ class View:
     def lamplight(self) -> Array:
         """(3, H, W) float32 irradiance by the own low beams, street lights and other vehicles'."""
         total = self._low_beam(np.array(_HEADLIGHTS), np.array([1.0, 0, 0]), 1.0, own=True)
-        lights = getattr(self.scene, 'vehicle_lights', None)
-        if lights is not None and len(lights.kind):
+        lights = self.scene.vehicle_lights
+        if len(lights.kind):
             heads = np.flatnonzero(np.asarray(lights.kind) == 0)
             place = np.asarray(lights.position)[heads]
             near = np.flatnonzero((place[:, 0] > -30) & (place[:, 0] < 60))
@@ -278,15 +279,13 @@ class View:
         From depth, ego motion and the surfaces' own velocity; zero for the sky except for turns.
         """
         R = self.camera.T_base_camera[:3, :3].astype(np.float32)
-        velocity = getattr(self.scene, 'velocity', None)
-        own = np.zeros(3, np.float32) if velocity is None else np.asarray(velocity, np.float32)
-        rate = np.float32(getattr(self.scene, 'yaw_rate', 0.0))
+        own = np.asarray(self.scene.velocity, np.float32)
+        rate = np.float32(self.scene.yaw_rate)
         x, y, _ = self.point
-        surface = getattr(self.hits, 'velocity', None)
+        surface = self.hits.velocity
         relative = [np.float32(-own[0]) + rate * y, np.float32(-own[1]) - rate * x, -own[2]]
         planes = [np.broadcast_to(r, x.shape).astype(np.float32) for r in relative]
-        if surface is not None:
-            planes = [p + surface[..., i] for i, p in enumerate(planes)]
+        planes = [p + surface[..., i] for i, p in enumerate(planes)]
         far = ~self.hit
         rx, ry, _ = self.ray
         for plane, turn in zip(planes, (rate * ry, -rate * rx, 0 * rx), strict=True):

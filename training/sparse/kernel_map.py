@@ -17,7 +17,7 @@ Kind = Literal['submanifold', 'strided', 'transposed']
 
 # Pairs of a chunk: enough rows per offset for fast products, few enough that what is gathered and
 # multiplied stays in the last cache.
-CHUNK_PAIRS = 24_576
+CHUNK_PAIRS = 32_768
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class KernelMap:
 
 
 def padded_sizes(counts: np.ndarray) -> np.ndarray:
-    """Round sizes up to four per octave, and to multiples of eight.
+    """Round sizes up to eight per octave, and to multiples of eight.
 
     Preparing a product for a size never seen costs more than most of these products.
 
@@ -209,5 +209,5 @@ def padded_sizes(counts: np.ndarray) -> np.ndarray:
         The same shape; 0 stays 0.
     """
     octave = np.frexp(np.maximum(counts - 1, 1))[1] - 1
-    step = np.maximum(2 ** np.maximum(octave - 2, 0), 8)
+    step = np.maximum(2 ** np.maximum(octave - 3, 0), 8)
     return -(-counts // step) * step

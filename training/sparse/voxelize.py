@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class Voxels:
 
     Attributes:
         coords: (V, 3) int64, non-negative.
-        features: (V, C) float32 of the point that stands for the voxel.
+        features: (V, C) float32 of the point that stands for the voxel, or their mean.
         point_to_voxel: (N,) int64 voxel of each point.
     """
 
@@ -33,12 +34,16 @@ class Voxels:
     point_to_voxel: np.ndarray
 
 
-def voxelize(points: np.ndarray, voxel_size_m: float) -> Voxels:
-    """Round to a grid, shift to the sample's own minimum, keep the first point of each voxel.
+def voxelize(
+    points: np.ndarray, voxel_size_m: float, reduce: Literal['first', 'mean'] = 'first'
+) -> Voxels:
+    """Round to a grid, shift to the sample's own minimum, keep one row of features per voxel.
 
     Args:
         points: (N, C) float32, x, y, z in metres first; finite.
         voxel_size_m: Edge of a voxel.
+        reduce: Features of a voxel: those of its first point (MMDetection3D's rule), or the mean
+            over its points.
 
     Returns:
         Voxels in ascending order of their coordinates.
@@ -46,24 +51,48 @@ def voxelize(points: np.ndarray, voxel_size_m: float) -> Voxels:
     Raises:
         ModelError: Points are not finite or spread over more than 2**20 voxels along an axis.
     """
+    if reduce not in ('first', 'mean'):
+        raise ModelError(f'unknown rule {reduce!r} for the features of a voxel; first or mean')
     if len(points) == 0:
         return Voxels(np.zeros((0, 3), np.int64), points.astype(np.float32), np.zeros(0, np.int64))
     if not np.isfinite(points[:, :3]).all():
         raise ModelError('points with NaN or infinite coordinates; convert the recording again')
-    coords = np.round(points[:, :3].astype(np.float64) / voxel_size_m).astype(np.int64)
-    coords -= coords.min(axis=0)
-    extent = coords.max(axis=0) + 1
+    scaled = np.rint(points[:, :3].T.astype(np.float64) / voxel_size_m)
+    low = scaled.min(axis=1, keepdims=True)
+    extent = scaled.max(axis=1, keepdims=True) - low + 1
     if extent.max() > _MAX_EXTENT:
         raise ModelError(
             f'points spread over {extent.max() * voxel_size_m:.0f} m; remove the outliers'
         )
-    key = (coords[:, 0] * extent[1] + coords[:, 1]) * extent[2] + coords[:, 2]
-    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return Voxels(
-        coords[first],
-        np.ascontiguousarray(points[first], np.float32),
-        inverse.reshape(-1).astype(np.int64),
-    )
+    coords = (scaled - low).astype(np.int64)
+    x, y, z = (int(e).bit_length() for e in extent[:, 0])
+    key = (coords[0] << (y + z)) | (coords[1] << z) | coords[2]
+    order = _stable_order(key, x + y + z)
+    key = key[order]
+    begins = np.concatenate([[True], key[1:] != key[:-1]])
+    point_to_voxel = np.empty(len(points), np.int64)
+    point_to_voxel[order] = np.cumsum(begins) - 1
+    first = np.flatnonzero(begins)
+    if reduce == 'first':
+        features = points[order[first]].astype(np.float32)
+    else:
+        sums = np.add.reduceat(points[order].astype(np.float64), first, axis=0)
+        counts = np.diff(np.append(first, len(points)))
+        features = (sums / counts[:, None]).astype(np.float32)
+    return Voxels(np.ascontiguousarray(coords[:, order[first]].T), features, point_to_voxel)
+
+
+def _stable_order(key: np.ndarray, bits: int) -> np.ndarray:
+    """What a stable argsort of non-negative keys of so many bits returns.
+
+    Sorting numbers is several times as fast as sorting indices: the index goes into the key.
+    """
+    index_bits = int(len(key)).bit_length()
+    if bits + index_bits > 63:
+        return np.argsort(key, kind='stable')
+    packed = (key << index_bits) | np.arange(len(key))
+    packed.sort()
+    return packed & ((1 << index_bits) - 1)
 
 
 def join_voxels(samples: Sequence[Voxels]) -> tuple[Tensor, Tensor]:

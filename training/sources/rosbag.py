@@ -246,6 +246,7 @@ class BagRecording:
         stamps = (times.images, times.scans)
         counts = [0, 0]
         waiting: dict[int, _Raw] = {}
+        left = len(matches)
         topics = [self.topics.image, self.topics.points]
         for topic, time, raw in bag.raw_messages(topics):
             which = topics.index(topic)
@@ -260,11 +261,14 @@ class BagRecording:
             other = waiting.pop(place, None)
             if other is None:
                 waiting[place] = own
-            else:
-                yield (place, own, other) if which == 0 else (place, other, own)
-        if waiting:
+                continue
+            yield (place, own, other) if which == 0 else (place, other, own)
+            left -= 1
+            if not left:
+                return
+        if left:
             raise RecordingError(
-                f'{self.files[0]}: {len(waiting)} messages of its index are missing'
+                f'{self.files[0]}: messages of {left} pairs are missing that its index has'
             )
 
 

@@ -13,6 +13,7 @@ from spconv.pytorch.conv import SparseConvolution
 from torch import Tensor, nn
 
 from training.models.minkunet import ARCHITECTURES, MinkUNet
+from training.sparse.backends.layouts import spconv_weight
 
 if not torch.cuda.is_available():
     ops.get_current_stream = lambda: 0  # its CPU gradients ask for a CUDA stream otherwise
@@ -59,14 +60,14 @@ class SpconvMinkUNet(nn.Module):
         convs = [m for m in self.modules() if isinstance(m, SparseConvolution)]
         norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm1d)]
         for conv, kernel in zip(convs, self._in_order(net, 'kernel'), strict=True):
-            conv.weight.data = weight(kernel)
+            conv.weight.data = spconv_weight(kernel)
         for name in ('weight', 'bias', 'running_mean', 'running_var'):
             for norm, value in zip(norms, self._in_order(net, name), strict=True):
                 getattr(norm, name).data.copy_(value)
 
     @staticmethod
     def _in_order(net: MinkUNet, name: str) -> list[Tensor]:
-        """Values of one name, all encoders' strided layers before the blocks, as `modules()` does."""
+        """Values of one name in the order in which `modules()` comes across their layers."""
         state = {k: v for k, v in net.state_dict().items() if k.split('.')[-1] == name}
         parts: list[list[str]] = [[], [], [], [], []]
         for key in state:
@@ -120,13 +121,3 @@ class _Block(nn.Module):
 def _conv(c_in: int, c_out: int) -> list[nn.Module]:
     conv = spconv.SubMConv3d(c_in, c_out, 3, bias=False, indice_key='level0')
     return [conv, nn.BatchNorm1d(c_out), nn.ReLU()]
-
-
-def weight(kernel: Tensor) -> Tensor:
-    """A kernel in torchsparse's layout as spconv's weight (C_out, x, y, z, C_in)."""
-    if kernel.ndim == 2:  # its memory is used as (C_in, C_out)
-        return kernel.contiguous().view(kernel.shape[1], 1, 1, 1, kernel.shape[0])
-    c_in, c_out = kernel.shape[1:]
-    if len(kernel) == 27:
-        return kernel.view(3, 3, 3, c_in, c_out).permute(4, 2, 1, 0, 3).contiguous()
-    return kernel.view(2, 2, 2, c_in, c_out).permute(4, 0, 1, 2, 3).contiguous()

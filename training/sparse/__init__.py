@@ -4,6 +4,7 @@
 
 from training.sparse.backends import BACKENDS, find_backend
 from training.sparse.grid import SparseGrid
+from training.sparse.interpolate import interpolate
 from training.sparse.kernel_map import KernelMap
 from training.sparse.layers import (
     SparseConv,
@@ -12,18 +13,26 @@ from training.sparse.layers import (
     set_backend,
     sparse_conv,
 )
+from training.sparse.modules import BatchNorm, Conv, ReLU
+from training.sparse.tensor import SparseTensor, cat
 from training.sparse.voxelize import Voxels, batch_voxels, join_voxels, voxelize
 
 __all__ = [
     'BACKENDS',
+    'BatchNorm',
+    'Conv',
     'KernelMap',
+    'ReLU',
     'SparseConv',
     'SparseGrid',
+    'SparseTensor',
     'Voxels',
     'batch_voxels',
+    'cat',
     'conv_norm_act',
     'find_backend',
     'fold_norm',
+    'interpolate',
     'join_voxels',
     'set_backend',
     'sparse_conv',

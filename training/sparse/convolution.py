@@ -139,6 +139,7 @@ class SparseConvFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
+        """See `convolve`."""
         ctx.save_for_backward(features, kernel)
         ctx.pairs = pairs
         return convolve(features, kernel, pairs)
@@ -146,6 +147,7 @@ class SparseConvFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """See `gradients`."""
         features, kernel = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         return (

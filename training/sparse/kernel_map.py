@@ -104,7 +104,7 @@ class KernelMap:
     @cached_property
     def transposed(self) -> KernelMap:
         """The same pairs in the other direction, for a transposed convolution or a gradient."""
-        origin = self._origin and self._origin()
+        origin = None if self._origin is None else self._origin()
         if origin is not None:
             return origin
         table = torch.full(

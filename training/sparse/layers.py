@@ -57,9 +57,10 @@ def sparse_conv(
     features = features.to(kernel.dtype)
     matrix = kernel[0] if kernel.ndim == 3 and pairs is None and len(kernel) == 1 else kernel
     _check(features, matrix, pairs)
-    epilogue = Epilogue(
-        *(None if v is None else v.to(kernel.dtype) for v in (scale, bias, residual)), relu
+    scale, bias, residual = (
+        None if v is None else v.to(kernel.dtype) for v in (scale, bias, residual)
     )
+    epilogue = Epilogue(scale, bias, residual, relu)
     found = find_backend(backend, device)
     if found is None:
         tensors = (features, kernel, scale, bias, residual)
@@ -183,12 +184,17 @@ def conv_norm_act(
     """
     if norm is None or isinstance(norm, nn.Identity):
         return sparse_conv(x, conv.kernel, pairs, conv.bias, residual, relu, backend=conv.backend)
-    if not torch.is_grad_enabled() and not norm.training and isinstance(norm, nn.BatchNorm1d):
-        if norm.running_mean is not None and conv.bias is None:
-            scale, shift = _affine(norm)
-            return sparse_conv(
-                x, conv.kernel, pairs, shift, residual, relu, scale=scale, backend=conv.backend
-            )
+    frozen = not torch.is_grad_enabled() and not norm.training
+    if (
+        frozen
+        and isinstance(norm, nn.BatchNorm1d)
+        and norm.running_mean is not None
+        and conv.bias is None
+    ):
+        scale, shift = _affine(norm)
+        return sparse_conv(
+            x, conv.kernel, pairs, shift, residual, relu, scale=scale, backend=conv.backend
+        )
     y = norm(conv(x, pairs))
     # In place: BatchNorm's gradient needs its input only, and the ReLU's its output.
     if residual is not None:

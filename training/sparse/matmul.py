@@ -83,7 +83,8 @@ def multiply(
         for a, b, c in zip(rows, matrices, out, strict=True):
             product(a, b, c)
         return
-    large, small = [], []
+    large: list[tuple[Tensor, Tensor, Tensor]] = []
+    small: list[tuple[Tensor, Tensor, Tensor]] = []
     for a, b, c in zip(rows, matrices, out, strict=True):
         (large if a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE else small).append((a, b, c))
     for a, b, c in small:

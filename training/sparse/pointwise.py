@@ -40,12 +40,14 @@ class PointwiseFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, matrix: Tensor) -> Tensor:
+        """See `pointwise`."""
         ctx.save_for_backward(features, matrix)
         return pointwise(features, matrix)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Two products."""
         features, matrix = ctx.saved_tensors
         grad, back = grads[0].contiguous(), None
         if ctx.needs_input_grad[1]:

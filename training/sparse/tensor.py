@@ -106,7 +106,8 @@ class SparseTensor:
         at = self.coords[:, 1:] - self.coords.new_tensor(low)
         inside = ((at >= 0) & (at < at.new_tensor(shape))).all(dim=1)
         out = self.features.new_zeros((self.batch_size, *shape, self.features.shape[1]))
-        out[(self.samples[inside], *at[inside].unbind(1))] = self.features[inside]
+        x, y, z = at[inside].unbind(1)
+        out[self.samples[inside], x, y, z] = self.features[inside]
         return out.permute(0, 4, 1, 2, 3)
 
 

@@ -87,7 +87,7 @@ def _stable_order(key: np.ndarray, bits: int) -> np.ndarray:
 
     Sorting numbers is several times as fast as sorting indices: the index goes into the key.
     """
-    index_bits = int(len(key)).bit_length()
+    index_bits = len(key).bit_length()
     if bits + index_bits > 63:
         return np.argsort(key, kind='stable')
     packed = (key << index_bits) | np.arange(len(key))

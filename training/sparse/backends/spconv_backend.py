@@ -21,25 +21,12 @@ from spconv.pytorch import ops
 from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
+from training.sparse.backends.layouts import spconv_weight
+from training.sparse.backends.rows import from_zero, match_rows
 from training.sparse.kernel_map import KernelMap
 
 _stream = ops.get_current_stream
 ops.get_current_stream = lambda: _stream() if torch.cuda.is_available() else 0
-
-
-def weight_of(kernel: Tensor) -> Tensor:
-    """A kernel in spconv's layout.
-
-    Args:
-        kernel: (27 or 8, C_in, C_out) in torchsparse's.
-
-    Returns:
-        (C_out, x, y, z, C_in).
-    """
-    c_in, c_out = kernel.shape[1:]
-    if len(kernel) == 27:  # numbered with x fastest
-        return kernel.view(3, 3, 3, c_in, c_out).permute(4, 2, 1, 0, 3).contiguous()
-    return kernel.view(2, 2, 2, c_in, c_out).permute(4, 0, 1, 2, 3).contiguous()
 
 
 class SpconvBackend:
@@ -64,19 +51,21 @@ class _OneThread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
+        """Convolve."""
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.enable_grad():
             inputs = [
                 x.detach().to(dtype).requires_grad_(wanted)
                 for x, wanted in zip((features, kernel), ctx.needs_input_grad, strict=False)
             ]
-            out = _run(*inputs, pairs)
+            out = _run(inputs[0], inputs[1], pairs)
         ctx.inputs, ctx.out, ctx.dtype = inputs, out, features.dtype
         return out.detach().to(features.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Differentiate."""
         wanted = [x for x in ctx.inputs if x.requires_grad]
         with _one_thread():
             found = iter(torch.autograd.grad(ctx.out, wanted, grads[0].to(ctx.out.dtype)))
@@ -101,23 +90,21 @@ def _run(features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
         x = source.replace_feature(features.contiguous())
     module = _module(pairs.kind, *kernel.shape[1:], native)
     module.train(torch.is_grad_enabled())
-    y = torch.func.functional_call(module, {'weight': weight_of(kernel)}, (x,)).features
+    y = torch.func.functional_call(module, {'weight': spconv_weight(kernel)}, (x,)).features
     return y.index_select(0, order) if pairs.kind == 'strided' else y
 
 
 def _prepare(pairs: KernelMap, device: torch.device, native: bool) -> tuple[Any, Any, Tensor]:
     """Sparse tensors of the input and output with their pairs, and where spconv put our rows."""
-    coords = pairs.source_coords
-    low = torch.div(coords.amin(dim=0), 2, rounding_mode='floor') * 2  # keeps what is even
-    low[0] = 0
-    shape = [int(v) // 2 * 2 + 2 for v in (coords - low)[:, 1:].amax(dim=0)]
+    coords, low = from_zero(pairs.source_coords)
+    shape = [int(v) // 2 * 2 + 2 for v in coords[:, 1:].amax(dim=0)]
     cells = pairs.batch_size * shape[0] * shape[1] * shape[2]
     if native and cells >= 2**31:
         raise ModelError(
             f'{cells:.2g} cells are too many for spconv on a CPU, which would find wrong '
             'neighbours; use the backend torch'
         )
-    indices = (coords - low).int().contiguous()
+    indices = coords.int().contiguous()
     empty = torch.ones((len(coords), 1), device=device)
     source = spconv.SparseConvTensor(empty, indices, shape, pairs.batch_size)
     with torch.no_grad():
@@ -127,18 +114,8 @@ def _prepare(pairs: KernelMap, device: torch.device, native: bool) -> tuple[Any,
     if pairs.kind == 'submanifold':  # spconv shares the pairs of these only
         source.indice_dict.update(target.indice_dict)
         return source, target, torch.arange(len(coords), device=device)
-    wanted, found = _keys(pairs.target_coords - low // 2, shape), _keys(target.indices, shape)
-    ours, theirs = torch.sort(wanted), torch.sort(found)
-    if not torch.equal(ours.values, theirs.values):
-        raise ModelError('spconv found other coarse voxels; use the backend torch')
-    order = torch.empty_like(ours.indices)
-    order[ours.indices] = theirs.indices
-    return source, target, order
-
-
-def _keys(coords: Tensor, shape: list[int]) -> Tensor:
-    b, x, y, z = coords.long().unbind(1)
-    return ((b * shape[0] + x) * shape[1] + y) * shape[2] + z
+    wanted = pairs.target_coords - torch.div(low, 2, rounding_mode='floor')
+    return source, target, match_rows(wanted, target.indices, 'spconv')
 
 
 @lru_cache(maxsize=256)

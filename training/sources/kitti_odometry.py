@@ -91,13 +91,26 @@ class KittiOdometryRecording(FilesRecording):
         """See `Recording.match`: by number, as published; image and scan have one time."""
         return match_names(self.images, self.scans, self.camera_ns, self.lidar_ns)
 
+    def prepare(self, dropped: Drops) -> None:
+        """See `FilesRecording.prepare`."""
+        self._unlabelled = 0
+
+    def finish(self) -> None:
+        """See `FilesRecording.finish`."""
+        if self._unlabelled:
+            self.note(f'{self._unlabelled} scans have no labels that fit: their label is 0')
+
     def points(self, scan: int, image: int, dropped: Drops) -> tuple[np.ndarray, tuple[str, ...]]:
         """See `FilesRecording.points`."""
         points = read_bin(self.scans[scan], 4)
         if self.labels is None:
             return plausible(points, dropped, self.scale), COLUMNS
         # Joined before points are left out, so that labels stay with theirs.
-        semantic, _ = read_labels(self.labels / f'{self.scans[scan].stem}.label', len(points))
+        try:
+            semantic, _ = read_labels(self.labels / f'{self.scans[scan].stem}.label', len(points))
+        except UnusableError:
+            semantic = np.zeros(len(points), np.uint16)
+            self._unlabelled += 1
         points = np.column_stack([points, semantic.astype(np.float32)])
         return plausible(points, dropped, self.scale), (*COLUMNS, 'label')
 

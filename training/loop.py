@@ -31,6 +31,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clcp_ros.errors import ModelError
+from training.pairs.batches import Spacing
 
 CHECKPOINT = 'last.ckpt'
 SETTINGS = 'settings.json'
@@ -40,7 +41,8 @@ METRICS = 'metrics.csv'
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (position, seed) pairs, one per step of the whole run.
 
-    Positions are shuffled anew in every pass over them; a pass ends with its last whole batch.
+    Positions are shuffled anew in every pass over them; a pass ends with its last whole batch. All
+    ranks compute the same batches and take every `world_size`-th sample of them.
 
     Args:
         positions: (N,) what to draw from.
@@ -50,6 +52,10 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         start: Step to start at, for resuming.
         rank: This process.
         world_size: Number of processes.
+        spacing: Keeps samples apart that must not meet in a batch; one entry per position.
+
+    Raises:
+        PairSetError: The spacing asks for batches that do not exist.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        spacing: Spacing | None = None,
     ) -> None:
         self.positions = np.asarray(positions)
         self.batch_size = min(batch_size, len(self.positions))
@@ -69,6 +76,10 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         self.start = start
         self.rank = rank
         self.world_size = world_size
+        self.spacing = spacing
+        if spacing is not None:
+            spacing.check(self.batch_size)
+        self._pass: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         # Lightning counts the steps before a resume as fetched, so the whole run is the length.
@@ -82,11 +93,21 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The samples of a step and a seed for each."""
         passes, i = divmod(step, self.steps_per_pass)
-        order = np.random.default_rng((self.seed, 0, passes)).permutation(self.positions)
-        chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+        chosen = self._order(passes)[i * self.batch_size : (i + 1) * self.batch_size]
         seeds = np.random.default_rng((self.seed, 1, step)).integers(0, 2**31, len(chosen))
         mine = slice(self.rank, None, self.world_size)
         return [(int(p), int(s)) for p, s in zip(chosen[mine], seeds[mine], strict=True)]
+
+    def _order(self, passes: int) -> np.ndarray:
+        """The positions in the order of a pass."""
+        if self._pass is None or self._pass[0] != passes:
+            rng = np.random.default_rng((self.seed, 0, passes))
+            if self.spacing is None:
+                order = rng.permutation(self.positions)
+            else:
+                order = self.positions[self.spacing.order(self.batch_size, rng)]
+            self._pass = passes, order
+        return self._pass[1]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return (self.batch(step) for step in range(self.start, self.max_steps))

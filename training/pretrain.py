@@ -38,6 +38,7 @@ from training.loop import (
     to_settings,
 )
 from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.pairs.batches import Spacing
 from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
 from training.pairs.pair_set import PairSet
 
@@ -69,6 +70,7 @@ def pretrain(
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     max_steps: int = 150,
     batch_size: int = 32,
+    batch_gap: float = 2.0,
     validate_every: int = 50,
     checkpoint_every: int = 50,
     workers: int = 0,
@@ -86,6 +88,8 @@ def pretrain(
         optimizer: Optimizer and schedule.
         max_steps: Steps of the whole run.
         batch_size: Pairs per step, over all processes.
+        batch_gap: Pairs of one sequence in a batch are at least this many seconds apart, or as far
+            as possible where there are too few; 0 lets neighbours meet.
         validate_every: Steps between validations.
         checkpoint_every: Steps between checkpoints.
         workers: Loader processes.
@@ -102,7 +106,7 @@ def pretrain(
     """
     settings = to_settings(
         pairs=str(pairs), model=model, views=views, optimizer=optimizer, max_steps=max_steps,
-        batch_size=batch_size, precision=precision, seed=seed,
+        batch_size=batch_size, batch_gap=batch_gap, precision=precision, seed=seed,
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
     if run.state == 'done':
@@ -121,7 +125,8 @@ def pretrain(
         validate_every = 0
     L.seed_everything(seed, verbose=False)
     method = Clcp(model, optimizer, max_steps, views.image_size)
-    batches = StepBatches(positions, batch_size, max_steps, seed)
+    spacing = _spacing(pair_set, positions, batch_size, batch_gap)
+    batches = StepBatches(positions, batch_size, max_steps, seed, spacing=spacing)
     stats = method.image_encoder.mean, method.image_encoder.std
     data = PairData(
         ContrastivePairs(pair_set, views, *stats, train=True), batches, collate, workers
@@ -142,6 +147,22 @@ def pretrain(
         print(f'\nwrote {out / RESULT}: {summary(out)}')
         next_step(f'python training/finetune.py --encoder {out / RESULT}')
     return out / RESULT
+
+
+def _spacing(
+    pairs: PairSet, positions: np.ndarray, batch_size: int, gap_s: float
+) -> Spacing | None:
+    """What keeps neighbours out of a batch, as far as that is possible."""
+    if gap_s <= 0:
+        return None
+    batch_size = min(batch_size, len(positions))
+    possible = Spacing.of(pairs, positions, gap_s).largest_gap(batch_size)
+    if possible < gap_s:
+        print(
+            f'{len(positions)} pairs are too few for batches of {batch_size} with {gap_s:g} s '
+            f'between pairs of one sequence: {possible:.2g} s it is'
+        )
+    return Spacing.of(pairs, positions, min(gap_s, possible))
 
 
 def _describe(

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from training.pairs.crop import crop_pair, sample_square
+from clcp_ros import image_codec
+from clcp_ros.errors import ImageError, PairSetError
+from training.pairs.crop import sample_square
+from training.pairs.decode import decode_crop, snap
 from training.pairs.geometry import project_points, transform_points
 from training.pairs.pair_set import PairSet
 from training.sparse import Voxels, join_voxels, voxelize
@@ -75,14 +78,21 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         """The sample at (position, seed): `image` (3, S, S) float32 and `voxels`."""
         position, seed = item
         rng = np.random.default_rng(seed)
-        pair = self.pairs[position]
-        image = pair.pixels()
-        height, width = image.shape[:2]
+        pair = self.pairs.read(position)
+        assert pair.encoded is not None
+        width, height = image_codec.image_size(pair.encoded)
         uv, _ = project_points(pair.xyz, pair.K, pair.T_camera_lidar)
         low, high = self.config.crop_fraction if self.train else (1.0, 1.0)
         side = int(low * min(height, width)), int(high * min(height, width))
         crop = sample_square(rng, uv, (width, height), side, self.config.min_points)
-        image, points, _ = crop_pair(image, pair.points, uv, pair.K, crop, self.config.image_size)
+        size = self.config.image_size
+        # The crop decides how little of the image has to be decoded.
+        crop = snap(crop, size, size, (width, height))
+        try:
+            image = decode_crop(pair.encoded, crop, size, size)
+        except ImageError as error:
+            raise PairSetError(f'{self.pairs.folder}, {pair.key}: {error}') from None
+        points = pair.points[crop.contains(uv)]
         if self.train and self.config.augment:
             image = jitter(image, rng)
         view = _T_VIEW_OPTICAL @ pair.T_camera_lidar

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from clcp_ros import image_codec
 from clcp_ros.errors import PairSetError
+from training.pairs.jpeg import encode_seekable
 from training.pairs.pair import COLUMNS, Pair, pair_meta, points_to_bytes
 from training.pairs.splits import Split, validation_count
 from training.pairs.storage import Folder, LocalFolder
@@ -247,7 +248,7 @@ class PairSetWriter:
         height, width = image.shape[:2]
         if self.image_format == 'png':
             return image_codec.encode_png(image), 'png', width, height
-        return image_codec.encode_jpeg(image, JPEG_QUALITY), 'jpg', width, height
+        return encode_seekable(image, JPEG_QUALITY), 'jpg', width, height
 
     def _remove(self, sequence: str) -> None:
         # The part first: a sequence with a part is taken for done.

@@ -219,6 +219,7 @@ def test_real_bags_as_ros2(sample_data: Path, tmp_path, bags):
 
     source = sample_data / 'rosbags' / 'embag_luminar_pointcloud2_ros1.bag'
     one, two = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_JAZZY)
+    kind = 'sensor_msgs/msg/PointCloud2'
     read = {}
     for plugin in (StoragePlugin.MCAP, StoragePlugin.SQLITE3):
         folder = tmp_path / plugin.name
@@ -226,10 +227,12 @@ def test_real_bags_as_ros2(sample_data: Path, tmp_path, bags):
             AnyReader([source]) as reader,
             Writer(folder, version=9, storage_plugin=plugin) as out,
         ):
-            connections = [c for c in reader.connections if c.topic == '/luminar_pointcloud']
-            new = out.add_connection('/luminar_pointcloud', connections[0].msgtype, typestore=two)
-            for c, time, raw in reader.messages(connections):
-                out.write(new, time, bytes(one.ros1_to_cdr(raw, c.msgtype)))
+            new = out.add_connection('/luminar_pointcloud', kind, typestore=two)
+            wanted = [c for c in reader.connections if c.msgtype == kind]
+            for _, time, raw in reader.messages(wanted):
+                message = one.deserialize_ros1(raw, kind)
+                del message.header.seq
+                out.write(new, time, bytes(two.serialize_cdr(message, kind)))
         read[plugin] = folder
     clouds = []
     for path in (source, *read.values()):

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""From an image to a mask: resize, normalise, run the model, decide.
+"""From an image to logits: resize, normalise, run the model.
 
-Training, evaluation, replay and the node share `resize`, `preprocess` and `decide`: what was
+Training, evaluation, replay and the node share `resize` and `preprocess` (and `decide`): what was
 measured is what runs.
 """
 
@@ -77,29 +77,6 @@ def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     mean = np.asarray(spec.mean, np.float32) * 255
     scale = 1 / (np.asarray(spec.std, np.float32) * 255)
     return np.ascontiguousarray(((image - mean) * scale).transpose(2, 0, 1))
-
-
-def decide(logits: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Upsample logits, take the best class of each pixel and its probability.
-
-    Args:
-        logits: (C, h, w) float32.
-        height: Height of the mask.
-        width: Width of the mask.
-
-    Returns:
-        The mask (height, width) uint8, and the confidence (height, width) uint8, where 255 stands
-        for a softmax probability of 1.
-    """
-    grid = np.ascontiguousarray(logits.transpose(1, 2, 0))
-    if grid.shape[:2] != (height, width):
-        # Half-pixel centres, as torch's bilinear interpolation with align_corners=False.
-        grid = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
-    grid = grid.reshape(height, width, -1)
-    best = grid.argmax(axis=2)
-    peak = np.take_along_axis(grid, best[..., None], axis=2)
-    confidence = 255 / np.exp(grid - peak).sum(axis=2)
-    return best.astype(np.uint8), np.rint(confidence).astype(np.uint8)
 
 
 class Segmenter:

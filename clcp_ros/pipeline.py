@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from clcp_ros.bundle import Bundle, load_bundle
-from clcp_ros.inference import Segmenter, decide
+from clcp_ros.decision import decide
+from clcp_ros.inference import Segmenter
 from clcp_ros.monitor import MonitorConfig, ShiftMonitor, ShiftReference, ShiftState
 
 

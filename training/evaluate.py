@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from clcp_ros import bundle as bundle_files
 from clcp_ros.bundle import sha256_of
+from clcp_ros.decision import decide
 from clcp_ros.errors import LabelError, ModelError
 from clcp_ros.image_codec import encode_png
-from clcp_ros.inference import decide
 from training.cli import atomic_path, next_step, run_command
 from training.defaults import MODEL
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames

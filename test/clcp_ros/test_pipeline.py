@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clcp_ros.bundle import load_bundle
+from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError
-from clcp_ros.inference import decide
 from clcp_ros.monitor import Level, MonitorConfig
 from clcp_ros.pipeline import FramePipeline
 

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from clcp_ros.decision import decide
 from clcp_ros.errors import ClcpError, LabelError, ModelError
-from clcp_ros.inference import decide
 from training.cli import run_command
 from training.finetune import build_model, finetune
 from training.loop import CHECKPOINT, METRICS, read_metrics

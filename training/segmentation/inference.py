@@ -107,7 +107,7 @@ def slide_logits(
 
 
 def decide_on_device(logits: Tensor, height: int, width: int) -> Decision:
-    """As `clcp_ros.inference.decide`, where the logits are, in strips of rows.
+    """As `clcp_ros.decision.decide`, where the logits are, in strips of rows.
 
     Args:
         logits: (C, h, w) float32.

@@ -23,7 +23,7 @@ from training.simulation.vehicles import ID
 SIGHT_OF_PEOPLE = 100.0
 """People farther ahead than this are too small to matter, in metres."""
 
-TOWN_EDGE = (-9.9, 10.3)
+TOWN_EDGE = (-10.6, 9.6)
 """l at which the lots of a town begin, right and left."""
 
 HAMLET_EDGE = (-7.6, 7.6)
@@ -56,7 +56,7 @@ class Agent:
 
 def is_hamlet(route: Route, index: int) -> bool:
     """Block `index` of a country road has houses."""
-    return bool(route.rng(6, index // 3).random() < 0.30)
+    return bool(route.rng(6, index // 3).random() < 0.38)
 
 
 class Population:
@@ -136,9 +136,9 @@ class Population:
             s0, s1 = BLOCK * index, BLOCK * index + CROSSING
             side = 0 if state else 2 if 2 < self.signals.since_red(index, time) < 14 else 0
             places = (
-                (s0 - 4.8, -7.7, 0.0, state, 3.6), (s0 - 4.8, 7.6, 0.0, state, 0.0),
-                (s1 + 2.0, 7.6, np.pi, state, 0.0), (s1 + 2.0, -7.7, np.pi, state, 0.0),
-                (s0 + 0.6, -10.2, np.pi / 2, side, 0.0), (s1 - 0.6, 10.6, -np.pi / 2, side, 0.0),
+                (s0 - 4.8, -7.6, 0.0, state, 3.6), (s0 - 4.8, 6.2, 0.0, state, 0.0),
+                (s1 + 2.0, 6.2, np.pi, state, 0.0), (s1 + 2.0, -7.6, np.pi, state, 0.0),
+                (s0 + 9.5, -10.8, np.pi / 2, side, 0.0), (s0 - 0.5, 9.8, -np.pi / 2, side, 0.0),
             )  # fmt: skip
             for k, (s, lateral, yaw, shown, arm) in enumerate(places):
                 T = self.route.pose(s, lateral, 0.12, yaw, upright=True)
@@ -164,7 +164,7 @@ class Population:
                 variant = int(rng.integers(fleet.VARIANTS['car']))
                 model = self._model('car', variant)
                 late = rng.uniform(0, 1.0)
-                start = 10.8 + model.size[0] / 2
+                start = 11.4 + model.size[0] / 2
                 along, speed = _through(t - 2.8 - late, start)
                 if along is None:
                     continue
@@ -181,7 +181,7 @@ class Population:
         if not self.signals.exist:
             return []
         found = []
-        right, left = -7.75, 7.75
+        right, left = -7.75, 6.3
         for index in crossings(ego_s, 40, SIGHT_OF_PEOPLE + 20):
             rng = self.route.rng(8, index)
             for k in range(int(rng.integers(2, 5))):
@@ -198,7 +198,7 @@ class Population:
                 s = BLOCK * index - 3.9 + 0.75 * k
                 step = int(walked / 1.4 * fleet.STEPS) % fleet.STEPS if moving else fleet.STEPS
                 model = self._model('person', variant, step)
-                z = 0.12 if abs(lateral) > 7.1 else 0.0
+                z = 0.12 if not -7.1 < lateral < 5.7 else 0.0
                 T = self.route.pose(s, lateral, z, way * np.pi / 2, upright=True)
                 velocity = T[:3, 0] * (pace if moving else 0.0)
                 tag = (30_000 + index * 8 + k) % 65536
@@ -214,7 +214,7 @@ class Population:
         found = []
         for side, edge in zip((-1, 1), edges, strict=True):
             rng = self.route.rng(9, index, side + 1)
-            count = int(rng.integers(6, 14) if kind == 'town' else rng.integers(1, 4))
+            count = int(rng.integers(11, 20) if kind == 'town' else rng.integers(2, 6))
             pace = float(rng.uniform(1.1, 1.5))
             length, width = BLOCK - CROSSING - 9.0, 0.85
             around = 2 * (length + width)

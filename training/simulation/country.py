@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A country road between fields, woods and hamlets, with a railway on an embankment.
 
-Cross-section, l in metres: lanes to +-3.5, a strip for bicycles on the right to -4.6, verge, ditch,
-then whatever the block is: field, wood, meadow with fences, orchard, hamlet. The railway runs at 46.
+Cross-section, l in metres: lanes to +-3.5, a strip for bicycles on the right to -4.6, verge,
+ditch, then whatever the block is: field, wood, meadow with fences, orchard, hamlet. The railway
+runs at 46.
 """
 
 from __future__ import annotations
@@ -128,18 +129,18 @@ class CountryBlock(Buildings, BlockBuilder):
             b.skin(np.stack(edges, 1))
         for s in np.arange(rng.uniform(0, 12), BLOCK, rng.uniform(9, 16)):
             lateral = side * rng.uniform(7.0, 8.6)
-            self.tree(float(s), lateral, 1.0, self.land(lateral, float(s)) - 0.3)
+            self.tree(float(s), lateral, 1.2, self.land(lateral, float(s)) - 0.3)
         self._far_trees(side, 5)
 
     def _wood(self, side: int) -> None:
         rng = self.rng
-        for near, far, count in ((6.8, 10, 12), (10, 16, 13), (16, 26, 12), (26, 40, 9)):
+        for near, far, count in ((6.2, 9, 12), (9, 15, 13), (15, 26, 12), (26, 40, 9)):
             for s in np.linspace(1, BLOCK - 1, count):
                 lateral = side * rng.uniform(near, far)
                 if side > 0 and abs(lateral - RAILWAY) < 6:
                     continue
                 at = float(s + rng.normal(0, 1.2))
-                self.tree(at, lateral, rng.uniform(0.9, 1.35), self.land(lateral, at))
+                self.tree(at, lateral, rng.uniform(1.05, 1.5), self.land(lateral, at))
         for _ in range(16):
             s, lateral = float(rng.uniform(0, BLOCK)), side * float(rng.uniform(6.6, 13))
             self.bush(s, lateral, self.land(lateral, s) - 0.1, 1.3)
@@ -156,8 +157,8 @@ class CountryBlock(Buildings, BlockBuilder):
         """An avenue: old trees in line along the road, hedges behind them."""
         rng = self.rng
         for s in np.arange(3, BLOCK, 9.0):
-            lateral = side * 6.6
-            self.tree(float(s + rng.normal(0, 0.4)), lateral, 1.15, -0.1, 0)
+            lateral = side * 5.9
+            self.tree(float(s + rng.normal(0, 0.4)), lateral, 1.35, -0.1, 0)
         self.hedge((1, BLOCK - 1), side * 10.5, self.land(side * 10.5, 30))
         self._far_trees(side, 10)
 
@@ -165,7 +166,7 @@ class CountryBlock(Buildings, BlockBuilder):
         rng = self.rng
         for _ in range(count):
             s, lateral = float(rng.uniform(0, BLOCK)), side * float(rng.uniform(14, 40))
-            self.tree(s, lateral, rng.uniform(0.9, 1.4), self.land(lateral, s))
+            self.tree(s, lateral, rng.uniform(1.0, 1.6), self.land(lateral, s))
 
     def _hamlet(self, side: int) -> None:
         rng = self.rng

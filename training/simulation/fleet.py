@@ -30,7 +30,7 @@ KINDS = tuple(VARIANTS)
 SECTION = {'tram': 9.4, 'train': 20.4}
 """Metres between the middles of two sections."""
 
-SECTIONS = {'tram': 3, 'train': 5}
+SECTIONS = {'tram': 2, 'train': 5}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,7 @@ def style_of(route: Route) -> Style:
     green = tuple(rng.uniform(low, high))
     r, g, b = green
     order = rng.permutation(len(FACADES))
-    floors = int(rng.integers(3, 5))
+    floors = int(rng.integers(4, 6))
     stone = rng.uniform(0.22, 0.36)
     tar = rng.uniform(0.09, 0.15)
     return Style(
@@ -332,7 +333,7 @@ class BlockBuilder:
         b = self.ground
         b.use(ID['fence'], Material.METAL, (0.42, 0.43, 0.44))
         profile = ((0.0, 0.42), (0.06, 0.50), (0.0, 0.58), (0.06, 0.66), (0.0, 0.74))
-        for (d0, z0), (d1, z1) in zip(profile, profile[1:], strict=False):
+        for (d0, z0), (d1, z1) in itertools.pairwise(profile):
             b.strip(along, (lateral + side * d0, base + z0), (lateral + side * d1, base + z1))
         for x in np.arange(along[0] + 1, along[-1], 4.0):
             y = lateral - side * 0.07

@@ -9,6 +9,8 @@ embankment.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from training.simulation import props
@@ -62,7 +64,7 @@ class MotorwayBlock(Buildings, BlockBuilder):
         b.use(ID['wall'], Material.CONCRETE, (0.40, 0.39, 0.37))
         profile = ((0.3, 0.0), (0.28, 0.2), (0.12, 0.5), (0.1, 0.95))
         for side in (-1, 1):
-            for (l0, z0), (l1, z1) in zip(profile, profile[1:], strict=False):
+            for (l0, z0), (l1, z1) in itertools.pairwise(profile):
                 b.strip(self.along, (side * l0, z0), (side * l1, z1))
         b.strip(self.along, (-0.1, 0.95), (0.1, 0.95))
 
@@ -70,14 +72,14 @@ class MotorwayBlock(Buildings, BlockBuilder):
         rng, b = self.rng, self.ground
         self.guard_rail(self.along, side * 14.7, -side)
         heights = {14.2: np.zeros(len(self.along))}
-        rise = {'cutting': (0.2, 2.5, 6.0, 8.0), 'noise_wall': (0.0, 0.5, 0.8, 1.0),
+        rise = {'cutting': (0.3, 3.5, 7.5, 11.0), 'noise_wall': (0.0, 0.5, 0.8, 1.0),
                 'trees': (0.0, 1.0, 2.0, 3.0), 'open': (-0.3, -0.6, -0.4, 0.0)}[kind]  # fmt: skip
         for lateral, up in zip(_STRIPS[1:], (*rise, rise[-1]), strict=True):
             land = self.route.land(self.s0 + self.along, np.full(len(self.along), side * lateral))
             # Slopes of one block run into those of the next one.
             ends = np.minimum(1, np.minimum(self.along, BLOCK - self.along) / 15 + 0.35)
             heights[lateral] = land + up * ends
-        for near, far in zip(_STRIPS, _STRIPS[1:], strict=False):
+        for near, far in itertools.pairwise(_STRIPS):
             edges = [
                 np.stack([self.along, np.full(len(self.along), side * at), heights[at]], 1)
                 for at in (near, far)
@@ -114,17 +116,17 @@ class MotorwayBlock(Buildings, BlockBuilder):
         laterals = np.array(_STRIPS)
         middle = np.array([heights[at][len(self.along) // 2] for at in _STRIPS])
         rows = {
-            'cutting': ((18.5, 22, 9), (22, 28, 13), (28, 40, 12)),
+            'cutting': ((17.5, 21, 11), (21, 28, 13), (28, 40, 12)),
             'trees': ((16.8, 19, 10), (19, 25, 13), (25, 38, 12)),
             'noise_wall': ((18, 24, 11), (24, 38, 9)),
-            'open': ((24, 46, 7),),
+            'open': ((20, 30, 5), (24, 46, 8)),
         }[kind]
         for near, far, count in rows:
             for s in np.linspace(0.5, BLOCK - 0.5, count):
                 lateral = float(rng.uniform(near, far))
                 z = float(np.interp(lateral, laterals, middle))
                 at = float(s + rng.normal(0, 1.3))
-                self.tree(at, side * lateral, rng.uniform(0.9, 1.3), z - 0.4)
+                self.tree(at, side * lateral, rng.uniform(1.2, 1.8), z - 0.4)
         for _ in range(14):
             lateral = float(rng.uniform(16.4, 20))
             z = float(np.interp(lateral, laterals, middle))

@@ -52,6 +52,7 @@ class _Shape:
         hills: Amplitude of the land in metres.
         flat: Metres beside the centre line where the land still has the road's height.
         radius: Smallest radius of a bend in metres.
+        range: Height of the hills at the horizon in metres.
     """
 
     amplitude: tuple[float, float]
@@ -61,20 +62,21 @@ class _Shape:
     hills: tuple[float, float]
     flat: float
     radius: float
+    range: tuple[float, float]
 
 
 _SHAPES = {
     'town': _Shape(
         (0.08, 0.30), ((150, 240), (260, 420), (420, 800)), (0.4, 1.6),
-        ((260, 420), (500, 900)), (3, 9), 55, 90,
+        ((260, 420), (500, 900)), (3, 9), 55, 80, (50, 130),
     ),
     'country': _Shape(
         (0.10, 0.34), ((220, 340), (380, 600), (700, 1200)), (1.5, 4.0),
-        ((320, 520), (700, 1300)), (9, 20), 14, 110,
+        ((320, 520), (700, 1300)), (9, 20), 14, 110, (110, 200),
     ),
     'motorway': _Shape(
         (0.06, 0.16), ((900, 1400), (1500, 2200), (2500, 4000)), (3, 7),
-        ((1100, 1700), (2000, 3500)), (12, 24), 26, 600,
+        ((1100, 1700), (2000, 3500)), (12, 24), 26, 600, (120, 220),
     ),
 }  # fmt: skip
 
@@ -107,6 +109,7 @@ class Route:
         self._hill_turn = rng.uniform(0, np.pi, 3)
         self._hill_phase = rng.uniform(0, 2 * np.pi, 3)
         self.flat = shape.flat
+        self._range = rng.uniform(*shape.range)
         self._length = 0.0
         self._s = np.zeros(0)
         self._center = np.zeros((0, 2))
@@ -193,7 +196,10 @@ class Route:
         near, tree = self._neighbourhood(round(s / 500))
         distance, index = tree.query(xy)
         level = self.elevation(near[index])
-        return level + self._blend(distance) * (self.hills(xy) - level), distance
+        hills = self.hills(xy)
+        # Far from the road the land may rise to whole ranges of hills.
+        far = np.clip((distance - 160) / 900, 0, 1)
+        return level + self._blend(distance) * (hills + far * self._range - level), distance
 
     def _blend(self, lateral: np.ndarray) -> np.ndarray:
         t = np.clip((lateral - self.flat) / 70, 0, 1)

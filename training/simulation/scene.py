@@ -238,7 +238,7 @@ class Scene:
             at = at @ self.T_world_base[:3, :3]
             dt = dt_of(np.arctan2(at[:, 1], at[:, 0]))
             other.agents = [_later(a, float(t)) for a, t in zip(self.agents, dt, strict=True)]
-            other._moving = _soup_of(other.agents, self._place.origin)  # noqa: SLF001
+            other._moving = _soup_of(other.agents, self._place.origin)
         return other
 
 

@@ -14,7 +14,7 @@ BLOCK = 60.0
 CROSSING = 9.0
 """Width of the side street at the beginning of every block of a town."""
 
-CYCLE, GREEN, YELLOW = 50.0, 28.0, 3.0
+CYCLE, GREEN, YELLOW = 44.0, 24.0, 3.0
 """Seconds of a whole cycle, and how long the main road sees green and yellow."""
 
 STOP_BEFORE, STOP_BEYOND = -5.4, CROSSING + 3.2
@@ -22,8 +22,8 @@ STOP_BEFORE, STOP_BEYOND = -5.4, CROSSING + 3.2
 
 
 def has_signal(index: int) -> bool:
-    """Every other crossing of a town has lights."""
-    return index % 2 == 0
+    """Every third crossing of a town has lights."""
+    return index % 3 == 0
 
 
 class Signals:

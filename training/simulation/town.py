@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A street through a town, in blocks of 60 m that each begin with a crossing.
 
-Cross-section, l in metres: right lots, pavement from -9.9, kerb at -7.1 (or -4.9 where nobody
-parks), parking, bicycle lane [-4.9, -3.3], own lane, oncoming lane, tram bed [3.3, 6.7], kerb at
-6.9, pavement to 10.3, left lots.
+Cross-section, l in metres: right lots, pavement from -10.6, kerb at -7.1 (or -4.95 where nobody
+parks), parking, bicycle lane [-4.9, -3.3], own lane, oncoming lane with a tram track, parking, kerb
+at 5.7 (or 3.5), pavement to 9.6, left lots.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from training.simulation.mesh import Color, Material
 from training.simulation.signals import BLOCK, CROSSING, STOP_BEFORE, STOP_BEYOND, has_signal
 from training.simulation.vehicles import ID
 
-LEFT_KERB = 6.9
+_TRACK = (0.93, 2.37)
 _ZEBRA = (-4.2, -1.0)
-_LOTS = ('row', 'row', 'towers', 'houses', 'park', 'yard')
-_WEIGHTS = {'row': 0.46, 'towers': 0.14, 'houses': 0.18, 'park': 0.11, 'yard': 0.11}
+_WEIGHTS = {'row': 0.56, 'towers': 0.15, 'houses': 0.11, 'park': 0.09, 'yard': 0.09}
 
 
 class TownBlock(Buildings, BlockBuilder):
@@ -31,9 +30,8 @@ class TownBlock(Buildings, BlockBuilder):
     def lay(self) -> None:
         """Fill the block."""
         rng = self.rng
-        self.parking = bool(rng.random() < 0.7)
-        self.kerb = -7.1 if self.parking else -4.95
-        self.grass_track = bool(self.route.rng(13, self.index // 3).random() < 0.4)
+        self.parking = {-1: bool(rng.random() < 0.45), 1: bool(rng.random() < 0.4)}
+        self.kerb = {-1: -7.1 if self.parking[-1] else -4.95, 1: 5.7 if self.parking[1] else 3.5}
         self.along = np.linspace(CROSSING, BLOCK, 9)
         self._roads()
         self._pavements()
@@ -44,8 +42,9 @@ class TownBlock(Buildings, BlockBuilder):
             self._backdrop(side)
         self._kerbside()
         self._avenue()
-        if self.parking:
-            self._parking()
+        for side in (-1, 1):
+            if self.parking[side]:
+                self._parking(side)
         self._side_street()
 
     def _lot_kind(self, side: int) -> str:
@@ -70,22 +69,17 @@ class TownBlock(Buildings, BlockBuilder):
         bike: Color = (0.26, 0.10, 0.08) if self.route.number % 3 == 0 else tone
         b.use(ID['road'], Material.ASPHALT, bike)
         b.strip(whole, (-4.95, 0), (-3.3, 0))
-        b.use(ID['road'], Material.ASPHALT, tone)
-        b.strip(cross, (-7.1, 0), (-4.95, 0))
-        if self.parking:
-            b.use(ID['road'], Material.ASPHALT, tuple(np.asarray(tone) * 1.12))
-            b.strip(self.along, (-7.1, 0), (-4.95, 0))
-        if self.grass_track:
+        for side, near, far in ((-1, -4.95, -7.1), (1, 3.3, 5.7)):
             b.use(ID['road'], Material.ASPHALT, tone)
-            b.strip(cross, (3.3, 0), (LEFT_KERB, 0))
-            b.use(ID['terrain'], Material.GRASS, self.style.grass)
-            b.strip(self.along, (3.35, 0.05), (6.75, 0.05))
-        else:
-            b.strip(whole, (3.3, 0), (LEFT_KERB, 0))
+            b.strip(cross, (near, 0), (far, 0))
+            if self.parking[side]:
+                b.use(ID['road'], Material.ASPHALT, tuple(np.asarray(tone) * 1.12))
+                b.strip(self.along, (near, 0), (far, 0))
+            elif side > 0:
+                b.strip(self.along, (near, 0), (3.5, 0))
         b.use(ID['road'], Material.RAIL, (0.30, 0.29, 0.28))
-        lift = 0.06 if self.grass_track else 0.006
-        for rail in (4.28, 5.72):
-            b.strip(whole, (rail - 0.04, lift), (rail + 0.04, lift))
+        for rail in _TRACK:
+            b.strip(whole, (rail - 0.04, 0.006), (rail + 0.04, 0.006))
         self._markings()
 
     def _markings(self) -> None:
@@ -94,12 +88,13 @@ class TownBlock(Buildings, BlockBuilder):
         self.dashes(begin, end - 14, 0.0, 3.0, 6.0)
         self.line(np.linspace(end - 14, end, 3), 0.0)
         self.line(solid, -3.3, 0.14)
-        if not self.grass_track:
-            self.line(solid, 3.3, 0.12)
-        if self.parking:
-            for s in np.arange(begin + 1, end - 2, 5.8):
-                self.ground.use(ID['road'], Material.MARKING, PAINT)
-                self.ground.plate((s, s + 0.1), (-7.0, -4.95), 0.004)
+        if self.parking[1]:
+            self.line(solid, 3.4, 0.12)
+        for side, near, far in ((-1, -7.0, -4.95), (1, 3.4, 5.6)):
+            if self.parking[side]:
+                for s in np.arange(begin + 1, end - 2, 5.8):
+                    self.ground.use(ID['road'], Material.MARKING, PAINT)
+                    self.ground.plate((s, s + 0.1), (near, far), 0.004)
         if has_signal(self.index + 1):
             self._arrow(end - 9, -1.65)
         self._bike_symbol(begin + 6)
@@ -123,8 +118,8 @@ class TownBlock(Buildings, BlockBuilder):
         b = self.ground
         paving = self.style.paving
         stone: Color = tuple(np.minimum(np.asarray(paving) * 1.25, 0.6))
-        for kerb, edge in ((self.kerb, TOWN_EDGE[0]), (LEFT_KERB, TOWN_EDGE[1])):
-            side = np.sign(kerb)
+        for side in (-1, 1):
+            kerb, edge = self.kerb[side], self.edge(side)
             b.use(ID['sidewalk'], Material.PAVING, paving)
             b.strip(self.along, (kerb + side * 0.15, 0.13), (edge, 0.13))
             b.use(ID['sidewalk'], Material.CONCRETE, stone)
@@ -147,99 +142,106 @@ class TownBlock(Buildings, BlockBuilder):
         tone = self.style.asphalt
         b.use(ID['road'], Material.ASPHALT, tone)
         b.strip(np.linspace(0, CROSSING, 3), (-70, 0), (-7.1, 0))
-        b.strip(np.linspace(0, CROSSING, 3), (LEFT_KERB, 0), (70, 0))
+        b.strip(np.linspace(0, CROSSING, 3), (5.7, 0), (70, 0))
         # The zebra belongs to this crossing but lies before it.
         b.use(ID['road'], Material.MARKING, PAINT)
-        for lateral in np.arange(self.kerb + 0.3, LEFT_KERB - 0.4, 1.0):
+        for lateral in np.arange(self.kerb[-1] + 0.3, self.kerb[1] - 0.4, 1.0):
             b.plate(_ZEBRA, (lateral, lateral + 0.5), 0.005)
         if has_signal(self.index):
             b.plate((STOP_BEFORE - 0.2, STOP_BEFORE + 0.2), (-4.9, -0.1), 0.006)
             b.plate((STOP_BEYOND - 0.2, STOP_BEYOND + 0.2), (0.1, 3.2), 0.006)
         else:
             self.put(props.traffic_sign(int(rng.choice((4, 1, 5)))), -4.5, -7.7, z=0.12)
-            self.put(props.traffic_sign(5), 0.4, -10.3, np.pi / 2, z=0.12)
-            self.put(props.traffic_sign(4), CROSSING - 0.4, 10.7, -np.pi / 2, z=0.12)
-        self.put(props.traffic_sign(2), CROSSING + 2.0, self.kerb - 0.5, z=0.12)
+            self.put(props.traffic_sign(5), 9.6, -10.9, np.pi / 2, z=0.12)
+            self.put(props.traffic_sign(4), -0.6, 9.9, -np.pi / 2, z=0.12)
+        self.put(props.traffic_sign(2), CROSSING + 2.0, self.kerb[-1] - 0.5, z=0.12)
         for s in (-5.2, CROSSING + 0.9):
-            for lateral in (-7.35, 7.2):
+            for lateral in (-7.35, 6.0):
                 self.put(props.plain_pole(), s, lateral, z=0.1)
 
     def _kerbside(self) -> None:
         rng = self.rng
         step = float(self.route.rng(15).uniform(20, 28))
-        arm = 1.6 if self.parking else 1.2
-        for side, lateral in ((-1, self.kerb - 0.4), (1, 7.3)):
+        for side in (-1, 1):
+            kerb = self.kerb[side] + side * 0.4
             for s in np.arange(CROSSING + 4 + 5 * (side > 0), BLOCK - 2, step):
-                self.lamp(float(s), lateral, side, arm)
-        for _ in range(int(rng.integers(2, 5))):
-            self.put(
-                props.traffic_sign(int(rng.integers(7))),
-                rng.uniform(CROSSING + 6, BLOCK - 8), self.kerb - 0.42, z=0.12,
-            )  # fmt: skip
-        for _ in range(int(rng.integers(1, 3))):
-            self.put(
-                props.traffic_sign(int(rng.integers(7))),
-                rng.uniform(CROSSING + 6, BLOCK - 8), 7.3, np.pi, z=0.12,
-            )  # fmt: skip
-        if rng.random() < 0.25:
-            self.put(props.direction_board(2.4, 1.4, (0.75, 0.58, 0.02)), BLOCK - 22,
-                     self.kerb - 0.9, z=0.12)  # fmt: skip
-        if not self.parking:
-            for s in np.arange(CROSSING + 3, BLOCK - 6, float(rng.choice((2.5, 5.0)))):
-                self.put(props.plain_pole(0.95, 0.05, (0.10, 0.11, 0.12)), s, self.kerb - 0.3,
-                         z=0.1)  # fmt: skip
-        if rng.random() < 0.45:
-            s = rng.uniform(CROSSING + 5, BLOCK - 24)
-            self.railing((s, s + rng.uniform(8, 18)), 7.05, 1.0, 0.25)
-        for _ in range(int(rng.integers(0, 4))):
-            s = rng.uniform(CROSSING + 6, BLOCK - 8)
-            for k in range(int(rng.integers(1, 5))):
-                self.parked('parked bicycle', s + 0.65 * k, self.kerb - 1.2,
-                            np.pi / 2 + rng.normal(0, 0.1), 0.13)  # fmt: skip
-        for _ in range(int(rng.integers(2, 7))):
-            side = -1 if rng.random() < 0.6 else 1
+                self.lamp(float(s), kerb, side, 1.6)
+            yaw = 0.0 if side < 0 else np.pi
+            for _ in range(int(rng.integers(2, 5))):
+                at = rng.uniform(CROSSING + 4, BLOCK - 7)
+                self.put(props.traffic_sign(int(rng.integers(7))), at, kerb, yaw, z=0.12)
+            if rng.random() < 0.2:
+                board = props.direction_board(2.4, 1.4, (0.75, 0.58, 0.02))
+                at = BLOCK - 22 if side < 0 else CROSSING + 22
+                self.put(board, at, kerb + side * 0.6, yaw, z=0.12)
+            draw = rng.random()
+            if draw < 0.45:
+                begin = rng.uniform(CROSSING + 4, BLOCK - 28)
+                self.railing((begin, begin + rng.uniform(10, 22)), self.kerb[side] + side * 0.25,
+                             1.05, 0.22)  # fmt: skip
+            elif not self.parking[side]:
+                for s in np.arange(CROSSING + 3, BLOCK - 6, float(rng.choice((2.5, 4.0)))):
+                    post = props.plain_pole(0.95, 0.06, (0.10, 0.11, 0.12))
+                    self.put(post, s, self.kerb[side] + side * 0.3, z=0.1)
+            self._bicycle_racks(side)
             edge = self.edge(side)
-            self.somebody(
-                rng.uniform(CROSSING + 3, BLOCK - 8), edge - side * 0.28,
-                side * np.pi / 2 + rng.normal(0, 1.2),
-            )  # fmt: skip
+            for _ in range(int(rng.integers(3, 9))):
+                self.somebody(
+                    rng.uniform(CROSSING + 3, BLOCK - 8), edge - side * 0.28,
+                    side * np.pi / 2 + rng.normal(0, 1.2),
+                )  # fmt: skip
+
+    def _bicycle_racks(self, side: int) -> None:
+        rng = self.rng
+        wide = not self.parking[side]
+        for _ in range(int(rng.integers(1, 4))):
+            s = rng.uniform(CROSSING + 5, BLOCK - 14)
+            for k in range(int(rng.integers(3, 9))):
+                kind = 'parked bicycle' if rng.random() < 0.9 else 'parked motorcycle'
+                out = 1.25 if wide else 0.75
+                yaw = np.pi / 2 + rng.normal(0, 0.12) if wide else rng.normal(0, 0.1)
+                gap = 0.75 if wide else 2.0
+                self.parked(kind, s + gap * k, self.kerb[side] + side * out, yaw, 0.13)
 
     def _avenue(self) -> None:
         rng, b = self.rng, self.ground
-        right = -6.0 if not self.parking else None
-        rows = [(right, 0.9)] if right is not None else [(self.kerb - 0.75, 0.72)]
-        rows.append((7.75, 0.72))
-        for lateral, size in rows:
-            if self.route.rng(16, self.index // 2, int(lateral > 0)).random() < 0.25:
+        for side in (-1, 1):
+            if self.route.rng(16, self.index // 2, side + 1).random() < 0.18:
                 continue
-            step = rng.uniform(7, 12)
-            for s in np.arange(CROSSING + rng.uniform(4, 9), BLOCK - 7, step):
+            wide = not self.parking[side]
+            lateral = self.kerb[side] + side * (1.1 if wide else 0.75)
+            if wide and rng.random() < 0.6:
+                b.use(ID['terrain'], Material.GRASS, self.style.grass)
+                near = self.kerb[side] + side * 0.4
+                b.strip(self.along[1:-1], (near, 0.15), (near + side * 1.4, 0.15))
+            step = rng.uniform(6.5, 9.5)
+            size = rng.uniform(0.85, 1.15)
+            for s in np.arange(CROSSING + rng.uniform(4, 8), BLOCK - 7, step):
                 at = float(s + rng.normal(0, 0.4))
-                self.tree(at, lateral, size * rng.uniform(0.8, 1.05), 0.1,
-                          None if rng.random() < 0.2 else 0)  # fmt: skip
+                self.tree(at, lateral, size, 0.1, None if rng.random() < 0.15 else 0)
                 b.use(ID['terrain'], Material.SOIL, (0.13, 0.10, 0.07))
                 b.plate((at - 0.7, at + 0.7), (lateral - 0.6, lateral + 0.6), 0.14)
 
-    def _parking(self) -> None:
+    def _parking(self, side: int) -> None:
         rng = self.rng
         s, end = CROSSING + 5.0, BLOCK - 8.0
-        bus_stop = rng.random() < 0.16
-        if bus_stop:
+        middle = -6.05 if side < 0 else 4.58
+        if side < 0 and rng.random() < 0.10:
             self.parked('bus', s + 8, -6.1)
             self.put(props.bus_shelter(), s + 8, self.edge(-1) + 0.4 + 1.0, z=0.12)
             s += 17
         while s < end - 5:
             draw = rng.random()
-            yaw = rng.normal(0, 0.02) + (np.pi if rng.random() < 0.1 else 0)
+            yaw = rng.normal(0, 0.02) + (np.pi if (rng.random() < 0.1) != (side > 0) else 0)
             if draw < 0.80:
-                self.parked('car', s + 2.6, -6.05, yaw)
+                self.parked('car', s + 2.6, middle, yaw)
                 s += 5.8
-            elif draw < 0.86:
-                for k in range(2):
-                    self.parked('parked motorcycle', s + 0.7 + 1.1 * k, -6.1, yaw + 0.9)
-                s += 3.4
-            elif draw < 0.89 and s < end - 10:
-                self.parked('truck', s + 4.8, -6.15, yaw)
+            elif draw < 0.91:
+                for k in range(3):
+                    self.parked('parked motorcycle', s + 0.7 + 1.1 * k, middle, yaw + 0.9)
+                s += 4.4
+            elif draw < 0.925 and s < end - 10:
+                self.parked('truck', s + 4.8, middle - 0.05, yaw)
                 s += 10.4
             else:
                 s += 3

@@ -12,6 +12,7 @@ snapshots keep the way there short.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass, fields
 
@@ -44,7 +45,7 @@ class Lane:
         direction: 1 with the ego vehicle, -1 towards it.
         lateral: l of its middle in metres.
         speed: What its drivers would like to drive, m/s.
-        mix: (kind, share) of its vehicles.
+        mix: Kinds of its vehicles, one after the other.
         gap: Mean distance between two of them in metres.
         neighbours: Lanes that may be changed to, the inner (faster) one first.
     """
@@ -52,35 +53,37 @@ class Lane:
     direction: int
     lateral: float
     speed: float
-    mix: tuple[tuple[str, float], ...]
+    mix: tuple[str, ...]
     gap: float
     neighbours: tuple[int | None, int | None] = (None, None)
 
 
-_STREET = (('car', 0.80), ('truck', 0.07), ('bus', 0.06), ('motorcycle', 0.07))
-_FAST = (('car', 0.93), ('motorcycle', 0.03), ('bus', 0.04))
-_SLOW = (('car', 0.45), ('lorry', 0.35), ('truck', 0.15), ('bus', 0.05))
-_BIKES = (('bicycle', 1.0),)
+_STREET = ('car', 'car', 'motorcycle', 'car', 'car', 'truck', 'car', 'motorcycle', 'car', 'bus')
+_TRAMWAY = ('car', 'motorcycle', 'car', 'tram', 'car', 'car', 'car', 'car', 'truck', 'car')
+_ROAD = ('car', 'motorcycle', 'car', 'truck', 'car', 'car', 'bus', 'car', 'car')
+_FAST = ('car', 'car', 'motorcycle', 'car', 'car', 'car', 'car')
+_SLOW = ('car', 'lorry', 'car', 'car', 'truck', 'car', 'lorry', 'car', 'car', 'bus')
+_BIKES = ('bicycle',)
 
 LANES: dict[str, tuple[Lane, ...]] = {
     'town': (
-        Lane(1, -1.65, 11.0, _STREET, 42), Lane(-1, 1.65, 11.0, _STREET, 44),
-        Lane(1, -4.1, 4.6, _BIKES, 60), Lane(-1, 5.0, 8.5, (('tram', 1.0),), 380),
+        Lane(1, -1.65, 11.0, _STREET, 38), Lane(-1, 1.65, 11.0, _TRAMWAY, 36),
+        Lane(1, -4.1, 4.6, _BIKES, 38),
     ),
     'country': (
-        Lane(1, -1.75, 21.0, _STREET, 90), Lane(-1, 1.75, 21.0, _STREET, 75),
-        Lane(1, -3.95, 5.0, _BIKES, 130),
-        Lane(-1, 46.0, 26.0, (('train', 1.0),), 560),
+        Lane(1, -1.75, 21.0, _ROAD, 80), Lane(-1, 1.75, 21.0, _ROAD, 65),
+        Lane(1, -3.95, 5.0, _BIKES, 110),
+        Lane(-1, 46.0, 26.0, ('train',), 560),
     ),
     'motorway': (
-        Lane(1, -9.6, 26.0, _SLOW, 62, (1, None)), Lane(1, -5.85, 32.0, _FAST, 75, (2, 0)),
-        Lane(1, -2.1, 37.0, _FAST, 110, (None, 1)),
+        Lane(1, -9.6, 26.0, _SLOW, 66, (1, None)), Lane(1, -5.85, 31.0, _FAST, 80, (2, 0)),
+        Lane(1, -2.1, 36.0, _FAST, 120, (None, 1)),
         Lane(-1, 9.6, 26.0, _SLOW, 62, (4, None)), Lane(-1, 5.85, 32.0, _FAST, 75, (5, 3)),
         Lane(-1, 2.1, 37.0, _FAST, 110, (None, 4)),
     ),
 }  # fmt: skip
 EGO_LANE = {'town': 0, 'country': 0, 'motorway': 1}
-_EGO_SPEED = {'town': 10.0, 'country': 21.0, 'motorway': 30.5}
+_EGO_SPEED = {'town': 10.0, 'country': 21.0, 'motorway': 33.0}
 BEHIND = {'town': 130.0, 'country': 160.0, 'motorway': 200.0}
 AHEAD = {'town': 250.0, 'country': 400.0, 'motorway': 480.0}
 """How much of the road is populated around the ego vehicle, in metres."""
@@ -185,6 +188,7 @@ class Traffic:
                     rows.append((float(s), number))
                 s += lane.gap * rng.uniform(0.65, 1.35)
         n = len(rows)
+        self._slots = _slots(rows)
         state = State(
             s=np.array([r[0] for r in rows]), speed=np.zeros(n), acceleration=np.zeros(n),
             lateral=np.zeros(n), drift=np.zeros(n), lane=np.array([r[1] for r in rows]),
@@ -215,7 +219,7 @@ class Traffic:
 
     @staticmethod
     def _push(state: State, order: list[int], sign: int) -> None:
-        for a, b in zip(order, order[1:], strict=False):
+        for a, b in itertools.pairwise(order):
             need = (state.length[a] + state.length[b]) / 2 + 4 + 0.5 * state.speed[b]
             state.s[b] = sign * max(sign * state.s[b], sign * state.s[a] + need)
 
@@ -223,8 +227,8 @@ class Traffic:
         """Decide what vehicle number `i` is in its present generation."""
         rng = self.route.rng(3, i, int(state.generation[i]))
         lane = self.lanes[state.lane[i]]
-        names = [name for name, _ in lane.mix]
-        name = names[rng.choice(len(names), p=[share for _, share in lane.mix])]
+        # By turns, so that a short drive meets every kind.
+        name = lane.mix[(self._slots[i] + self.route.number % 3) % len(lane.mix)]
         state.kind[i] = fleet.KINDS.index(name)
         state.variant[i] = rng.integers(fleet.VARIANTS[name])
         state.desired[i] = lane.speed * rng.uniform(0.88, 1.12)
@@ -256,6 +260,8 @@ class Traffic:
         offset = state.s - state.s[0]
         for i in np.flatnonzero((offset > self._ahead) | (offset < -self._behind)):
             lane = state.lane[i]
+            if offset[i] > 0 and self._direction[lane] < 0:
+                continue
             entry = -self._behind + 2 if offset[i] > 0 else self._ahead - 2
             s = state.s[0] + entry
             others = (np.arange(len(state.s)) != i) & (
@@ -263,7 +269,7 @@ class Traffic:
             )
             room = np.abs(state.s[others] - s) - state.length[others] / 2
             following = self._direction[lane] > 0
-            if room.size and room.min() < 0.5 * self.lanes[lane].gap + 8:
+            if room.size and room.min() < 0.5 * self.lanes[lane].gap + state.length[i] / 2 + 4:
                 continue
             state.s[i] = s
             state.generation[i] += 1
@@ -360,11 +366,11 @@ class Traffic:
                 continue
             inner, outer = lane.neighbours
             heavy = fleet.KINDS[state.kind[i]] in ('truck', 'lorry', 'bus')
-            slowed = gap[i] < 25 + 1.6 * state.speed[i] and leader_speed[i] < wish[i] - 1.0
+            slowed = gap[i] < 30 + 1.8 * state.speed[i] and leader_speed[i] < wish[i] - 1.0
             target = None
             if slowed and inner is not None and not heavy:
-                target = inner if self._room(state, i, inner, 0.6) else None
-            elif not slowed and outer is not None and self._room(state, i, outer, 3.2):
+                target = inner if self._room(state, i, inner, 0.5) else None
+            elif not slowed and outer is not None and self._room(state, i, outer, 2.0):
                 target = outer
             if target is not None:
                 state.lane[i] = target
@@ -395,3 +401,13 @@ class Traffic:
         state.drift *= np.clip(state.speed / 2, 0, 1)
         done = np.abs(self._lateral[state.lane] - state.lateral) < 0.7
         state.leaving = np.where(done, state.lane, state.leaving)
+
+
+def _slots(rows: list[tuple[float, int]]) -> np.ndarray:
+    """Number of each vehicle within its lane: those ahead first, the nearest of them first."""
+    slots = np.zeros(len(rows), int)
+    for lane in {lane for _, lane in rows}:
+        members = [i for i, (_, other) in enumerate(rows) if other == lane and i > 0]
+        order = sorted(members, key=lambda i: (rows[i][0] < 0, abs(rows[i][0])))
+        slots[order] = np.arange(len(order))
+    return slots

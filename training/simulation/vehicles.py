@@ -332,7 +332,7 @@ def tram(rng: np.random.Generator, part: int = 0, color: Color | None = None) ->
     b.box((-4.0, -1.1, 0.05), (4.0, 1.1, 0.36))
     b.use(c, Material.METAL, GREY)
     b.box((-2.5, -0.8, 3.4), (2.5, 0.8, 3.65))
-    if part == 0:
+    if part >= 0:
         for y in (-0.6, 0.6):
             b.cylinder((0, y, 3.6), (1.0, y, 4.6), 0.04, n=4)
         b.cylinder((1.0, -0.8, 4.6), (1.0, 0.8, 4.6), 0.05, n=4)

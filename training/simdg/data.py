@@ -67,18 +67,29 @@ def prepare(
     root = out / size.name
     towns = [PairTown(size, number) for number in size.train_towns] if pairs else []
     write_recordings(root, size.simulation, [labelled(size), *towns], workers)
-    if pairs:
-        source = 'a2d2'
-        found = [
-            (source, town.path, recording)
-            for town in towns
-            for recording in open_source(root / town.path, source)[1]
-        ]
-        build(plan(found), root / 'pairs', BuildOptions(), overwrite=True)
     marker = json.loads((root / MARKER).read_text())
     facts = [marker['parameters'], labelled(size).settings()]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return BenchmarkData(root, root / 'labelled', root / 'pairs', digest)
+    data = BenchmarkData(root, root / 'labelled', root / 'pairs', digest)
+    if pairs:
+        _convert(data, towns)
+    return data
+
+
+def _convert(data: BenchmarkData, towns: list[PairTown]) -> None:
+    """Make the pair set of the recordings, unless there is the one of these very recordings."""
+    stamp = data.root / 'pairs.json'
+    facts = json.dumps([data.fingerprint, [town.settings() for town in towns]])
+    if stamp.is_file() and stamp.read_text() == facts and (data.pairs / 'index.parquet').is_file():
+        return
+    source = 'a2d2'
+    found = [
+        (source, town.path, recording)
+        for town in towns
+        for recording in open_source(data.root / town.path, source)[1]
+    ]
+    build(plan(list(found)), data.pairs, BuildOptions(), overwrite=True)
+    stamp.write_text(facts)
 
 
 def labelled(size: Size) -> Cityscapes:

@@ -179,8 +179,11 @@ class NuScenes(Recording):
         boxes: list[dict[str, Any]] = []
         if is_key(config, shot.index):
             points = transform(frame.lidar.T_base_lidar, frame.scan.points)
+            seen: dict[int, int] = {}
             for thing in getattr(frame, 'objects', ()):
-                boxes += _box(thing, points, frame.T_world_base)
+                # The cars of a train share a number, and each has a box of its own.
+                place = seen[thing.tag] = seen.get(thing.tag, -1) + 1
+                boxes += _box(thing, 64 * int(thing.tag) + place, points, frame.T_world_base)
         return {'index': shot.index, 'lidar_stamp_ns': shot.lidar_stamp_ns, 'boxes': boxes}
 
     def finish(self, folder: Path, config: SimulationConfig, truths: list[Truth]) -> None:
@@ -386,10 +389,15 @@ def channels_of(config: SimulationConfig) -> dict[str, str]:
     return {main: 'CAM_FRONT', **{name: f'CAM_{name.upper()}' for name in others}}
 
 
-def _box(thing: Any, points: np.ndarray, T_world_base: np.ndarray) -> list[dict[str, Any]]:
+def _box(
+    thing: Any, number: int, points: np.ndarray, T_world_base: np.ndarray
+) -> list[dict[str, Any]]:
     """The box of an object, if any lidar point lies in it, as nuScenes annotates."""
-    T = np.asarray(thing.T_base_object, np.float64)
     length, width, height = (float(v) for v in thing.size)
+    # Objects stand on their origin, boxes are about their centre.
+    up = np.eye(4)
+    up[2, 3] = height / 2
+    T = np.asarray(thing.T_base_object, np.float64) @ up
     inside = transform(np.linalg.inv(T), points)
     # A finger's breadth around it: wheels and mirrors stand out.
     margin = np.array([length, width, height]) / 2 + 0.05
@@ -400,7 +408,7 @@ def _box(thing: Any, points: np.ndarray, T_world_base: np.ndarray) -> list[dict[
     category = _OF_CLASS[CITYSCAPES.names[int(thing.category)]]
     return [
         {
-            'tag': int(thing.tag), 'category': category, 'points': count,
+            'tag': number, 'category': category, 'points': count,
             'translation': T_world[:3, 3].tolist(), 'rotation': _wxyz(T_world),
             'size': [width, length, height],
         }

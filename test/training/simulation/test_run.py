@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,13 +19,17 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from training.simulation.a2d2 import scenes
-from training.simulation.cityscapes import TRAIN_TOWNS
+from training.simulation.bags import Bag
+from training.simulation.cityscapes import TRAIN_TOWNS, Cityscapes, Part
 from training.simulation.config import CONDITIONS, SimulationConfig, SimulationError
-from training.simulation.run import SimulatedData, simulate
+from training.simulation.run import SimulatedData, simulate, write_recordings
 
 TINY = SimulationConfig(
-    rate_hz=2, seconds=1, width=96, height=64, beams=16, columns=120, train_frames=3, val_frames=2
-)
+    rate_hz=10, seconds=0.2, width=96, height=64, beams=16, columns=120, train_frames=1,
+    val_frames=1,
+)  # fmt: skip
+DRIVE = Bag(1, (('clear', 1.0),))
+STREET = Cityscapes(parts=(Part('train', 1, 24, ('clear',)),), span=3.0)
 
 
 @pytest.fixture(scope='module')
@@ -40,56 +45,46 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_same_bytes_whatever_the_number_of_workers(data: SimulatedData, tmp_path: Path) -> None:
-    simulate(tmp_path / 'two', TINY, workers=2)
-    first = digests(data.test_bag.parents[1])
-    assert first == digests(tmp_path / 'two')
+def test_same_bytes_in_two_processes_and_in_one(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        write_recordings(tmp_path / str(workers), TINY, [DRIVE, STREET], workers)
+    first = digests(tmp_path / '1')
+    assert first == digests(tmp_path / '2')
     assert len(first) > 50
 
 
-def test_second_run_reuses_and_other_parameters_rebuild(
-    data: SimulatedData, tmp_path: Path
-) -> None:
+def test_second_run_reuses_and_other_parameters_rebuild(tmp_path: Path) -> None:
     out = tmp_path / 'out'
-    tinier = SimulationConfig(
-        rate_hz=1,
-        seconds=1,
-        width=32,
-        height=24,
-        beams=2,
-        columns=16,
-        train_frames=1,
-        val_frames=1,
-    )
-    assert not simulate(out, tinier, workers=1).reused
+    assert write_recordings(out, TINY, [DRIVE], workers=1) == (2, False)
     before = digests(out)
     begin = time.perf_counter()
-    assert simulate(out, tinier, workers=1).reused
+    assert write_recordings(out, TINY, [DRIVE], workers=1) == (2, True)
     assert time.perf_counter() - begin < 1
-    other = SimulationConfig(
-        seed=5, rate_hz=1, seconds=1, width=32, height=24, beams=2, columns=16, train_frames=1,
-        val_frames=1,
-    )  # fmt: skip
-    assert not simulate(out, other, workers=1).reused
+    assert digests(out) == before
+    assert not write_recordings(out, replace(TINY, seed=5), [DRIVE], workers=1)[1]
     assert digests(out) != before
 
 
-def test_interrupted_run_goes_on_and_leaves_nothing_half_written(
+def test_other_layouts_join_those_that_are_there(tmp_path: Path) -> None:
+    out, street = tmp_path / 'out', Cityscapes(parts=(Part('train', 1, 1, ('clear',)),))
+    write_recordings(out, TINY, [DRIVE], workers=1)
+    stamp = (out / DRIVE.path / 'metadata.yaml').stat().st_mtime_ns
+    assert not write_recordings(out, TINY, [street], workers=1)[1]
+    assert write_recordings(out, TINY, [DRIVE, street], workers=1) == (3, True)
+    assert (out / DRIVE.path / 'metadata.yaml').stat().st_mtime_ns == stamp
+    # Another storage replaces the bag alone; other parameters replace everything.
+    image = next((out / 'cityscapes').rglob('*_leftImg8bit.png')).stat().st_mtime_ns
+    write_recordings(out, TINY, [DRIVE.stored_as('sqlite3')], workers=1)
+    assert (out / DRIVE.path / 'town01.db3').is_file()
+    assert next((out / 'cityscapes').rglob('*_leftImg8bit.png')).stat().st_mtime_ns == image
+    write_recordings(out, replace(TINY, seed=5), [DRIVE], workers=1)
+    assert not (out / 'cityscapes').exists()
+
+
+def test_interrupted_run_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.simulation.cityscapes import Cityscapes
-
     out = tmp_path / 'out'
-    tinier = SimulationConfig(
-        rate_hz=1,
-        seconds=1,
-        width=32,
-        height=24,
-        beams=2,
-        columns=16,
-        train_frames=1,
-        val_frames=1,
-    )
     with monkeypatch.context() as patch:
 
         def interrupt(*_: object) -> None:
@@ -97,15 +92,42 @@ def test_interrupted_run_goes_on_and_leaves_nothing_half_written(
 
         patch.setattr(Cityscapes, 'encode', interrupt)
         with pytest.raises(KeyboardInterrupt):
-            simulate(out, tinier, workers=1)
-    assert not (out / 'cityscapes').exists()
+            write_recordings(out, TINY, [DRIVE, STREET], workers=1)
     whole = sorted(p.name for p in out.iterdir() if not p.name.startswith('.'))
-    assert whole == ['a2d2', 'bags', 'simulation.json']
-    stamp = (out / 'bags' / 'town02' / 'metadata.yaml').stat().st_mtime_ns
-    assert not simulate(out, tinier, workers=1).reused
-    assert (out / 'cityscapes').is_dir()
-    assert (out / 'bags' / 'town02' / 'metadata.yaml').stat().st_mtime_ns == stamp
+    assert whole == ['bags', 'simulation.json']
+    stamp = (out / 'bags' / 'town01' / 'metadata.yaml').stat().st_mtime_ns
+    assert write_recordings(out, TINY, [DRIVE, STREET], workers=1) == (26, False)
+    assert (out / 'bags' / 'town01' / 'metadata.yaml').stat().st_mtime_ns == stamp
     assert not list(out.glob('.*'))
+
+
+def test_killed_run_goes_on_with_the_frames_that_are_missing(root: Path, tmp_path: Path) -> None:
+    code = (
+        'import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);'
+        'from training.simulation.run import write_recordings as write;'
+        'from training.simulation.config import SimulationConfig as C;'
+        'from training.simulation.cityscapes import Cityscapes, Part;'
+        f'write(Path(sys.argv[2]), {TINY!r}, '
+        f'[Cityscapes(parts={STREET.parts!r}, span=3.0)], 1)'
+    ).replace('SimulationConfig(', 'C(')
+    killed, through = tmp_path / 'killed', tmp_path / 'through'
+    run = subprocess.Popen([sys.executable, '-c', code, str(root), str(killed)])
+    pages = killed / '.building-cityscapes' / 'journal'
+    while run.poll() is None and not list(pages.glob('*.jsonl')):
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    done = {p.name for p in pages.glob('*.jsonl')}
+    assert done
+    assert len(done) < 3
+    early = killed / '.building-cityscapes/cityscapes/leftImg8bit/train/town01-clear'
+    stamp = (early / 'town01-clear_000000_000000_leftImg8bit.png').stat().st_mtime_ns
+    write_recordings(killed, TINY, [STREET], workers=1)
+    write_recordings(through, TINY, [STREET], workers=1)
+    assert digests(killed) == digests(through)
+    whole = killed / 'cityscapes/leftImg8bit/train/town01-clear'
+    assert (whole / 'town01-clear_000000_000000_leftImg8bit.png').stat().st_mtime_ns == stamp
+    assert not list(killed.glob('.*'))
 
 
 def test_foreign_folder_is_not_touched(tmp_path: Path) -> None:
@@ -223,25 +245,21 @@ def test_bag_has_the_topics_and_counts(data: SimulatedData) -> None:
 
 
 def test_raw_images_on_request(tmp_path: Path) -> None:
-    config = SimulationConfig(
-        rate_hz=1, seconds=1, width=32, height=24, beams=2, columns=16, train_frames=1,
-        val_frames=1, raw_images=True,
-    )  # fmt: skip
-    data = simulate(tmp_path / 'out', config, workers=1)
+    write_recordings(tmp_path / 'out', replace(TINY, raw_images=True), [DRIVE], workers=1)
     store = get_typestore(Stores.ROS2_JAZZY)
-    with Reader(data.test_bag) as reader:
+    with Reader(tmp_path / 'out' / DRIVE.path) as reader:
         chosen = [c for c in reader.connections if c.topic == '/camera/front/image']
         connection, _, raw = next(reader.messages(chosen))
         image = store.deserialize_cdr(raw, connection.msgtype)
-    assert (image.encoding, image.height, image.width, image.step) == ('rgb8', 24, 32, 96)
-    assert len(image.data) == 24 * 96
+    assert (image.encoding, image.height, image.width, image.step) == ('rgb8', 64, 96, 288)
+    assert len(image.data) == 64 * 288
 
 
 def test_cityscapes_layout_and_label_ids(data: SimulatedData) -> None:
     valid = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
     labels = sorted(data.cityscapes.glob('gtFine/*/*/*_gtFine_labelIds.png'))
     images = sorted(data.cityscapes.glob('leftImg8bit/*/*/*_leftImg8bit.png'))
-    assert len(labels) == len(images) == len(TRAIN_TOWNS) * 3 + 2 * len(CONDITIONS)
+    assert len(labels) == len(images) == len(TRAIN_TOWNS) + len(CONDITIONS)
     for label, image in zip(labels, images, strict=True):
         assert label.name.split('_gtFine')[0] == image.name.split('_leftImg8bit')[0]
         ids = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)

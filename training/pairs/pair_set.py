@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,11 @@ class PairSet:
             always or never. A flipped bit in a JPEG is seen in no other way.
         index: The index, where it is known already.
 
+    Attributes:
+        folder: The set's folder or URL.
+        index: The index, see docs/formats.md.
+        index_sha256: Hash of index.parquet.
+
     Raises:
         PairSetError: No set there, or an index that is damaged or lacks columns.
     """
@@ -50,6 +55,7 @@ class PairSet:
         self.folder = self._store.path if isinstance(self._store, LocalFolder) else folder
         self.check = check
         # Arrow's buffers rather than Python objects: workers that fork share them untouched.
+        self.index_sha256 = ''
         self.index = self._checked(self._read_index() if index is None else index)
         self._shards = Shards(self._store)
         names = [f'{kind}_{what}' for kind in _KINDS for what in ('offset', 'size')]
@@ -152,6 +158,20 @@ class PairSet:
                 progress(position + 1)
         return problems
 
+    def shard_names(self) -> list[str]:
+        """The files in the folder of shards."""
+        return self._store.names('shards')
+
+    def open_shard(self, shard: str) -> IO[bytes]:
+        """A shard as a file.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        if isinstance(self._store, LocalFolder):
+            return (self._store.path / 'shards' / shard).open('rb')
+        return self._store.open(f'shards/{shard}')
+
     def close(self) -> None:
         """Close the shards; they are opened again when needed."""
         self._shards.close()
@@ -205,6 +225,7 @@ class PairSet:
                 f'{self._store} is not a pair set (no index.parquet); '
                 f'make one with python training/convert.py RECORDING --out {self._store}'
             ) from None
+        self.index_sha256 = hashlib.sha256(data).hexdigest()
         try:
             # Not read_table: its threads may outlive the interpreter and abort at its end.
             file = pq.ParquetFile(

@@ -82,7 +82,7 @@ def contact_sheet(pairs: PairSet, count: int = 12, width: int = 640) -> np.ndarr
         height = max(cell.shape[0] for cell in row)
         row += [np.zeros((height, width, 3), np.uint8)] * (columns - len(row))
         rows.append(np.hstack([_pad(cell, height) for cell in row]))
-    return np.vstack([*rows, _scale_bar(columns * width)])
+    return np.vstack([*rows, scale_bar(columns * width)])
 
 
 def _cell(pair: Pair, width: int) -> np.ndarray:
@@ -94,7 +94,8 @@ def _cell(pair: Pair, width: int) -> np.ndarray:
     return np.vstack([drawing, caption])
 
 
-def _scale_bar(width: int) -> np.ndarray:
+def scale_bar(width: int) -> np.ndarray:
+    """The scale of the colours, (22, width, 3) uint8 RGB."""
     bar = np.full((_CAPTION, width, 3), 24, np.uint8)
     start, end = width // 4, 3 * width // 4
     depths = np.geomspace(NEAR, FAR, end - start)

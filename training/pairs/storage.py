@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from clcp_ros.errors import ClcpError, PairSetError
 
@@ -163,6 +163,10 @@ class RemoteFolder:
         """A part of a file; shorter where the file ends before."""
         with _remote(self.path(name)):
             return self.system.cat_file(self.path(name), start=start, end=stop)
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to read from anywhere in it."""
+        return self.system.open(self.path(name), 'rb')
 
     def exists(self, name: str) -> bool:
         """See `Folder.exists`."""

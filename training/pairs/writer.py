@@ -175,13 +175,18 @@ class PairSetWriter:
         split.assign(rows, drives)
         table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
         splits = Counter(row['split'] for row in rows)
-        report = {**report, 'splits': {name: splits[name] for name in ('train', 'val')}}
+        stream = io.BytesIO()
+        pq.write_table(table, stream, compression='zstd', write_page_checksum=True)
+        index = stream.getvalue()
+        report = {
+            **report,
+            'splits': {name: splits[name] for name in ('train', 'val')},
+            'index_sha256': hashlib.sha256(index).hexdigest(),
+        }
         for name, data in (extras(table) if extras is not None else {}).items():
             self.folder.write(name, data)
         self.folder.write('report.json', (json.dumps(report, indent=1) + '\n').encode())
-        stream = io.BytesIO()
-        pq.write_table(table, stream, compression='zstd', write_page_checksum=True)
-        self.folder.write('index.parquet', stream.getvalue())
+        self.folder.write('index.parquet', index)
         self.tidy({row['shard'] for row in rows})
         return len(rows)
 

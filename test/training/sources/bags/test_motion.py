@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stamps, offsets, poses and de-skewing of bags."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clcp_ros.errors import RecordingError
+from training.pairs.odometry import has_kiss_icp
+from training.pairs.offset import estimate_offset
+
+SPEED = 10.0
+
+
+def with_odometry(bags, drive, **changes):
+    """Straight ahead at 10 m/s from x = 100."""
+    for i in range(-20, 60):
+        stamp = bags.START + i * 20_000_000
+        message = bags.odometry(stamp, (100 + SPEED * i * 0.02, 0, 0), **changes)
+        drive.add('/odom', stamp, message)
+    return drive
+
+
+def expected(bags, number: int) -> np.ndarray:
+    """Points as the lidar would have seen them at the frame's time, 7 ms before the scan's."""
+    wanted = bags.points(number)
+    moved = np.stack([wanted[axis] for axis in 'xyz'], axis=1).astype(np.float64)
+    moved[:, 0] += SPEED * (0.007 + wanted['time'])
+    return moved
+
+
+def test_odometry_moves_points_to_the_frames_stamp(bags, tmp_path, container):
+    found = bags.read(with_odometry(bags, bags.Drive()).write(tmp_path / 'b', container))
+    assert len(found.pairs) == 4
+    for i, pair in enumerate(found.pairs):
+        np.testing.assert_allclose(pair.points[:, :3], expected(bags, i), atol=1e-4)
+        np.testing.assert_allclose(pair.T_world_ego[:3, 3], [100 + i, 0, 0], atol=1e-6)
+        assert pair.source['deskewed'] == '/odom (base_link)'
+    assert found.noted('de-skewed', '/odom')
+
+
+def test_tf_moves_points_as_well(bags, tmp_path):
+    """odom -> base_footprint moves, base_footprint -> base_link is fixed; map -> odom jumps."""
+    drive = bags.Drive()
+    drive.add(
+        '/tf_static',
+        bags.START,
+        bags.tf(bags.transform('base_footprint', 'base_link', (0, 0, 0.3))),
+    )
+    for i in range(-20, 60):
+        stamp = bags.START + i * 20_000_000
+        moved = bags.transform('odom', 'base_footprint', (SPEED * i * 0.02, 0, 0), stamp_ns=stamp)
+        jump = bags.transform('map', 'odom', (5.0 * (i > 8), 0, 0), stamp_ns=stamp)
+        drive.add('/tf', stamp, bags.tf(moved, jump))
+    found = bags.read(drive.write(tmp_path / 'b'))
+    for i, pair in enumerate(found.pairs):
+        np.testing.assert_allclose(pair.points[:, :3], expected(bags, i), atol=1e-4)
+        np.testing.assert_allclose(pair.T_world_ego[:3, 3], [i, 0, 0], atol=1e-6)
+    assert found.noted('/tf (odom to base_footprint)')
+
+
+@pytest.mark.parametrize('child', ['', '/base_link', 'lidar'])
+def test_names_of_the_odometrys_frame(bags, tmp_path, child):
+    drive = with_odometry(bags, bags.Drive(1), child=child)
+    pair = bags.read(drive.write(tmp_path / 'b')).pairs[0]
+    np.testing.assert_allclose(pair.points[:, :3], expected(bags, 0), atol=1e-4)
+
+
+def test_not_asked_for(bags, tmp_path):
+    path = with_odometry(bags, bags.Drive()).write(tmp_path / 'b')
+    found = bags.read(path, deskew='none')
+    np.testing.assert_array_equal(found.pairs[0].points[:, 0], bags.points(0)['x'])
+    assert found.pairs[0].T_world_ego is not None
+    assert 'deskewed' not in found.pairs[0].source
+    with pytest.raises(RecordingError, match='--deskew tf is not possible: nothing moves'):
+        bags.read(path, deskew='tf')
+    with pytest.raises(RecordingError, match='--deskew poses means nothing'):
+        bags.read(path, deskew='poses')
+
+
+def test_reasons_not_to(bags, tmp_path):
+    def without_time(stamp, message):
+        columns = bags.points(0)
+        del columns['time']
+        return bags.cloud(stamp, columns)
+
+    untimed = with_odometry(bags, bags.Drive(2)).replace('/lidar/points', without_time)
+    found = bags.read(untimed.write(tmp_path / 'untimed'))
+    assert found.noted('not de-skewed', 'no times')
+    np.testing.assert_array_equal(found.pairs[0].points[:, 0], bags.points(0)['x'])
+    named = with_odometry(bags, bags.Drive(2))
+    named.messages = [(t.replace('/lidar/points', '/lidar/deskewed_points'), s, m)
+                      for t, s, m in named.messages]  # fmt: skip
+    assert bags.read(named.write(tmp_path / 'named')).noted('motion-compensated by its name')
+    assert bags.read(bags.Drive(2).write(tmp_path / 'no_poses')).noted('no poses', 'kiss-icp')
+    elsewhere = with_odometry(bags, bags.Drive(2), child='trailer')
+    assert bags.read(elsewhere.write(tmp_path / 'b')).noted("to 'trailer'")
+
+
+def test_scans_beyond_the_poses_stay_as_they_are(bags, tmp_path):
+    drive = with_odometry(bags, bags.Drive(30))
+    found = bags.read(drive.write(tmp_path / 'b'))
+    assert len(found.pairs) == 30
+    assert found.pairs[3].T_world_ego is not None
+    assert found.pairs[29].T_world_ego is None
+    np.testing.assert_array_equal(found.pairs[29].points[:, 0], bags.points(29)['x'])
+    assert found.noted('outside of the poses')
+
+
+def test_pose_messages(bags, tmp_path):
+    drive = bags.Drive(2)
+    for i in range(-20, 60):
+        stamp = bags.START + i * 20_000_000
+        whole = bags.odometry(stamp, (SPEED * i * 0.02, 0, 0))
+        drive.add('/pose', stamp, bags.make('geometry_msgs/msg/PoseStamped', header=whole.header,
+                                            pose=whole.pose.pose))  # fmt: skip
+    pair = bags.read(drive.write(tmp_path / 'b')).pairs[1]
+    np.testing.assert_allclose(pair.points[:, :3], expected(bags, 1), atol=1e-4)
+
+
+@pytest.mark.skipif(not has_kiss_icp(), reason='KISS-ICP is not installed')
+def test_kiss_icp(bags, tmp_path):
+    """A corner of walls that comes nearer at 10 m/s, seen by a lidar that takes 0.1 s."""
+    drive = bags.Drive(0)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        stamp = bags.START + i * bags.STEP
+        drive.add('/cam/image_raw', stamp, bags.image(stamp, bags.picture(i)))
+        x, y, z = rng.uniform([-30, -15, -2], [40, 15, 4], (4500, 3)).T
+        walls = [(40, y, z), (x, 15, z), (x, -12, z)]
+        world = np.concatenate(
+            [np.column_stack(np.broadcast_arrays(*wall))[n::3] for n, wall in enumerate(walls)]
+        )
+        time = rng.uniform(0, 0.1, len(world))
+        world[:, 0] -= SPEED * (i * 0.1 + time)
+        columns = {a: world[:, n].astype(np.float32) for n, a in enumerate('xyz')}
+        columns['time'] = time.astype(np.float32)
+        drive.add('/lidar/points', stamp, bags.cloud(stamp, columns))
+    path = drive.write(tmp_path / 'b')
+    found = bags.read(path, deskew='kiss-icp')
+    assert found.noted('KISS-ICP')
+    pair = found.pairs[8]
+    ahead = pair.points[(np.abs(pair.points[:, 1]) < 10) & (pair.points[:, 0] > 20), 0]
+    # At the frame's stamp the wall is 40 - 8 m away; smeared, it was a metre thick.
+    assert np.ptp(ahead) < 0.3
+    assert ahead.mean() == pytest.approx(32, abs=0.3)
+    moved = found.pairs[9].T_world_ego[:3, 3] - found.pairs[8].T_world_ego[:3, 3]
+    assert np.linalg.norm(moved) == pytest.approx(1, abs=0.1)
+
+
+# Stamps
+
+
+def test_times_of_recording_instead_of_headers(bags, tmp_path):
+    """The transport delays scans by 30 ms."""
+    drive = bags.Drive()
+    drive.messages = [
+        (t, s + 30_000_000 * (t == '/lidar/points'), m) for t, s, m in drive.messages
+    ]
+    path = drive.write(tmp_path / 'b')
+    assert bags.read(path, stamp='header').pairs[0].lidar_stamp_ns == bags.START + 7_000_000
+    found = bags.read(path, stamp='bag')
+    assert found.pairs[0].lidar_stamp_ns == bags.START + 37_000_000
+    np.testing.assert_allclose(found.pairs[0].points[:, 5], bags.points(0)['time'])
+    assert found.noted('times of recording')
+    with pytest.raises(RecordingError, match='known are header, bag'):
+        bags.read(path, stamp='receive')
+
+
+def test_offsets_of_the_sensors(bags, tmp_path):
+    path = bags.Drive().write(tmp_path / 'b')
+    found = bags.read(path, camera_offset=-0.02, lidar_offset=0.005)
+    assert found.pairs[1].camera_stamp_ns == bags.START + bags.STEP - 20_000_000
+    assert found.pairs[1].lidar_stamp_ns == bags.START + bags.STEP + 12_000_000
+    assert found.noted('-0.02 s are added to the stamps of the images')
+    # A whole period makes the pairs others.
+    shifted = bags.read(path, camera_offset=0.1)
+    assert [p.key for p in shifted.pairs] == ['b/000000', 'b/000001', 'b/000002']
+    np.testing.assert_array_equal(shifted.pairs[0].points[:, 0], bags.points(1)['x'])
+
+
+def test_a_clock_that_was_set_back(bags, tmp_path):
+    """The headers' clock goes back by 0.83 s amid the drive: stamps occur twice."""
+    back = 830_000_000
+    drive = bags.Drive(12)
+
+    def late(time, message):
+        if time < bags.START + 6 * bags.STEP:
+            return message
+        stamp = message.header.stamp
+        ns = stamp.sec * 10**9 + stamp.nanosec - back
+        message.header = bags.header(ns, message.header.frame_id)
+        return message
+
+    for topic in ('/cam/image_raw', '/lidar/points'):
+        drive = drive.replace(topic, late)
+    found = bags.read(with_odometry(bags, drive).write(tmp_path / 'b'))
+    assert found.noted('jumps back 1 time')
+    assert len(found.pairs) == 12
+    for i, pair in enumerate(found.pairs):
+        np.testing.assert_array_equal(pair.image, bags.picture(i))
+        np.testing.assert_array_equal(pair.points[:, 0], bags.points(i)['x'])
+        assert abs(pair.lidar_stamp_ns - pair.camera_stamp_ns) == 7_000_000
+        assert pair.T_world_ego is None
+
+
+def test_clocks_that_know_nothing_of_each_other(bags, tmp_path):
+    def boot_time(stamp, _):
+        return bags.image(stamp - bags.START + 12 * 10**9, bags.picture(0))
+
+    path = bags.Drive().replace('/cam/image_raw', boot_time).write(tmp_path / 'b')
+    with pytest.raises(RecordingError, match=r'at least 1699999987\.\d s apart.*--stamp bag'):
+        bags.read(path)
+    assert len(bags.read(path, stamp='bag').pairs) == 4
+
+
+def test_frames_come_in_the_order_of_their_stamps(bags, tmp_path):
+    """Recorded in another order, as with several drivers on a busy machine."""
+    drive = bags.Drive(6)
+    rng = np.random.default_rng(1)
+    drive.messages = [
+        (
+            t,
+            s
+            + int(rng.integers(0, 4 * bags.STEP)) * (t[1:4] in ('cam', 'lid') and 'info' not in t),
+            m,
+        )
+        for t, s, m in drive.messages
+    ]
+    found = bags.read(drive.write(tmp_path / 'b'))
+    stamps = [p.camera_stamp_ns for p in found.pairs]
+    assert stamps == sorted(stamps)
+    assert len(stamps) == 6
+    for i, pair in enumerate(found.pairs):
+        np.testing.assert_array_equal(pair.image, bags.picture(i))
+        np.testing.assert_array_equal(pair.points[:, 0], bags.points(i)['x'])
+
+
+def test_offset_of_a_bag_that_cannot_tell(bags, tmp_path):
+    """Random points agree with nothing."""
+    still = bags.Drive(8)
+    for i in range(-20, 60):
+        stamp = bags.START + i * 20_000_000
+        still.add('/odom', stamp, bags.odometry(stamp, (0, 0, 0)))
+    found = estimate_offset(bags.read(still.write(tmp_path / 'b')).recording)
+    assert found.seconds is None
+    assert 'cannot be told' in found.text

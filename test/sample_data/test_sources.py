@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from clcp_ros.errors import RecordingError
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import project_points, visible_points
-from training.sources import SourceOptions, a2d2, open_source
+from training.sources import SourceOptions, a2d2, kitti_odometry, open_source
 from training.sources._pointcloud2 import cloud_fields, decode_cloud, learn_convention
 from training.sources._rosbag_calibration import _intrinsics_of_info, _model
 from training.sources._rosbag_topics import choose_topics
@@ -119,6 +120,98 @@ def test_kitti_raw(sample_data, tmp_path):
     assert strength[0] > max(strength[1:])
     preview = image_codec.decode_bytes((tmp_path / 'pairs' / 'preview.png').read_bytes())
     assert len(np.unique(preview.reshape(-1, 3), axis=0)) > 5000
+
+
+def road_error(pair, box: tuple[int, int, int, int], height: float) -> float:
+    """Median relative error of depths in a box that shows flat road, the camera at a height."""
+    rows, columns = pair.image.shape[:2]
+    uv, depth, seen = visible_points(pair.xyz, pair.K, pair.T_camera_lidar, columns, rows)
+    left, top, right, bottom = box
+    road = seen & (uv[:, 0] > left) & (uv[:, 0] < right) & (uv[:, 1] > top) & (uv[:, 1] < bottom)
+    assert road.sum() > 50
+    expected = pair.K[1, 1] * height / (uv[road, 1] - pair.K[1, 2])
+    return float(np.median(np.abs(depth[road] / expected - 1)))
+
+
+def test_kitti_object(sample_data, tmp_path):
+    pairs = convert(sample_data / 'kitti_object', tmp_path / 'pairs')
+    assert len(pairs) == 3
+    assert pairs.verify() == []
+    assert len({tuple(p.K.ravel()) for p in pairs}) > 1  # frames of several drives
+    for pair in pairs:
+        rows, columns = pair.image.shape[:2]
+        _, _, seen = visible_points(pair.xyz, pair.K, pair.T_camera_lidar, columns, rows)
+        assert 10_000 < seen.sum() < 30_000
+    # Frame 1 is a straight road; KITTI's cameras are 1.65 m above it.
+    assert road_error(pairs[1], (450, 250, 750, 375), 1.65) < 0.1
+
+
+def test_kitti_object_boxes(sample_data, tmp_path):
+    """The labelled pedestrian of frame 0 is as far in the scan as in its 3-D box."""
+    pair = convert(sample_data / 'kitti_object', tmp_path / 'pairs')[0]
+    label = (sample_data / 'kitti_object/training/label_2/000000.txt').read_text().split()
+    assert label[0] == 'Pedestrian'
+    left, top, right, bottom = (float(v) for v in label[4:8])
+    uv, depth = project_points(pair.xyz, pair.K, pair.T_camera_lidar)
+    middle = (np.abs(uv[:, 0] - (left + right) / 2) < 8) & (np.abs(uv[:, 1] - top - 70) < 30)
+    assert middle.sum() > 20
+    assert abs(np.median(depth[middle]) - float(label[13])) < 0.5
+    assert bottom > top
+
+
+def test_nuscenes_all_cameras(sample_data, tmp_path):
+    pairs = convert(sample_data / 'nuscenes', tmp_path / 'pairs', camera='all')
+    assert len(pairs) == 6
+    assert pairs.verify() == []
+    by_camera = {p.camera: p for p in pairs}
+    for pair in pairs:
+        assert pair.image.shape == (900, 1600, 3)
+        assert len(pair.points) == 34_688
+        assert pair.columns == ('x', 'y', 'z', 'intensity', 'ring')
+        assert set(np.unique(pair.points[:, 4])) == set(range(32))
+        _, _, seen = visible_points(pair.xyz, pair.K, pair.T_camera_lidar, 1600, 900)
+        assert 2500 < seen.sum() < 6000
+    # All six together see nearly all directions: no two look the same way.
+    seen = [visible_points(p.xyz, p.K, p.T_camera_lidar, 1600, 900)[2] for p in pairs]
+    assert np.sum(seen, axis=0).max() <= 2
+    assert road_error(by_camera['CAM_FRONT'], (600, 650, 1000, 900), 1.51) < 0.06
+    gaps = {c: (p.lidar_stamp_ns - p.camera_stamp_ns) / 1e6 for c, p in by_camera.items()}
+    assert gaps['CAM_FRONT'] == pytest.approx(35.491)
+    # The vehicle drove 0.3 m between front image and scan: compensated, the camera sees the scan
+    # from further back than it is mounted.
+    mounted = np.array([1.70079, 0.01595, 1.51096]) - np.array([0.943713, 0.0, 1.84023])
+    origin = np.linalg.inv(by_camera['CAM_FRONT'].T_camera_lidar)[:3, 3]
+    assert np.linalg.norm(origin) - np.linalg.norm(mounted) < -0.2
+
+
+def test_semantickitti_labels(sample_data):
+    folder = sample_data / 'semantickitti' / 'sequences' / 'XX'
+    points = np.fromfile(folder / 'velodyne' / '000000.bin', '<f4').reshape(-1, 4)
+    semantic, _ = kitti_odometry.read_labels(folder / 'labels' / '000000.label', len(points))
+    assert len(np.unique(semantic)) == 19
+    ids, unknown = kitti_odometry.learning_ids(semantic)
+    assert unknown == 0
+    # Roads lie about 1.73 m below the scanner; buildings rise above it.
+    road = kitti_odometry.SEMANTIC_CLASSES.index('road')
+    building = kitti_odometry.SEMANTIC_CLASSES.index('building')
+    assert np.median(points[ids == road, 2]) == pytest.approx(-1.73, abs=0.25)
+    assert points[ids == building, 2].max() > 1
+
+
+def test_semantickitti_without_images(sample_data, tmp_path):
+    with pytest.raises(
+        RecordingError, match='has scans and no images; KITTI publishes them apart'
+    ):
+        convert(sample_data / 'semantickitti', tmp_path / 'pairs')
+
+
+def test_a2d2_class_list_is_known(sample_data):
+    names = json.loads((sample_data / 'a2d2/camera_lidar_semantic/class_list.json').read_text())
+    rgb = np.array([[list(bytes.fromhex(color[1:])) for color in names]], np.uint8)
+    ids, unknown = a2d2.labels_to_train_ids(rgb)
+    assert (len(names), unknown) == (55, 0)
+    found = dict(zip(names.values(), ids[0].tolist(), strict=True))
+    assert (found['Car 3'], found['RD normal street'], found['Rain dirt']) == (13, 0, 255)
 
 
 def test_luminar_clouds(sample_data):

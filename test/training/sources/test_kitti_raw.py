@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from clcp_ros.errors import CalibrationError, RecordingError
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import project_points
-from training.sources import kitti_raw, open_source
+from training.sources import SourceOptions, kitti_raw, open_source
 
 R_RECT = '1 0 0 0 1 0 0 0 1'
 # Camera 2 is 0.06 m left of camera 0: P[0, 3] = fx * 0.06
@@ -44,8 +45,8 @@ def scan(number: int) -> np.ndarray:
     return rng.uniform([-20, -20, -2, 0], [20, 20, 2, 1], (100, 4)).astype(np.float32)
 
 
-def convert(path: Path, out: Path) -> PairSet:
-    source, recordings = open_source(path)
+def convert(path: Path, out: Path, **options: Any) -> PairSet:
+    source, recordings = open_source(path, options=SourceOptions(**options))
     jobs = plan([(source.name, str(path), recording) for recording in recordings])
     build(jobs, out, BuildOptions(image_format='png'), preview=False)
     return PairSet(out)
@@ -139,3 +140,94 @@ def test_no_scans(tmp_path):
         path.unlink()
     with pytest.raises(RecordingError, match='3 images of image_02 and 0 scans'):
         convert(tmp_path, tmp_path / 'out')
+
+
+def with_motion(tmp_path: Path, count: int = 4) -> Path:
+    """10 m/s to the north with the IMU at the scanner's place; stamps of all sensors at 10 Hz."""
+    folder = drive(tmp_path / '2011_09_26', count=count)
+    (tmp_path / '2011_09_26' / 'calib_imu_to_velo.txt').write_text(
+        'calib_time: x\nR: 1 0 0 0 1 0 0 0 1\nT: 0 0 0\n'
+    )
+    lines = [f'2011-09-26 13:02:25.{i * 100_000_000:09d}' for i in range(count)]
+    (folder / 'oxts' / 'data').mkdir(parents=True)
+    for sensor in ('image_02', 'velodyne_points', 'oxts'):
+        (folder / sensor / 'timestamps.txt').write_text('\n'.join(lines) + '\n')
+    for i in range(count):
+        latitude = 49.0 + i / (np.pi / 180 * 6378137)
+        text = f'{latitude!r} 8.4 110 0 0 {np.pi / 2} ' + '0 ' * 24
+        (folder / 'oxts' / 'data' / f'{i:010d}.txt').write_text(text)
+    return folder
+
+
+def test_untwisting_when_asked(tmp_path):
+    folder = with_motion(tmp_path)
+    points = np.array([[10, 0, 0, 0], [0, 10, 0, 0], [0, -10, 0, 0], [10, 10, 0, 0]], np.float32)
+    points.tofile(folder / 'velodyne_points' / 'data' / '0000000001.bin')
+    np.testing.assert_array_equal(convert(tmp_path, tmp_path / 'raw')[1].points, points)
+    pairs = convert(tmp_path, tmp_path / 'pairs', deskew='poses')
+    # 1 m a frame: a quarter of a turn is 0.25 m. What is on the left was measured earlier.
+    expected = [[10, 0, 0], [-0.25, 10, 0], [0.25, -10, 0], [10 - 0.125, 10, 0]]
+    np.testing.assert_allclose(pairs[1].xyz, expected, atol=1e-3)
+    assert any('de-skewed with oxts' in n for n in pairs.report['recordings'][0]['notes'])
+
+
+def test_untwisting_needs_poses(tmp_path):
+    folder = with_motion(tmp_path)
+    (tmp_path / '2011_09_26' / 'calib_imu_to_velo.txt').unlink()
+    with pytest.raises(CalibrationError, match=r'calib_imu_to_velo.txt is missing.*de-skewed'):
+        convert(tmp_path, tmp_path / 'pairs', deskew='poses')
+    with_motion_again = folder / 'oxts' / 'timestamps.txt'
+    (tmp_path / '2011_09_26' / 'calib_imu_to_velo.txt').write_text(
+        'R: 1 0 0 0 1 0 0 0 1\nT: 0 0 0\n'
+    )
+    with_motion_again.unlink()
+    with pytest.raises(RecordingError, match='leave out --deskew poses'):
+        convert(tmp_path, tmp_path / 'pairs', deskew='poses')
+
+
+def test_damaged_packets_of_oxts(tmp_path):
+    folder = with_motion(tmp_path)
+    (folder / 'oxts' / 'data' / '0000000001.txt').write_text('49 nan 1 0 0 0')
+    (folder / 'oxts' / 'data' / '0000000002.txt').write_text('49')
+    pairs = convert(tmp_path, tmp_path / 'pairs')
+    assert [p.T_world_ego is None for p in pairs] == [False, True, True, False]
+    assert '2 packets of oxts cannot be read' in pairs.report['recordings'][0]['notes'][-1]
+
+
+def test_offsets_shift_the_stamps(tmp_path):
+    with_motion(tmp_path)
+    pairs = convert(tmp_path, tmp_path / 'pairs', camera_offset=0.01, lidar_offset=-0.005)
+    assert {p.lidar_stamp_ns - p.camera_stamp_ns for p in pairs} == {-15_000_000}
+
+
+def test_several_cameras(tmp_path):
+    folder = drive(tmp_path / '2011_09_26')
+    calibration = folder.parent / 'calib_cam_to_cam.txt'
+    P_3 = '700 0 600 -336 0 700 180 0 0 0 1 0'
+    calibration.write_text(calibration.read_text() + f'P_rect_03: {P_3}\nS_rect_03: 120 36\n')
+    (folder / 'image_03' / 'data').mkdir(parents=True)
+    for i in range(3):
+        image = np.full((36, 120 + (i == 1), 3), 7, np.uint8)
+        path = folder / 'image_03' / 'data' / f'{i:010d}.png'
+        path.write_bytes(image_codec.encode_png(image))
+    pairs = convert(tmp_path, tmp_path / 'pairs', camera='all')
+    assert {p.sequence for p in pairs} == {
+        f'{folder.name}_image_02', f'{folder.name}_image_03'
+    }  # fmt: skip
+    assert pairs.report['dropped'] == {'image: not of the size 120 x 36 of its camera': 1}
+    with pytest.raises(RecordingError, match="no images of camera 'image_01'"):
+        convert(tmp_path, tmp_path / 'other', camera='image_01')
+    with pytest.raises(RecordingError, match='--deskew odom is not for the kitti_raw reader'):
+        convert(tmp_path, tmp_path / 'other', deskew='odom')
+
+
+def test_lost_scans_without_lines(tmp_path):
+    """Of drive 0009 four scans are lost: the file of stamps may have lines for the others only."""
+    folder = with_motion(tmp_path)
+    (folder / 'velodyne_points' / 'data' / '0000000001.bin').unlink()
+    path = folder / 'velodyne_points' / 'timestamps.txt'
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join(lines[:1] + lines[2:]))
+    pairs = convert(tmp_path, tmp_path / 'pairs')
+    assert [int(p.key[-1]) for p in pairs] == [0, 2, 3]
+    assert all(p.camera_stamp_ns == p.lidar_stamp_ns for p in pairs)

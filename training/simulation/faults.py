@@ -57,9 +57,9 @@ def _dirty(picture: Array, severity: float, seed: tuple[int, ...]) -> Array:
     """Dried mud and dust: far out of focus, it takes light and scatters some of the rest."""
     h, w = picture.shape[:2]
     mask = _mud(h, w, seed)
-    # The threshold sinks as the dirt grows; no pixel becomes cleaner.
-    cover = np.clip((mask - np.float32(1.05 - 0.95 * severity)) / np.float32(0.30), 0, 1)
-    cover *= np.float32(0.45 + 0.5 * severity)
+    # The dirt grows: no pixel becomes cleaner.
+    cover = np.clip((mask - np.float32(1 - 0.5 * severity)) / np.float32(0.15), 0, 1)
+    cover *= np.float32(0.5 + 0.45 * severity) * np.float32(min(1.0, 5 * severity))
     around = picture.mean(axis=(0, 1)) * np.array([0.42, 0.36, 0.28], np.float32)
     cover3 = cv2.merge([cover, cover, cover])
     scattered = cover3 * around
@@ -69,7 +69,7 @@ def _dirty(picture: Array, severity: float, seed: tuple[int, ...]) -> Array:
 
 @functools.lru_cache(maxsize=8)
 def _mud(h: int, w: int, seed: tuple[int, ...]) -> Array:
-    """(H, W) float32 in [0, 1], where dirt collects first."""
+    """(H, W) float32 in [0, 1]: the share of the image that is cleaner than a pixel."""
     rng = np.random.default_rng([*seed, 1])
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     sx, sy = rng.uniform(0, 100, 2)
@@ -82,8 +82,7 @@ def _mud(h: int, w: int, seed: tuple[int, ...]) -> Array:
     # Splashes come from below.
     cloud += 0.15 * (y / h - 0.5)
     soft = cv2.GaussianBlur(cloud.astype(np.float32), (0, 0), w / 110)
-    low, high = float(soft.min()), float(soft.max())
-    return (soft - low) / (high - low)
+    return _ranked(soft)
 
 
 def _covered(picture: Array, severity: float, seed: tuple[int, ...]) -> Array:
@@ -109,9 +108,14 @@ def _cover_order(h: int, w: int, seed: tuple[int, ...]) -> Array:
         0.15 * w
     )
     field = cv2.GaussianBlur(along + wobble, (0, 0), w / 60)
-    order = np.empty(h * w, np.float32)
-    order[np.argsort(field.ravel(), kind='stable')] = np.linspace(0, 1, h * w, dtype=np.float32)
-    return order.reshape(h, w)
+    return _ranked(field)
+
+
+def _ranked(field: Array) -> Array:
+    """Ranks of the values, 0 the lowest and 1 the highest."""
+    order = np.empty(field.size, np.float32)
+    order[np.argsort(field.ravel(), kind='stable')] = np.linspace(0, 1, field.size)
+    return order.reshape(field.shape)
 
 
 def _defocused(picture: Array, severity: float) -> Array:

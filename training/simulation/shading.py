@@ -44,7 +44,12 @@ def shade(view: View, condition: Condition, lit: Light, sun: Array) -> Array:
         for plane, white in zip(albedo, _SNOW, strict=True):
             plane += cover * np.float32(white)
     radiance = _irradiance(view, lit, sun)
-    radiance += view.lamplight
+    # By day lamps add less than a hundredth; faded out, so that no severity makes a step.
+    lamps = float(np.clip((0.20 - max(lit.ambient)) / 0.1, 0, 1))
+    if lamps == 1:
+        radiance += view.lamplight
+    elif lamps > 0:
+        radiance += view.lamplight * np.float32(lamps)
     radiance *= albedo
     _add_mirrored(view, lit, radiance)
     radiance += view.surface.emission

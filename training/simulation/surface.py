@@ -25,7 +25,7 @@ _PROPERTIES = {
     _M.GRASS: (0.45, 0.50, 0.0, 3.5, 0.0), _M.FACADE: (0.18, 0.14, 0.0, 1.1, 0.0),
     _M.ROOF: (0.2, 0.3, 0.02, 1.5, 0.0), _M.MASONRY: (0.25, 0.25, 0.0, 1.1, 0.0),
     _M.METAL: (0.1, 0.1, 0.15, 0.8, 0.0), _M.SIGN: (0.0, 0.03, 0.05, 1.0, 1.0),
-    _M.LAMP: (0.0, 0.0, 0.0, 0.3, 0.0), _M.LEAF: (0.35, 0.55, 0.02, 4.0, 0.0),
+    _M.LAMP: (0.0, 0.0, 0.0, 0.3, 0.0), _M.LEAF: (0.45, 0.90, 0.02, 4.0, 0.0),
     _M.PAINT: (0.03, 0.02, 0.35, 0.7, 0.0), _M.GLASS: (0.0, 0.0, 0.6, 0.5, 0.0),
     _M.RUBBER: (0.1, 0.1, 0.0, 1.0, 0.0), _M.CLOTH: (0.15, 0.2, 0.0, 1.4, 0.0),
     _M.BARK: (0.3, 0.5, 0.0, 2.0, 0.0), _M.HEADLIGHT: (0.0, 0.0, 0.3, 0.4, 0.3),
@@ -35,7 +35,7 @@ _PROPERTIES = {
     _M.LANE: (0.25, 0.30, 0.05, 1.2, 0.0), _M.MARKING: (0.15, 0.20, 0.05, 1.0, 0.06),
     _M.RAIL: (0.1, 0.1, 0.3, 0.8, 0.0), _M.CONCRETE: (0.2, 0.2, 0.0, 1.2, 0.0),
     _M.GRAVEL: (0.25, 0.6, 0.0, 1.3, 0.0), _M.FIELD: (0.35, 0.4, 0.0, 2.5, 0.0),
-    _M.FOREST: (0.5, 0.6, 0.0, 4.0, 0.0), _M.TOWER: (0.05, 0.03, 0.1, 1.0, 0.0),
+    _M.FOREST: (0.5, 0.8, 0.0, 4.0, 0.0), _M.TOWER: (0.05, 0.03, 0.1, 1.0, 0.0),
     _M.SHOP: (0.1, 0.1, 0.05, 1.0, 0.0), _M.SIDING: (0.08, 0.05, 0.08, 1.0, 0.0),
     _M.TARP: (0.1, 0.05, 0.08, 1.2, 0.0), _M.SKIN: (0.05, 0.05, 0.02, 1.3, 0.0),
     _M.PLATE: (0.0, 0.1, 0.1, 1.0, 0.8), _M.BRAKELIGHT: (0.0, 0.0, 0.2, 1.0, 0.8),
@@ -50,7 +50,7 @@ _EMISSION = {
     _M.BRAKELIGHT: (0.22, 0.008, 0.005), _M.STREETLAMP: (1.1, 0.85, 0.5),
     _M.INDICATOR: (0.2, 0.1, 0.005),
 }  # fmt: skip
-_COLOUR = 0.8
+_COLOUR = 0.72
 _TRAFFIC_LIGHT = 0.35
 _ROOM = 0.004
 """Radiance of a lit room behind a window: 50 cd/m2."""
@@ -110,6 +110,8 @@ def noise(x: Array, y: Array, cell: float) -> Array:
 def smooth_noise(x: Array, y: Array, cell: float) -> Array:
     """`noise` of (N,) coordinates without steps, where features fill much of the picture."""
     scale, n = np.float32(8 / cell), len(x)
+    if n == 0:
+        return np.zeros(0, np.float32)
     rows = -(-n // 1024)
     grid = np.zeros((2, rows * 1024), np.float32)
     grid[0, :n], grid[1, :n] = np.mod(x * scale, 256), np.mod(y * scale, 256)

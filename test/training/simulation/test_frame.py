@@ -73,12 +73,13 @@ def test_another_town_is_another_scene() -> None:
     assert (one.labels != two.labels).mean() > 0.05
 
 
-def test_every_class_occurs_in_a_short_drive() -> None:
+def test_every_class_occurs_in_a_few_short_drives() -> None:
     tiny = SimulationConfig(width=192, height=120, beams=2, columns=16)
     counts = np.zeros(256, int)
-    for time in np.arange(0, 24, 1.2):
-        labels = Moment(tiny, 2, float(time), with_lidar=False).view.labels
-        counts += np.bincount(labels.ravel(), minlength=256)
+    for town in range(1, 6):
+        for time in np.arange(0, 24, 4.0):
+            labels = Moment(tiny, town, float(time), with_lidar=False).view.labels
+            counts += np.bincount(labels.ravel(), minlength=256)
     missing = [name for i, name in enumerate(CITYSCAPES.names) if counts[i] == 0]
     assert not missing
     assert counts[len(CITYSCAPES) :].sum() == 0

@@ -90,7 +90,8 @@ def _run(features: Tensor, kernel: Tensor, pairs: KernelMap) -> Tensor:
         x = source.replace_feature(features.contiguous())
     module = _module(pairs.kind, *kernel.shape[1:], native)
     module.train(torch.is_grad_enabled())
-    y = torch.func.functional_call(module, {'weight': spconv_weight(kernel)}, (x,)).features
+    with torch.autocast(features.device.type, enabled=False):  # the types are settled
+        y = torch.func.functional_call(module, {'weight': spconv_weight(kernel)}, (x,)).features
     return y.index_select(0, order) if pairs.kind == 'strided' else y
 
 

@@ -36,9 +36,13 @@ class ModelConfig:
         image_weights: File of weights for it; None starts from scratch.
         image_pretrained: Let timm download weights instead.
         pool: Image embedding: mean of the patch tokens (avg) or class token (token; the thesis).
-        lidar_encoder: minkunet34_w32, minkunet18_w32 or minkunet_tiny.
-        lidar_weights: File of weights for it.
+        lidar_encoder: minkunet34_w32, minkunet18_w32, _w20 or _w16, or minkunet_tiny.
+        lidar_weights: File of weights for it, see training/convert_lidar_weights.py.
         freeze_lidar: Keep the lidar encoder as loaded, BatchNorm statistics included.
+        lidar_precision: What a frozen lidar encoder computes in; bfloat16 is faster and coarser.
+        sparse_backend: Of the lidar encoder: auto, torch, torchsparse or spconv.
+        checkpoint_activations: Compute the lidar encoder's blocks twice instead of keeping what
+            they computed: for scans that do not fit into memory.
         lidar_head: Projection of voxel features before pooling: linear or mlp.
         embed_dim: Size of the joint embedding.
     """
@@ -50,6 +54,9 @@ class ModelConfig:
     lidar_encoder: str = 'minkunet_tiny'
     lidar_weights: str | None = None
     freeze_lidar: bool = False
+    lidar_precision: Literal['float32', 'bfloat16'] = 'float32'
+    sparse_backend: Literal['auto', 'torch', 'torchsparse', 'spconv'] = 'auto'
+    checkpoint_activations: bool = False
     lidar_head: Literal['linear', 'mlp'] = 'mlp'
     embed_dim: int = 128
 
@@ -105,8 +112,10 @@ class Clcp(L.LightningModule):
         )  # fmt: skip
         self.image_encoder.check_size(image_size, image_size)
         self.lidar_encoder = MinkUNet(
-            model.lidar_encoder, weights=model.lidar_weights, frozen=model.freeze_lidar
-        )
+            model.lidar_encoder, weights=model.lidar_weights, frozen=model.freeze_lidar,
+            precision=model.lidar_precision, sparse_backend=model.sparse_backend,
+            checkpoint_activations=model.checkpoint_activations,
+        )  # fmt: skip
         self.image_head = nn.Linear(self.image_encoder.embed_dim, model.embed_dim)
         self.lidar_head = lidar_head(
             model.lidar_head, self.lidar_encoder.embed_dim, model.embed_dim

@@ -20,8 +20,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,15 @@ from training.evaluate import RESULT as EVALUATION
 from training.models.segmenter import LoadedModel, load_model
 from training.monitor_fit import fit_reference, fit_reference_by_drive
 from training.onnx_export import export_onnx, verify_onnx
+from training.onnx_reduce import Comparison, Precision, compare, to_half, to_int8
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
 from training.segmentation.labels import read_image
 
 _logger = logging.getLogger(__name__)
 
 _VERIFIED_FRAMES = 4
+_CALIBRATION_FRAMES = 64
+_COMPARED_FRAMES = 50
 # With fewer, a fit without one of them knows so little of the domain that a dark camera and a new
 # street look alike: seen on CamVid's two day drives.
 _MANY_DRIVES = 4
@@ -64,6 +69,8 @@ def export(
     evaluation: Path | None = None,
     name: str = '',
     max_frames: int = 400,
+    precision: Precision = 'fp32',
+    benchmark: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Export a bundle; reuse the one that is there when it was made of the same inputs.
@@ -81,6 +88,9 @@ def export(
         evaluation: What evaluate wrote, for the record; default: beside the model.
         name: Name of the bundle; default: network and class set.
         max_frames: Most frames for the fit, and for a calibration on held-out drives.
+        precision: fp16 halves the file, for accelerators; int8 is calibrated on frames of the fit.
+            What changes in the masks is reported.
+        benchmark: Also print the time of a frame for each execution provider of this machine.
         overwrite: Export anew even if nothing changed.
 
     Returns:
@@ -100,6 +110,7 @@ def export(
     inputs = {
         'name': name,
         'model_sha256': model_sha256,
+        'precision': precision,
         'monitor': {
             'fit': _record(domain.fit),
             'held_out': _record(domain.held_out),
@@ -111,6 +122,8 @@ def export(
         raise BundleError(f'{out} exists and is no bundle: not replaced; choose another --out')
     if not overwrite and _is_made_of(out, inputs):
         print(f'{out}: already exported from the same inputs')
+        if benchmark:
+            print_latencies(out)
         return out
     with atomic_path(out) as folder:
         folder.mkdir()
@@ -119,6 +132,9 @@ def export(
         segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
         images = [read_image(f.image) for f in _thinned(domain.fit, _VERIFIED_FRAMES)]
         differences = verify_onnx(loaded, segmenter, images)
+        change = None
+        if precision != 'fp32':
+            segmenter, change = _reduce(bundle, segmenter, precision, domain)
         sha256 = sha256_of(folder / bundle_files.MODEL)
         features = _features(segmenter, domain.fit, 'monitor: fit')
         if domain.held_out:
@@ -129,7 +145,7 @@ def export(
         reference.save(folder / bundle_files.REFERENCE)
         write_description(
             folder, name=name, classes=loaded.classes, input_spec=loaded.input,
-            provenance=_provenance(loaded, inputs, domain.how, differences),
+            provenance=_provenance(loaded, inputs, domain.how, differences, change),
         )  # fmt: skip
         load_bundle(folder)
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
@@ -138,7 +154,55 @@ def export(
         f'{len(loaded.classes)} classes; ONNX differs from torch by '
         f'{max(differences.values()):.1g} at most; monitor: {domain.how}'
     )
+    if change is not None:
+        print(f'{precision} against fp32: {change}')
+    if benchmark:
+        print_latencies(out)
     return out
+
+
+def print_latencies(path: Path, runs: int = 20) -> None:
+    """Print how long a frame of the input's size takes with each execution provider.
+
+    Args:
+        path: A bundle's folder.
+        runs: Frames timed, after three that are not.
+    """
+    bundle = load_bundle(path)
+    shape = bundle.input.height, bundle.input.width, 3
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    for provider in onnxruntime.get_available_providers():
+        if provider.startswith('Azure'):  # a remote service: it runs no model here
+            continue
+        segmenter = Segmenter(bundle, [provider])
+        if segmenter.provider != provider:
+            print(f'{provider}: cannot run this model, {segmenter.provider} would')
+            continue
+        times = []
+        for _ in range(3 + runs):
+            begin = time.perf_counter()
+            segmenter.predict(image)
+            times.append(1e3 * (time.perf_counter() - begin))
+        low, middle, high = np.percentile(times[3:], [5, 50, 95])
+        print(f'{provider}: {middle:.1f} ms a frame (5-95 %: {low:.1f}-{high:.1f})')
+
+
+def _reduce(
+    bundle: Bundle, full: Segmenter, precision: Precision, domain: _Domain
+) -> tuple[Segmenter, Comparison]:
+    """Put a smaller model in the place of the bundle's, and say what that changes."""
+    reduced = bundle.path / 'reduced.onnx'
+    if precision == 'fp16':
+        to_half(bundle.model_path, reduced)
+    else:
+        chosen = _thinned(domain.fit, _CALIBRATION_FRAMES)
+        to_int8(bundle.model_path, reduced, [read_image(f.image) for f in chosen], bundle.input)
+    reduced.replace(bundle.model_path)
+    segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
+    # Other frames than those of the calibration, where there are more.
+    others = _thinned(domain.fit[1::2] or domain.fit, _COMPARED_FRAMES)
+    frames = (domain.read(f) for f in tqdm(others, desc=f'compare {precision}', unit='frame'))
+    return segmenter, compare(full, segmenter, frames)
 
 
 def onnx_sized(loaded: LoadedModel) -> bool:
@@ -159,12 +223,14 @@ class _Domain:
         held_out: Frames that calibrate it; empty: each drive of `fit` left out in turn.
         drives: The drive of each frame of `fit`.
         how: How this came to be, for people.
+        read: Reads a frame's image and label.
     """
 
     fit: list[Frame]
     held_out: list[Frame]
     drives: list[str]
     how: str
+    read: Callable[[Frame], tuple[np.ndarray, np.ndarray]]
 
 
 def _domain(
@@ -186,15 +252,15 @@ def _domain(
         if not others:
             raise LabelError(f'{data}: {held_out} has no drives that {split} does not have')
         how = f'{number} drives, calibrated on {len({f.drive for f in others})} of {held_out}'
-        return _Domain(fit, _thinned(others, max_frames), drives, how)
+        return _Domain(fit, _thinned(others, max_frames), drives, how, frames.read)
     if number >= _MANY_DRIVES:
-        return _Domain(fit, [], drives, f'{number} drives, each left out in turn')
+        return _Domain(fit, [], drives, f'{number} drives, each left out in turn', frames.read)
     _logger.warning(
         '%s: %d drive%s only, so the monitor is calibrated on thirds of drives; its scores will '
         'be too high on other drives', data, number, 's' if number > 1 else '',
     )  # fmt: skip
     how = f'{number} drive{"s" if number > 1 else ""}, each third of a drive left out in turn'
-    return _Domain(fit, [], _thirds(drives), how)
+    return _Domain(fit, [], _thirds(drives), how, frames.read)
 
 
 def _thirds(drives: list[str]) -> list[str]:
@@ -272,7 +338,11 @@ def _is_made_of(out: Path, inputs: dict[str, Any]) -> bool:
 
 
 def _provenance(
-    loaded: LoadedModel, inputs: dict[str, Any], how: str, differences: dict[str, float]
+    loaded: LoadedModel,
+    inputs: dict[str, Any],
+    how: str,
+    differences: dict[str, float],
+    change: Comparison | None,
 ) -> dict[str, Any]:
     return {
         'commit': git_commit(),
@@ -282,6 +352,8 @@ def _provenance(
         'training': loaded.provenance,
         'monitor': how,
         'onnx_minus_torch': differences,
+        'precision': inputs['precision'],
+        'reduced': None if change is None else asdict(change),
         'versions': {
             'torch': torch.__version__, 'onnx': onnx.__version__,
             'onnxruntime': onnxruntime.__version__,

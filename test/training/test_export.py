@@ -185,3 +185,31 @@ def test_a_missing_model_is_one_clear_error(tmp_path: Path, toy_cityscapes: Path
     with pytest.raises(ModelError, match='no such file'):
         export(tmp_path / 'model.safetensors', toy_cityscapes, tmp_path / 'bundle')
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('precision', 'size'), [('fp16', 0.7), ('int8', 0.6)])
+def test_a_smaller_model_is_nearly_the_same(
+    toy_model: Path, toy_cityscapes: Path, toy_bundle: Path, tmp_path: Path, precision: str,
+    size: float, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = export(
+        toy_model, toy_cityscapes, tmp_path / 'bundle', precision=precision, benchmark=True
+    )
+    bundle, full = load_bundle(out), load_bundle(toy_bundle)
+    assert bundle.model_path.stat().st_size < size * full.model_path.stat().st_size
+    assert sorted(p.name for p in out.iterdir()) == ['bundle.json', 'model.onnx', 'reference.npz']
+    change = bundle.provenance['reduced']
+    assert change['agreement'] > 0.95
+    assert abs(change['miou'] - change['reduced_miou']) < 0.03
+    # The monitor is fitted on what this model computes, so that it fits it.
+    frames = open_frames(toy_cityscapes, 'train').only(['clear'])
+    pipeline = FramePipeline(out)
+    levels = [
+        pipeline.process(frames.read(f)[0], i * 500_000_000).shift.level
+        for i, f in enumerate(frames.frames)
+    ]
+    assert set(levels[5:]) == {Level.OK}
+    printed = capsys.readouterr().out
+    assert f'{precision} against fp32: same class in' in printed
+    assert 'CPUExecutionProvider: ' in printed
+    assert full.provenance['reduced'] is None

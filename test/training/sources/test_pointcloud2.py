@@ -173,6 +173,132 @@ def test_times_in_every_unit(name, kind, values):
     np.testing.assert_allclose(points[:, -1], [0, 0.01, 0.05, 0.1], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('columns', 'stamps', 'expected', 'base'),
+    [
+        # Velodyne, older drivers: seconds back from the end of the scan
+        ({'time': ('f4', [-0.1, -0.05, 0])}, True, [-0.1, -0.05, 0], 'stamp'),
+        # Autoware (PointXYZIRCAEDT)
+        ({'time_stamp': ('u4', [0, 5e7, 1e8])}, True, [0, 0.05, 0.1], 'stamp'),
+        # Aeva
+        ({'time_offset_ns': ('i4', [-5e7, 0, 5e7])}, True, [-0.05, 0, 0.05], 'stamp'),
+        # Blickfeld
+        ({'point_time_offset': ('u4', [0, 5e7, 1e8])}, True, [0, 0.05, 0.1], 'stamp'),
+        # Hesai and Robosense: seconds since 1970 in double
+        ({'timestamp': ('f8', [STAMP_NS * 1e-9 + t for t in (0, 0.05, 0.1)])}, True,
+         [0, 0.05, 0.1], 'epoch'),
+        # Livox: nanoseconds since 1970 in double
+        ({'timestamp': ('f8', [STAMP_NS + t for t in (0, 5e7, 1e8)])}, True, [0, 0.05, 0.1],
+         'epoch'),
+        # The lidar counts from when it was switched on: the first point is at the stamp.
+        ({'timestamp': ('f8', [1234.5 + t for t in (0, 0.05, 0.1)])}, True, [0, 0.05, 0.1],
+         'first'),
+        # Or it was given TAI: 37 s ahead.
+        ({'timestamp': ('f8', [STAMP_NS * 1e-9 + 37 + t for t in (0, 0.05, 0.1)])}, True,
+         [0, 0.05, 0.1], 'first'),
+        # Luminar: seconds and nanoseconds apart, up to the stamp
+        ({'time_sec': ('u4', [STAMP_NS // 10**9] * 3),
+          'time_nsec': ('u4', [1.5e8, 2e8, 2.5e8])}, True, [-0.1, -0.05, 0], 'epoch'),
+        ({'time_sec': ('u4', [77] * 3), 'time_nsec': ('u4', [1.5e8, 2e8, 2.5e8])}, True,
+         [0, 0.05, 0.1], 'first'),
+    ],
+)  # fmt: skip
+def test_times_of_the_vendors(columns, stamps, expected, base):
+    message = cloud({**xyz(3), **{n: (k, np.array(v)) for n, (k, v) in columns.items()}})
+    fields = cloud_fields(message)
+    convention = learn_convention([fields], [STAMP_NS] if stamps else None, 0.1)
+    assert convention.time_base == base
+    points = decode_cloud(message, convention, STAMP_NS, Drops())
+    np.testing.assert_allclose(points[:, -1], expected, atol=2e-6)
+    assert 'time is' in convention.describe()
+
+
+def test_the_period_tells_short_nanoseconds_from_long_microseconds():
+    """A Livox' scan of 1.2 ms could be 1.2 s, but scans come every 10 ms."""
+    fields = cloud_fields(cloud({**xyz(3), 'offset_time': ('u4', np.array([0, 6e5, 1.2e6]))}))
+    assert learn_convention([fields], None, 0.01).time_unit == 1e-9
+    assert learn_convention([fields], None, None).time_unit == 1e-6
+
+
+def test_seconds_since_1970_in_single_precision_are_no_times():
+    values = np.array([1.7e9, 1.7e9, 1.7e9])
+    convention = learn_convention([cloud_fields(cloud({**xyz(3), 'timestamp': ('f4', values)}))])
+    assert convention.time is None
+
+
+@pytest.mark.parametrize('name', ['ring', 'channel', 'line', 'laser_id', 'Ring'])
+def test_names_of_the_ring(name):
+    points, convention, _ = decode(cloud({**xyz(), name: ('u2', np.arange(4))}))
+    assert convention.columns == ('x', 'y', 'z', 'intensity', 'ring')
+    np.testing.assert_array_equal(points[:, 4], np.arange(4))
+
+
+@pytest.mark.parametrize('name', ['intensity', 'reflectivity', 'remission', 'I', 'reflectance'])
+def test_names_of_the_intensity(name):
+    points, _, _ = decode(cloud({**xyz(), name: ('u1', np.arange(4) * 50)}))
+    np.testing.assert_allclose(points[:, 3], np.arange(4) * 50 / 255, rtol=1e-6)
+
+
+def test_reflectors_beyond_one_do_not_make_white_walls_dark():
+    """Luminar's reflectance: most below 1, retroreflectors up to 2."""
+    values = np.concatenate([np.linspace(0, 0.8, 95), np.linspace(1.1, 2, 5)])
+    points, convention, _ = decode(cloud({**xyz(100), 'intensity': ('f4', values)}))
+    assert convention.intensity_scale == 1
+    np.testing.assert_allclose(points[:, 3], values.clip(0, 1), rtol=1e-6)
+
+
+def test_a_position_in_one_field():
+    """One field of three elements, and one of two of which the first counts."""
+    place = np.arange(1, 13, dtype='<f4').reshape(4, 3)
+    pairs = np.array([[10, 1], [20, 2], [30, 3], [40, 4]], '<u2')
+    rows = np.concatenate([place.view(np.uint8), pairs.view(np.uint8)], axis=1)
+    field = SimpleNamespace
+    message = field(
+        height=1, width=4, is_bigendian=False, point_step=16, row_step=64, data=rows.ravel(),
+        fields=[field(name='xyz', offset=0, datatype=7, count=3),
+                field(name='intensity', offset=12, datatype=4, count=2),
+                field(name='_', offset=0, datatype=2, count=1000)],
+    )  # fmt: skip
+    points, _, _ = decode(message)
+    np.testing.assert_array_equal(points[:, :3], place)
+    np.testing.assert_allclose(points[:, 3], pairs[:, 0] / 255, rtol=1e-6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_message_gives_finite_points_or_one_error(data):
+    """Whatever the numbers in a message are."""
+    number = st.integers(0, 40)
+    size = data.draw(st.integers(0, 400))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    names = st.sampled_from(['x', 'y', 'z', 'intensity', 'time', 't', 'ring', 'xyz', '', '_',
+                             'time_sec', 'time_nsec', 'timestamp'])  # fmt: skip
+    message = SimpleNamespace(
+        height=data.draw(number), width=data.draw(number), is_bigendian=data.draw(st.booleans()),
+        point_step=data.draw(number), row_step=data.draw(st.integers(0, 400)),
+        data=rng.integers(0, 256, size, dtype=np.uint8),
+        fields=[
+            SimpleNamespace(
+                name=data.draw(names),
+                offset=data.draw(number),
+                datatype=data.draw(st.integers(0, 9)),
+                count=data.draw(st.integers(0, 4)),
+            )
+            for _ in range(data.draw(st.integers(0, 8)))
+        ],
+    )  # fmt: skip
+    if data.draw(st.booleans()):
+        message.fields += [SimpleNamespace(name=a, offset=4 * i, datatype=7, count=1)
+                           for i, a in enumerate('xyz')]  # fmt: skip
+    try:
+        points, convention, _ = decode(message, STAMP_NS)
+    except RecordingError:
+        return
+    assert np.isfinite(points).all()
+    assert points.shape[1] == len(convention.columns)
+    assert len(points) <= message.width * message.height
+
+
 def test_empty_cloud():
     message = cloud({axis: ('f4', np.zeros(0)) for axis in 'xyz'})
     message.data = np.zeros(0, np.uint8)

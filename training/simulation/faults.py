@@ -17,7 +17,7 @@ from training.simulation.view import shrink
 Array = np.ndarray
 
 _BEST_QUALITY, _WORST_QUALITY = 95, 3
-_STOPS_OVER, _STOPS_UNDER, _STOPS_NOISE = 4.0, 7.0, 7.0
+_STOPS_OVER, _STOPS_UNDER, _STOPS_NOISE = 4.0, 7.0, 9.0
 _DEFOCUS = 0.022
 """Radius of the blur disc at severity 1, as a share of the image's width."""
 
@@ -58,7 +58,7 @@ def _dirty(picture: Array, severity: float, seed: tuple[int, ...]) -> Array:
     h, w = picture.shape[:2]
     mask = _mud(h, w, seed)
     # The dirt grows: no pixel becomes cleaner.
-    cover = np.clip((mask - np.float32(1 - 0.5 * severity)) / np.float32(0.15), 0, 1)
+    cover = np.clip((mask - np.float32(1 - 0.65 * severity)) / np.float32(0.35), 0, 1)
     cover *= np.float32(0.5 + 0.45 * severity) * np.float32(min(1.0, 5 * severity))
     around = picture.mean(axis=(0, 1)) * np.array([0.42, 0.36, 0.28], np.float32)
     cover3 = cv2.merge([cover, cover, cover])
@@ -81,7 +81,7 @@ def _mud(h: int, w: int, seed: tuple[int, ...]) -> Array:
         cloud = np.maximum(cloud, blob * rng.uniform(0.6, 1.05))
     # Splashes come from below.
     cloud += 0.15 * (y / h - 0.5)
-    soft = cv2.GaussianBlur(cloud.astype(np.float32), (0, 0), w / 110)
+    soft = cv2.GaussianBlur(cloud.astype(np.float32), (0, 0), w / 60)
     return _ranked(soft)
 
 

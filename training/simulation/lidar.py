@@ -183,12 +183,13 @@ def measure(
         intensity = np.where(scattered, echo, intensity)
         category = np.where(scattered, BACKSCATTER, category)
         seen = seen | scattered
+    response = np.array(lidar.response)
     columns, rings = np.nonzero(seen)
     points = returns.rays[seen] * measured[seen][:, None].astype(np.float32)
     points += np.broadcast_to(returns.origin, returns.rays.shape)[seen]
     return Scan(
         points.astype(np.float32),
-        np.interp(intensity[seen], *zip(*lidar.response, strict=True)).astype(np.float32),
+        np.interp(intensity[seen], response[:, 0], response[:, 1]).astype(np.float32),
         rings.astype(np.uint16),
         firing_times(lidar)[columns].astype(np.float32),
         category[seen].astype(np.uint8),

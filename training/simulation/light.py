@@ -72,7 +72,7 @@ _AT_SEVERITY_ONE = {
         zenith=(0.110, 0.118, 0.130), clouds=0.4,
     ),
     'snow': Light(
-        sun=(1e-4, 1e-4, 1e-4), ambient=(0.20, 0.21, 0.225), horizon=(0.29, 0.295, 0.305),
+        sun=(1e-4, 1e-4, 1e-4), ambient=(0.26, 0.27, 0.285), horizon=(0.29, 0.295, 0.305),
         zenith=(0.25, 0.26, 0.27), clouds=0.1,
     ),
 }  # fmt: skip

@@ -143,7 +143,7 @@ def drops_on_glass(
 
 
 def _drops(severity: float, time: float, seed: tuple[int, ...]) -> list[tuple[float, ...]]:
-    found = []
+    found: list[tuple[float, ...]] = []
     for place in range(40):
         lasts, phase, at = _slot(seed, place)
         # Ever more places are in use; a new one begins with a tiny drop.

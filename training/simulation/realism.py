@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from clcp_ros.classes import CITYSCAPES
+from clcp_ros.image_codec import image_size
 from training.cli import atomic_path, run_command
 from training.simulation.config import (
     CameraConfig,
@@ -198,8 +199,8 @@ def real_scans(data: Path) -> Iterator[tuple[str, ScanStatistics]]:
         table = np.fromfile(path, np.float32).reshape(-1, 4)
         calib = path.parents[1] / 'calib' / f'{path.stem}.txt'
         image = path.parents[1] / 'image_2' / f'{path.stem}.png'
-        size = cv2.imread(str(image)).shape[:2]
-        inside = points_in_image(table[:, :3], _kitti_projection(calib), size[1], size[0])
+        width, height = image_size(image.read_bytes())
+        inside = points_in_image(table[:, :3], _kitti_projection(calib), width, height)
         yield 'KITTI', scan_statistics(table[:, :3], table[:, 3], inside)
     for path in sorted(data.glob('semantickitti/sequences/*/velodyne/*.bin')):
         table = np.fromfile(path, np.float32).reshape(-1, 4)

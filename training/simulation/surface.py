@@ -122,7 +122,7 @@ def smooth_noise(x: Array, y: Array, cell: float) -> Array:
 
 def hashed(*keys: Array) -> Array:
     """Float32 in [0, 1) from integer arrays, the same for the same keys (xorshift-multiply)."""
-    h: Array = np.uint32(2166136261)  # type: ignore[assignment]
+    h: Array = np.uint32(2166136261)
     for key in keys:
         h = (np.asarray(key).astype(np.int32).astype(np.uint32) ^ h) * np.uint32(0x9E3779B1)
         h = (h ^ (h >> np.uint32(15))) * np.uint32(0x85EBCA6B)

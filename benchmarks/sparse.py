@@ -1,10 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""How close the sparse convolution comes to this machine's matrix multiplication.
+"""How fast the sparse convolution is: against spconv, and against matrix multiplication alone.
 
 The limit is the time that the multiplications alone would take: pairs of voxels times channels, at
 the rate of large matrix products measured in the same run. Every timed call sees a new scan, since
-a fixed one would flatter caches.
+a fixed one would flatter caches, and what is compared takes turns on the same scan. Times include
+voxels to tensors and neighbour maps.
+
+With one thread on a CPU, processor time is counted, so that other work on the machine disturbs
+little. spconv's CPU build is right with one thread only.
 """
 
 from __future__ import annotations
@@ -16,15 +20,24 @@ if __package__ in (None, ''):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from training.cli import run_command
-from training.models.minkunet import MinkUNet
-from training.sparse import KernelMap, SparseConv, batch_voxels, voxelize
+from training.models.minkunet import ARCHITECTURES, MinkUNet
+from training.sparse import SparseGrid, Voxels, join_voxels, voxelize
+from training.sparse.matmul import multiply
+
+# About 3,000, 21,000 and 86,000 voxels of 5 cm.
+_SCANS = {'3k': (16, 250), '20k': (32, 780), '86k': (64, 2048)}
 
 
 def scan(rng: np.random.Generator, beams: int, columns: int) -> np.ndarray:
@@ -46,76 +59,302 @@ def scan(rng: np.random.Generator, beams: int, columns: int) -> np.ndarray:
     return np.column_stack([points, rng.random(len(points))]).astype(np.float32)
 
 
-def gemm_rate(rows: int = 15_000, channels: int = 96) -> float:
-    """GFLOP/s of a tall matrix product, best of ten."""
-    a, b = torch.randn(rows, channels), torch.randn(channels, channels)
-    best = min(_seconds(lambda: a @ b) for _ in range(10))
-    return 2 * rows * channels**2 / best / 1e9
+@dataclass
+class Bench:
+    """The networks with the same weights, and how they are timed.
+
+    Attributes:
+        net: In evaluation or training, as it comes.
+        folded: Frozen, BatchNorm folded.
+        bfloat16: The same in bfloat16.
+        spconv: Of spconv's modules; None without spconv.
+        device: Where they run.
+        threads: Of torch.
+    """
+
+    net: MinkUNet
+    folded: MinkUNet
+    bfloat16: MinkUNet
+    spconv: nn.Module | None
+    device: torch.device
+    threads: int
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Time of a call."""
+        one = self.device.type == 'cpu' and self.threads == 1
+        clock = time.process_time if one else time.perf_counter
+        self._wait()
+        start = clock()
+        work()
+        self._wait()
+        return clock() - start
+
+    def _wait(self) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+
+    def batch(self, voxels: list[Voxels]) -> tuple[Tensor, Tensor]:
+        """Coordinates and features on the device."""
+        coords, features = join_voxels(voxels)
+        return coords.to(self.device), features.to(self.device)
+
+    def ours(self, net: MinkUNet, voxels: list[Voxels]) -> Tensor:
+        """Run one of our networks, from the voxels."""
+        coords, features = self.batch(voxels)
+        return net(SparseGrid(coords, len(voxels)), features)
+
+    def theirs(self, voxels: list[Voxels]) -> Tensor:
+        """Run spconv's network, from the voxels."""
+        assert self.spconv is not None
+        coords, features = self.batch(voxels)
+        return self.spconv(coords.int(), features, len(voxels))
+
+    def evaluate(self, run: Callable[[], Tensor]) -> float:
+        """Time of a forward pass."""
+        for net in (self.net, self.spconv):
+            if net is not None:
+                net.eval()
+        with torch.no_grad():
+            return self.seconds(run)
+
+    def train(self, run: Callable[[], Tensor]) -> float:
+        """Time of a forward and a backward pass."""
+        for net in (self.net, self.spconv):
+            if net is not None:
+                net.train().zero_grad()
+        return self.seconds(lambda: run().sum().backward())
+
+    def maps(self, voxels: list[Voxels]) -> float:
+        """Time of building every map that the network needs, and the order of visiting it."""
+
+        def build() -> None:
+            coords, _ = self.batch(voxels)
+            grid = SparseGrid(coords, len(voxels))
+            for level in range(5):
+                _ = grid.neighbours.chunks
+                if level < 4:
+                    grid, down = grid.coarser
+                    _ = down.chunks, down.transposed.chunks
+
+        return self.seconds(build)
+
+    def rate(self, dtype: torch.dtype, rows: int = 4096, channels: int = 256) -> float:
+        """GFLOP/s of a large matrix product, best of twenty."""
+        a = torch.randn(rows, channels, device=self.device).to(dtype)
+        b = torch.randn(channels, channels, device=self.device).to(dtype)
+        out = torch.empty_like(a)
+        best = min(self.seconds(lambda: multiply([a], [b], [out])) for _ in range(20))
+        return 2 * rows * channels**2 / best / 1e9
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def gflop(net: MinkUNet, coords: Tensor, batch_size: int) -> tuple[float, list[int]]:
+    """Multiplications and additions of real pairs, in 1e9, and the voxels of each level."""
+    w = ARCHITECTURES[net.architecture]
+    grid = SparseGrid(coords, batch_size)
+    pairs, voxels = [], []
+    for _ in range(5):
+        pairs.append(grid.neighbours.n_pairs)
+        voxels.append(len(grid))
+        grid, _ = grid.coarser
+    total = pairs[0] * (net.conv_input[0].net[0].kernel.shape[1] * w.base + w.base**2)
+    c, laterals = w.base, [w.base]
+    for i, (c_out, blocks) in enumerate(zip(w.encoder, w.encoder_blocks, strict=True)):
+        total += voxels[i] * c * c + _blocks(c, c_out, blocks, pairs[i + 1], voxels[i + 1])
+        c = c_out
+        laterals.append(c)
+    for i, (c_out, blocks) in enumerate(zip(w.decoder, w.decoder_blocks, strict=True)):
+        level = 3 - i
+        joined = c_out + laterals[level]
+        total += voxels[level] * c * c_out
+        total += _blocks(joined, c_out, blocks, pairs[level], voxels[level])
+        c = c_out
+    return 2 * total / 1e9, voxels
 
 
-class _Counter:
-    """Counts the multiplications of every convolution of a network, from its real pairs."""
-
-    def __init__(self, net: MinkUNet) -> None:
-        self.flops = 0
-        for module in net.modules():
-            if isinstance(module, SparseConv):
-                module.register_forward_hook(self._count)
-
-    def _count(self, module: SparseConv, inputs: tuple[object, ...], output: torch.Tensor) -> None:
-        c_in, c_out = module.kernel.shape[-2:]
-        pairs = inputs[1] if len(inputs) > 1 else None
-        rows = len(output)
-        if isinstance(pairs, KernelMap):
-            rows = len(pairs.source) + (pairs.n_targets if pairs.centre is not None else 0)
-        self.flops += 2 * rows * c_in * c_out
+def _blocks(c_in: int, c_out: int, blocks: int, pairs: int, voxels: int) -> int:
+    shortcut = voxels * c_in * c_out if c_in != c_out else 0
+    return pairs * (c_in * c_out + (2 * blocks - 1) * c_out**2) + shortcut
 
 
 def benchmark(
-    architecture: str = 'minkunet34_w32', voxel_size_m: float = 0.05, repeats: int = 3,
-    threads: int = 0,
-) -> None:  # fmt: skip
-    """Time a lidar encoder against the floor of its multiplications.
+    architecture: str = 'minkunet34_w32',
+    voxel_size_m: float = 0.05,
+    repeats: int = 3,
+    threads: int = 1,
+    device: Literal['auto', 'cpu', 'cuda'] = 'auto',
+    sizes: list[str] | None = None,
+    memory: bool = True,
+) -> None:
+    """Time a lidar encoder against spconv and against the floor of its multiplications.
 
     Args:
         architecture: minkunet34_w32, minkunet18_w32 or minkunet_tiny.
         voxel_size_m: Edge of a voxel.
-        repeats: Scans per size; the median is printed.
-        threads: Threads of torch; 0 leaves its default.
+        repeats: Scans per size; medians are printed.
+        threads: Threads of torch; 0 leaves its default. spconv races at more than one on a CPU.
+        device: Where to run; auto takes a GPU if there is one.
+        sizes: Of 3k, 20k and 86k; all if not given.
+        memory: Also measure the peak memory of training at 86k voxels, in processes of their own.
     """
     if threads:
         torch.set_num_threads(threads)
+    bench = _networks(architecture, device)
+    rates = {d: bench.rate(d) for d in (torch.float32, torch.bfloat16)}
+    print(
+        f'{architecture} on {bench.device}, {bench.threads} thread(s); matrix products '
+        f'{rates[torch.float32]:.0f} GFLOP/s in float32, {rates[torch.bfloat16]:.0f} in bfloat16'
+    )
+    if bench.spconv is None:
+        print('without spconv (pip install spconv): no comparison')
     rng = np.random.default_rng(0)
+    print(
+        '| voxels | GFLOP | what | ms | spconv, ms | times as fast | of the rate |\n'
+        '|---:|---:|---|---:|---:|---:|---:|'
+    )
+    shares = []
+    for size in sizes or list(_SCANS):
+        shares.append(_measure(bench, size, voxel_size_m, repeats, rng, rates))
+    print('\n| voxels | voxelization, ms | of folded | maps, ms | of eval | ns per voxel, eval |')
+    print('|---:|---:|---:|---:|---:|---:|')
+    print('\n'.join(shares))
+    _batches(bench, voxel_size_m, repeats, rng)
+    if memory:
+        _memory(architecture, voxel_size_m, bench.device)
+
+
+def _networks(architecture: str, device: str) -> Bench:
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.manual_seed(0)
+    where = torch.device(device)
     net = MinkUNet(architecture)
-    counter = _Counter(net)
-    rate = gemm_rate()
-    print(f'{architecture}, {torch.get_num_threads()} threads, GEMM {rate:.0f} GFLOP/s')
-    print('| voxels | GFLOP | voxelize | forward | of GEMM rate | training step | of GEMM rate |')
-    print('|---:|---:|---:|---:|---:|---:|---:|')
-    for beams, columns in ((16, 250), (32, 780), (64, 2048)):
-        rows = []
-        for _ in range(repeats + 1):  # the first warms up
-            points = scan(rng, beams, columns)
-            voxel_s = _seconds(lambda p=points: voxelize(p, voxel_size_m))  # type: ignore[misc]
-            voxels = voxelize(points, voxel_size_m)
-            counter.flops = 0
-            with torch.no_grad():
-                forward_s = _seconds(lambda v=voxels: net.eval()(*batch_voxels([v])))  # type: ignore[misc]
-            flops = counter.flops
-            step_s = _seconds(lambda v=voxels: net.train()(*batch_voxels([v])).sum().backward())  # type: ignore[misc]
-            rows.append((len(voxels.coords), flops / 1e9, voxel_s, forward_s, step_s))
-        n, gflop, voxel_s, forward_s, step_s = np.median(rows[1:], axis=0)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm1d):  # as after training, not as made
+                module.running_var.uniform_(0.5, 2)
+                module.running_mean.normal_(0, 0.1)
+    frozen = [MinkUNet(architecture, frozen=True, precision=p) for p in ('float32', 'bfloat16')]
+    for other in frozen:
+        other.load_state_dict(net.state_dict())
+    spconv: nn.Module | None = None
+    try:
+        from benchmarks.sparse_spconv import SpconvMinkUNet
+
+        spconv = SpconvMinkUNet(net).to(where)
+    except Exception as error:  # also what fails to link
+        print(f'spconv does not load: {type(error).__name__}: {str(error).splitlines()[:1]}')
+    threads = torch.get_num_threads()
+    folded, bfloat16 = (other.to(where) for other in frozen)
+    return Bench(net.to(where), folded, bfloat16, spconv, where, threads)
+
+
+def _measure(
+    bench: Bench,
+    size: str,
+    voxel_size_m: float,
+    repeats: int,
+    rng: np.random.Generator,
+    rates: dict[torch.dtype, float],
+) -> str:
+    """Print a size's rows; return its row of the second table."""
+    times: dict[str, list[float]] = {}
+    for i in range(repeats + 1):  # the first warms up
+        points = scan(rng, *_SCANS[size])
+        voxels = [voxelize(points, voxel_size_m)]
+        now: dict[str, Any] = {
+            'voxelize': bench.seconds(lambda p=points: voxelize(p, voxel_size_m)),  # type: ignore[misc]
+            'maps': bench.maps(voxels),
+        }
+        if bench.spconv is not None:
+            now['spconv eval'] = bench.evaluate(lambda v=voxels: bench.theirs(v))  # type: ignore[misc]
+        for name, net in (
+            ('eval', bench.net), ('folded', bench.folded), ('folded, bfloat16', bench.bfloat16),
+        ):  # fmt: skip
+            now[name] = bench.evaluate(lambda n=net, v=voxels: bench.ours(n, v))  # type: ignore[misc]
+        now['train'] = bench.train(lambda v=voxels: bench.ours(bench.net, v))  # type: ignore[misc]
+        if bench.spconv is not None:
+            now['spconv train'] = bench.train(lambda v=voxels: bench.theirs(v))  # type: ignore[misc]
+        coords, _ = bench.batch(voxels)
+        now['gflop'], levels = gflop(bench.net, coords, 1)
+        now['voxels'] = levels[0]
+        if i:
+            for key, value in now.items():
+                times.setdefault(key, []).append(value)
+    median = {k: float(np.median(v)) for k, v in times.items()}
+    for name in ('eval', 'folded', 'folded, bfloat16', 'train'):
+        rival = 'spconv train' if name == 'train' else 'spconv eval'
+        rate = rates[torch.bfloat16 if 'bfloat16' in name else torch.float32]
+        work = (3 if name == 'train' else 1) * median['gflop']
+        ratio = theirs = '-'
+        if rival in median:
+            ratio = f'{np.median(np.array(times[rival]) / times[name]):.2f}'
+            theirs = f'{median[rival] * 1e3:.0f}'
         print(
-            f'| {n:,.0f} | {gflop:.0f} | {voxel_s * 1e3:.1f} ms | {forward_s * 1e3:.0f} ms '
-            f'| {gflop / forward_s / rate:.0%} | {step_s * 1e3:.0f} ms '
-            f'| {3 * gflop / step_s / rate:.0%} |'
+            f'| {median["voxels"]:,.0f} | {work:.0f} | {name} | {median[name] * 1e3:.0f} '
+            f'| {theirs} | {ratio} | {work / median[name] / rate:.0%} |',
+            flush=True,
         )
+    return (
+        f'| {median["voxels"]:,.0f} | {median["voxelize"] * 1e3:.1f} '
+        f'| {median["voxelize"] / median["folded"]:.1%} | {median["maps"] * 1e3:.1f} '
+        f'| {median["maps"] / median["eval"]:.1%} '
+        f'| {median["eval"] / median["voxels"] * 1e9:.0f} |'
+    )
+
+
+def _batches(bench: Bench, voxel_size_m: float, repeats: int, rng: np.random.Generator) -> None:
+    """Print how the time of a sample changes with the samples of a batch."""
+    print('\n| samples of 3k voxels | eval, ms per sample | folded, ms per sample |')
+    print('|---:|---:|---:|')
+    for samples in (1, 2, 4, 8):
+        rows = []
+        for _ in range(repeats + 1):
+            voxels = [voxelize(scan(rng, *_SCANS['3k']), voxel_size_m) for _ in range(samples)]
+            rows.append(
+                [
+                    bench.evaluate(lambda n=net, v=voxels: bench.ours(n, v)) / samples  # type: ignore[misc]
+                    for net in (bench.net, bench.folded)
+                ]
+            )
+        plain, folded = np.median(rows[1:], axis=0) * 1e3
+        print(f'| {samples} | {plain:.0f} | {folded:.0f} |', flush=True)
+
+
+def _memory(architecture: str, voxel_size_m: float, device: torch.device) -> None:
+    """Print the peak memory of a training step at 86k voxels."""
+    print('\n| training step at 86k voxels | peak memory, GB | s |')
+    print('|---|---:|---:|')
+    for checkpointed in (False, True):
+        context = multiprocessing.get_context('spawn')
+        with context.Pool(1) as pool:
+            peak, seconds = pool.apply(
+                _train_once, (architecture, voxel_size_m, device.type, checkpointed)
+            )
+        name = 'activation checkpointing' if checkpointed else 'all activations kept'
+        print(f'| {name} | {peak:.1f} | {seconds:.1f} |', flush=True)
+
+
+def _train_once(
+    architecture: str, voxel_size_m: float, device: str, checkpointed: bool
+) -> tuple[float, float]:
+    """Train two steps; the peak memory in GB, and seconds of the second."""
+    torch.set_num_threads(1)
+    net = MinkUNet(architecture, checkpoint_activations=checkpointed).to(device)
+    optimizer = torch.optim.AdamW(net.parameters())
+    rng = np.random.default_rng(0)
+    start = 0.0
+    for _ in range(2):
+        start = time.process_time()
+        coords, features = join_voxels([voxelize(scan(rng, *_SCANS['86k']), voxel_size_m)])
+        grid = SparseGrid(coords.to(device), 1)
+        net(grid, features.to(device)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = time.process_time() - start
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated() / 1e9, seconds
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, seconds
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from training.simulation.signals import BLOCK, CROSSING, Signals, crossings
 from training.simulation.traffic import State, Traffic
 from training.simulation.vehicles import ID
 
-SIGHT_OF_PEOPLE = 100.0
+SIGHT_OF_PEOPLE = 90.0
 """People farther ahead than this are too small to matter, in metres."""
 
 TOWN_EDGE = (-10.6, 9.6)
@@ -42,6 +42,7 @@ class Agent:
         category: trainId.
         size: Length, width, height in metres.
         solid: It is an object of its own, not a lamp or a section of a train.
+        coarse: The mesh from afar, if it has another one.
     """
 
     mesh: Mesh
@@ -52,6 +53,7 @@ class Agent:
     category: int
     size: tuple[float, float, float]
     solid: bool = True
+    coarse: Mesh | None = None
 
 
 def is_hamlet(route: Route, index: int) -> bool:
@@ -81,7 +83,7 @@ class Population:
         found += self._lights(ego_s, time)
         found += self._crossing_cars(ego_s, time)
         found += self._crossing_people(ego_s, time)
-        first, last = int((ego_s - 50) // BLOCK), int((ego_s + SIGHT_OF_PEOPLE) // BLOCK)
+        first, last = int((ego_s - 40) // BLOCK), int((ego_s + SIGHT_OF_PEOPLE) // BLOCK)
         for index in range(first, last + 1):
             found += self._walkers(index, time)
         return found
@@ -202,7 +204,10 @@ class Population:
                 T = self.route.pose(s, lateral, z, way * np.pi / 2, upright=True)
                 velocity = T[:3, 0] * (pace if moving else 0.0)
                 tag = (30_000 + index * 8 + k) % 65536
-                found.append(Agent(model.mesh, T, velocity, 0.0, tag, ID['person'], model.size))
+                found.append(
+                    Agent(model.mesh, T, velocity, 0.0, tag, ID['person'], model.size,
+                          coarse=model.coarse)
+                )  # fmt: skip
         return found
 
     def _walkers(self, index: int, time: float) -> list[Agent]:
@@ -218,22 +223,25 @@ class Population:
             pace = float(rng.uniform(1.1, 1.5))
             length, width = BLOCK - CROSSING - 9.0, 0.85
             around = 2 * (length + width)
+            start = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * around / count
+            variant = rng.integers(fleet.VARIANTS['person'], size=count)
+            walked = start + pace * time
+            s, across, yaw = _round(walked % around, length, width)
+            # They keep to the right, seen from above.
+            inward = across if side < 0 else width - across
+            poses = self.route.poses(
+                BLOCK * index + CROSSING + 2.5 + s, edge - side * (0.55 + inward),
+                np.full(count, 0.12), yaw,
+            )  # fmt: skip
+            steps = (walked / 1.4 * fleet.STEPS).astype(int) % fleet.STEPS
             for k in range(count):
-                start = (k + rng.uniform(-0.3, 0.3)) * around / count
-                variant = int(rng.integers(fleet.VARIANTS['person']))
-                walked = start + pace * time
-                s, across, yaw = _round(walked % around, length, width)
-                # They keep to the right: away from the ego vehicle's start on the house side.
-                inward = across if side < 0 else width - across
-                lateral = edge - side * (0.55 + inward)
-                step = int(walked / 1.4 * fleet.STEPS) % fleet.STEPS
-                model = self._model('person', variant, step)
-                T = self.route.pose(
-                    BLOCK * index + CROSSING + 2.5 + s, lateral, 0.12, yaw, upright=True
-                )
+                model = self._model('person', int(variant[k]), int(steps[k]))
                 tag = (40_000 + index * 40 + 20 * (side > 0) + k) % 65536
-                velocity = T[:3, 0] * pace
-                found.append(Agent(model.mesh, T, velocity, 0.0, tag, ID['person'], model.size))
+                velocity = poses[k, :3, 0] * pace
+                found.append(
+                    Agent(model.mesh, poses[k], velocity, 0.0, tag, ID['person'], model.size,
+                          coarse=model.coarse)
+                )  # fmt: skip
         return found
 
 
@@ -282,17 +290,16 @@ def _through(t: float, start: float) -> tuple[float | None, float]:
     return (along, speed) if along < far else (None, 0.0)
 
 
-def _round(d: float, length: float, width: float) -> tuple[float, float, float]:
+def _round(
+    d: np.ndarray, length: float, width: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Position s, across and heading at `d` metres of a rectangular round trip."""
-    if d < length:
-        return d, 0.0, 0.0
-    d -= length
-    if d < width:
-        return length, d, np.pi / 2
-    d -= width
-    if d < length:
-        return length - d, width, np.pi
-    return 0.0, width - (d - length), -np.pi / 2
+    corners = [length, length + width, 2 * length + width]
+    leg = np.searchsorted(corners, d, side='right')
+    rest = d - np.array([0.0, *corners])[leg]
+    s = np.choose(leg, [rest, np.full_like(d, length), length - rest, np.zeros_like(d)])
+    across = np.choose(leg, [np.zeros_like(d), rest, np.full_like(d, width), width - rest])
+    return s, across, leg * np.pi / 2
 
 
 _LIGHTS: dict[tuple[int, float], Mesh] = {}

@@ -42,12 +42,14 @@ class Model:
         parked: The same with its lamps off.
         braking: The same with its brake lights on.
         size: Length, width and height in metres.
+        coarse: The mesh from afar, if it has another one.
     """
 
     mesh: Mesh
     parked: Mesh
     braking: Mesh
     size: tuple[float, float, float]
+    coarse: Mesh | None = None
 
 
 @functools.lru_cache(maxsize=600)
@@ -62,10 +64,13 @@ def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Mod
         part: Step of somebody walking (`STEPS` stands), or section of a train (1, 0, -1).
     """
     bare = kind.removeprefix('parked ')
+    coarse = None
     rng = np.random.default_rng([seed, number, 77, KINDS.index(bare), variant])
     if kind == 'person':
         who = people.looks(rng)
-        mesh = people.person(who, part / STEPS) if part < STEPS else people.person(who, 0.1, 0.05)
+        phase, stride = (part / STEPS, 0.3) if part < STEPS else (0.1, 0.05)
+        mesh = people.person(who, phase, stride)
+        coarse = people.figure(who, phase, stride)
     elif kind in ('truck', 'lorry'):
         mesh = vehicles.truck(rng, long=kind == 'lorry')
     elif kind == 'tram':
@@ -80,7 +85,7 @@ def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Mod
         mesh = {'car': vehicles.car, 'bus': vehicles.bus}[kind](rng)
     low, high = mesh.size
     size = tuple(float(v) for v in high - low * (1, 1, 0))
-    return Model(mesh, vehicles.unlit(mesh), vehicles.braking(mesh), size)  # type: ignore[arg-type]
+    return Model(mesh, vehicles.unlit(mesh), vehicles.braking(mesh), size, coarse)  # type: ignore[arg-type]
 
 
 def length(seed: int, number: int, kind: str, variant: int) -> float:

@@ -50,15 +50,17 @@ class Block:
 
     Attributes:
         origin: (3,) float64 world position that the meshes are relative to.
-        mesh: Everything that does not move, without leaves and spokes.
-        detail: Leaves and spokes, which nobody sees from afar.
+        mesh: What does not move and looks the same from everywhere.
+        near: The trees and what else has a coarse version, as seen from close by.
+        far: The same in fewer triangles.
         lamps: (L, 3) float64 world positions of street lights.
         objects: Parked vehicles.
     """
 
     origin: np.ndarray
     mesh: Mesh
-    detail: Mesh
+    near: Mesh
+    far: Mesh
     lamps: np.ndarray
     objects: tuple[Standing, ...]
 
@@ -137,17 +139,23 @@ class Place:
         self.style = style_of(route)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (a worker holds a handful of places for its life)
-    def tree(self, kind: int, variant: int) -> Mesh:
-        """One of the trees that grow here."""
-        rng = self.route.rng(11, kind, variant)
-        return props.TREES[kind](rng, self.style.green)
+    def tree(self, kind: int, variant: int) -> tuple[Mesh, Mesh]:
+        """One of the trees that grow here, from close by and from afar."""
+        fine, coarse = (
+            props.TREES[kind](self.route.rng(11, kind, variant), self.style.green, detail)
+            for detail in (True, False)
+        )
+        return fine, coarse
 
     @functools.lru_cache(maxsize=32)  # noqa: B019
-    def shrub(self, kind: str, variant: int) -> Mesh:
-        """One of the bushes or hedges."""
-        rng = self.route.rng(12, variant, kind == 'hedge')
+    def shrub(self, kind: str, variant: int) -> tuple[Mesh, Mesh]:
+        """One of the bushes or hedges, from close by and from afar."""
         make = props.hedge if kind == 'hedge' else props.bush
-        return make(rng, self.style.green)
+        fine, coarse = (
+            make(self.route.rng(12, variant, kind == 'hedge'), self.style.green, detail)
+            for detail in (True, False)
+        )
+        return fine, coarse
 
 
 class BlockBuilder:
@@ -164,7 +172,8 @@ class BlockBuilder:
         """Bent with the road and its gradient: pieces must be short."""
         self._houses: list[tuple[MeshBuilder, float]] = []
         self._rigid: list[Mesh] = []
-        self._fine: list[Mesh] = []
+        self._near: list[Mesh] = []
+        self._far: list[Mesh] = []
         self.lamps: list[np.ndarray] = []
         self.objects: list[Standing] = []
         self.origin = self.route.bend(np.array([self.s0, 0.0, 0.0]))
@@ -182,9 +191,10 @@ class BlockBuilder:
         parts += [self._bent(b.build(), s) for b, s in self._houses if b.filled]
         mesh = concatenate(parts)
         mesh = mesh.compact()
-        fine = concatenate(self._fine) if self._fine else mesh.part(np.zeros(len(mesh), bool))
+        none = mesh.part(np.zeros(len(mesh), bool))
+        near, far = (concatenate(p) if p else none for p in (self._near, self._far))
         lamps = np.array(self.lamps, float).reshape(-1, 3)
-        return Block(self.origin, mesh, fine, lamps, tuple(self.objects))
+        return Block(self.origin, mesh, near, far, lamps, tuple(self.objects))
 
     def _bent(self, mesh: Mesh, level: float | None) -> Mesh:
         at = mesh.vertices.astype(np.float64)
@@ -207,17 +217,16 @@ class BlockBuilder:
         z: float = 0.0,
         upright: bool = True,
         tag: int | None = None,
+        coarse: Mesh | None = None,
     ) -> np.ndarray:
-        """Place a rigid thing; returns its T_world."""
+        """Place a rigid thing, `coarse` from afar; returns its T_world."""
         T = self.route.pose(self.s0 + s, lateral, z, yaw, upright)
         local = T.copy()
         local[:3, 3] -= self.origin
         number = int(self.rng.integers(65536)) if tag is None else tag
-        moved = mesh.moved(local, number)
-        if moved.loose:
-            moved, leaves = moved.split()
-            self._fine.append(leaves)
-        self._rigid.append(moved)
+        (self._rigid if coarse is None else self._near).append(mesh.moved(local, number))
+        if coarse is not None:
+            self._far.append(coarse.moved(local, number))
         return T
 
     def parked(
@@ -237,7 +246,7 @@ class BlockBuilder:
         variant = int(self.rng.integers(fleet.VARIANTS['person']))
         found = fleet.model(self.route.seed, self.route.number, 'person', variant, fleet.STEPS)
         tag = int(self.rng.integers(65536))
-        T = self.put(found.mesh, s, lateral, yaw, z, tag=tag)
+        T = self.put(found.mesh, s, lateral, yaw, z, tag=tag, coarse=found.coarse)
         self.objects.append(Standing(T, found.size, ID['person'], tag))
 
     def tree(
@@ -247,22 +256,25 @@ class BlockBuilder:
         rng = self.rng
         if kind is None:
             kind = int(rng.choice(3, p=self.style.trees))
-        mesh = self.place_.tree(kind, int(rng.integers(5)))
         tone = rng.uniform(0.8, 1.2) * rng.uniform(0.94, 1.06, 3)
-        mesh = mesh.scaled(size * float(rng.uniform(0.85, 1.15))).tinted(tone)
-        self.put(mesh, s, lateral, rng.uniform(0, 2 * np.pi), z)
+        size *= float(rng.uniform(0.85, 1.15))
+        fine, coarse = (
+            m.scaled(size).tinted(tone) for m in self.place_.tree(kind, int(rng.integers(5)))
+        )
+        self.put(fine, s, lateral, rng.uniform(0, 2 * np.pi), z, coarse=coarse)
 
     def bush(self, s: float, lateral: float, z: float = 0.0, size: float = 1.0) -> None:
         """Plant a bush."""
-        mesh = self.place_.shrub('bush', int(self.rng.integers(6)))
-        mesh = mesh.scaled(size * float(self.rng.uniform(0.8, 1.4)))
-        self.put(mesh, s, lateral, self.rng.uniform(0, 2 * np.pi), z)
+        size *= float(self.rng.uniform(0.8, 1.4))
+        variant = int(self.rng.integers(6))
+        fine, coarse = (m.scaled(size) for m in self.place_.shrub('bush', variant))
+        self.put(fine, s, lateral, self.rng.uniform(0, 2 * np.pi), z, coarse=coarse)
 
     def hedge(self, s: tuple[float, float], lateral: float, z: float = 0.0) -> None:
         """Plant a hedge along the road."""
         for at in np.arange(s[0] + 1, s[1], 2.0):
-            mesh = self.place_.shrub('hedge', int(self.rng.integers(4)))
-            self.put(mesh, float(at), lateral, z=z)
+            fine, coarse = self.place_.shrub('hedge', int(self.rng.integers(4)))
+            self.put(fine, float(at), lateral, z=z, coarse=coarse)
 
     def lamp(
         self, s: float, lateral: float, side: int, arm: float = 1.6, height: float = 6.5

@@ -72,7 +72,6 @@ class Mesh:
         material: (T,) uint8, `Material`.
         color: (T, 3) float32, linear RGB in [0, 1].
         tag: (T,) uint16, number of the object, to vary textures between objects.
-        loose: So many triangles at the end are loose leaves, which nobody sees from afar.
     """
 
     vertices: np.ndarray
@@ -81,7 +80,6 @@ class Mesh:
     material: np.ndarray
     color: np.ndarray
     tag: np.ndarray
-    loose: int = 0
 
     def __len__(self) -> int:
         return len(self.vertices)
@@ -109,12 +107,6 @@ class Mesh:
         edge = self.vertices[:, 1:] - self.vertices[:, :1]
         area = np.linalg.norm(np.cross(edge[:, 0], edge[:, 1]), axis=1)
         return self if (area > 1e-9).all() else self.part(area > 1e-9)
-
-    def split(self) -> tuple[Mesh, Mesh]:
-        """The solid part and the loose leaves."""
-        n = len(self) - self.loose
-        head, tail = np.arange(len(self)) < n, np.arange(len(self)) >= n
-        return replace(self.part(head), loose=0), self.part(tail)
 
     @property
     def size(self) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +152,6 @@ class MeshBuilder:
 
     def __init__(self) -> None:
         self._parts: list[Mesh] = []
-        self._loose: list[Mesh] = []
         self.category = 0
         self.material = Material.ASPHALT
         self.color: Color = (0.5, 0.5, 0.5)
@@ -332,12 +323,19 @@ class MeshBuilder:
         radii: Point,
         rng: np.random.Generator | None = None,
         rough: float = 0.0,
+        fine: bool = True,
     ) -> None:
-        """Add an ellipsoid of 80 triangles, its surface displaced by `rough` of the radius."""
+        """Add an ellipsoid, its surface displaced by `rough` of the radius.
+
+        It has 80 triangles, or 20 if not `fine`; the generator is used alike for both.
+        """
         points = _ICOSPHERE_POINTS
         if rng is not None:
             points = points * (1.0 + rough * rng.uniform(-1, 1, (len(points), 1)))
-        self.triangles((points * radii + center)[_ICOSPHERE_FACES])
+        faces = _ICOSPHERE_FACES if fine else _ICOSAHEDRON_FACES
+        # The coarse one is a little larger, to cover as much of the picture.
+        grown = np.asarray(radii) * (1.0 if fine else 1.1)
+        self.triangles((points * grown + center)[faces])
 
     def leaves(
         self, center: Point, radii: Point, count: int, size: float, rng: np.random.Generator
@@ -349,17 +347,15 @@ class MeshBuilder:
         corners = rng.normal(0, size, (count, 3, 3))
         shade = rng.uniform(0.6, 1.35, (count, 1)) * np.asarray(self.color)
         self.triangles(middle[:, None] + corners, np.clip(shade, 0, 1))
-        self._loose.append(self._parts.pop())
 
     def build(self) -> Mesh:
-        """Everything collected, as one soup, loose leaves at its end."""
-        mesh = concatenate([*self._parts, *self._loose])
-        return replace(mesh, loose=sum(map(len, self._loose)))
+        """Everything collected, as one soup."""
+        return concatenate(self._parts)
 
     @property
     def filled(self) -> bool:
         """Something was added."""
-        return bool(self._parts or self._loose)
+        return bool(self._parts)
 
 
 def _skin_triangles(grid: np.ndarray) -> np.ndarray:
@@ -378,7 +374,7 @@ def _surface_coordinates(vertices: np.ndarray) -> np.ndarray:
     return np.take_along_axis(vertices, np.repeat(pick[:, None], 3, axis=1), axis=2)
 
 
-def _icosphere() -> tuple[np.ndarray, np.ndarray]:
+def _icosphere() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     phi = (1 + 5**0.5) / 2
     points = [
         (-1, phi, 0), (1, phi, 0), (-1, -phi, 0), (1, -phi, 0), (0, -1, phi), (0, 1, phi),
@@ -404,7 +400,7 @@ def _icosphere() -> tuple[np.ndarray, np.ndarray]:
     for a, b, c in faces:
         ab, bc, ca = middle(a, b), middle(b, c), middle(c, a)
         finer += [(a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)]
-    return np.array(corners), np.array(finer)
+    return np.array(corners), np.array(finer), np.array(faces)
 
 
-_ICOSPHERE_POINTS, _ICOSPHERE_FACES = _icosphere()
+_ICOSPHERE_POINTS, _ICOSPHERE_FACES, _ICOSAHEDRON_FACES = _icosphere()

@@ -163,6 +163,36 @@ def person(who: Looks, phase: float = 0.0, stride: float = 0.3) -> Mesh:
     return b.build().scaled(who.height / 1.79)
 
 
+def figure(who: Looks, phase: float = 0.0, stride: float = 0.3) -> Mesh:
+    """Somebody as `person`, with few triangles, for a distance."""
+    b, c = MeshBuilder(), ID['person']
+    swing = float(np.sin(2 * np.pi * phase))
+    for side in (-1, 1):
+        y = side * 0.09
+        b.use(c, Material.CLOTH, who.legs)
+        b.cylinder((0, y, 0.92), (side * stride * swing + 0.03, y, 0), 0.09, 0.06, n=3)
+        b.use(c, Material.CLOTH, who.top)
+        out = side * (0.2 * who.girth + 0.03)
+        b.cylinder((0.03, out, 1.42), (0.06 - side * stride * swing * 0.8, out, 0.85), 0.06, n=3)
+    g = who.girth
+    b.use(c, Material.CLOTH, who.top)
+    b.skin(
+        _rings([
+            (0, 0, 0.82 - who.coat, 0.13 * g, 0.17 * g + 0.1 * who.coat),
+            (0.02, 0, 1.15, 0.11 * g, 0.15 * g), (0.03, 0, 1.42, 0.1, 0.19 * g),
+            (0.04, 0, 1.5, 0.04, 0.05),
+        ], 5), closed=True,
+    )  # fmt: skip
+    b.use(c, Material.SKIN, who.skin)
+    b.skin(_rings([(0.05, 0, 1.47, 0.06, 0.06), (0.08, 0, 1.68, 0.1, 0.08)], 4), closed=True)
+    b.use(c, Material.SKIN, who.bag_color if who.bag == 3 else who.hair)
+    b.skin(_rings([(0.05, 0, 1.64, 0.1, 0.09), (0.06, 0, 1.79, 0.03, 0.03)], 4), closed=True)
+    if who.bag == 1:
+        b.use(c, Material.CLOTH, who.bag_color)
+        b.box((-0.3, -0.16, 1.0), (-0.08, 0.16, 1.4), 0.85)
+    return b.build().scaled(who.height / 1.79)
+
+
 def _rider(
     b: MeshBuilder, who: Looks, seat: float, bar: tuple[float, float], helmet: bool
 ) -> None:

@@ -28,7 +28,7 @@ def _trunk(b: MeshBuilder, rng: np.random.Generator, height: float, radius: floa
     b.cylinder(middle, (bow[0] * 0.5, bow[1] * 0.5, height), radius * 0.85, radius * 0.6)
 
 
-def broadleaf(rng: np.random.Generator, green: Color) -> Mesh:
+def broadleaf(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh:
     """A tree of 6 to 11 m: trunk, boughs and a crown of several clumps."""
     b, c = MeshBuilder(), ID['vegetation']
     tag, shade = int(rng.integers(65536)), _leafy(rng, green)
@@ -49,7 +49,7 @@ def broadleaf(rng: np.random.Generator, green: Color) -> Mesh:
         centers.append(
             middle + (wide * out * np.cos(angle), wide * out * np.sin(angle), crown * up * 0.75)
         )
-    for center in centers[:4]:
+    for center in centers[:4] if fine else ():
         b.cylinder((0, 0, trunk * 0.9), center * (0.7, 0.7, 1) - (0, 0, 0.3), 0.07, 0.03, n=4)
     for center in centers:
         r = crown * rng.uniform(0.42, 0.56)
@@ -57,14 +57,14 @@ def broadleaf(rng: np.random.Generator, green: Color) -> Mesh:
         # Light comes from above: the lower clumps of a crown lie in its shade.
         tone = tone * np.clip(0.85 + 0.25 * (center[2] - middle[2]) / crown, 0.6, 1.1)
         b.use(c, Material.LEAF, tuple(tone), tag)
-        b.blob(center, (r, r, r * 0.85), rng, 0.22)
+        b.blob(center, (r, r, r * 0.85), rng, 0.22, fine)
     b.use(c, Material.LEAF, shade, tag)
-    for center in centers:
-        b.leaves(center, np.full(3, crown * 0.56), 34, 0.2, rng)
+    for center in centers if fine else ():
+        b.leaves(center, np.full(3, crown * 0.56), 46, 0.17, rng)
     return b.build()
 
 
-def conifer(rng: np.random.Generator, green: Color) -> Mesh:
+def conifer(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh:
     """A spruce of 7 to 14 m in ragged tiers."""
     b, c = MeshBuilder(), ID['vegetation']
     tag = int(rng.integers(65536))
@@ -72,7 +72,7 @@ def conifer(rng: np.random.Generator, green: Color) -> Mesh:
     height = rng.uniform(7, 14)
     b.use(c, Material.BARK, (0.14, 0.09, 0.06), tag)
     b.cylinder((0, 0, -0.5), (0, 0, height * 0.9), 0.2, 0.05)
-    tiers, n = 6, 11
+    tiers, n = 6, 11 if fine else 5
     for k in range(tiers):
         low = height * (0.10 + 0.145 * k)
         radius = height * 0.21 * (1 - k / (tiers + 0.6))
@@ -88,11 +88,14 @@ def conifer(rng: np.random.Generator, green: Color) -> Mesh:
         b.use(c, Material.LEAF, tuple(tone * 0.5), tag)
         b.triangles(np.stack([rim, np.roll(rim, -1, 0), inner], 1))
     b.use(c, Material.LEAF, tuple(shade), tag)
-    b.leaves((0, 0, height * 0.45), (height * 0.15, height * 0.15, height * 0.38), 90, 0.2, rng)
+    if fine:
+        b.leaves(
+            (0, 0, height * 0.45), (height * 0.15, height * 0.15, height * 0.38), 90, 0.2, rng
+        )
     return b.build()
 
 
-def poplar(rng: np.random.Generator, green: Color) -> Mesh:
+def poplar(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh:
     """A slender tree of 9 to 14 m."""
     b, c = MeshBuilder(), ID['vegetation']
     tag, shade = int(rng.integers(65536)), _leafy(rng, green)
@@ -103,16 +106,23 @@ def poplar(rng: np.random.Generator, green: Color) -> Mesh:
         r = height * (0.095, 0.115, 0.11, 0.09, 0.055)[k]
         z = height * (0.24 + 0.165 * k)
         b.use(c, Material.LEAF, tuple(np.asarray(shade) * (0.8 + 0.07 * k)), tag)
-        b.blob((rng.normal(0, 0.15), rng.normal(0, 0.15), z), (r, r, height * 0.13), rng, 0.2)
+        b.blob(
+            (rng.normal(0, 0.15), rng.normal(0, 0.15), z), (r, r, height * 0.13), rng, 0.2, fine
+        )
     b.use(c, Material.LEAF, shade, tag)
-    b.leaves((0, 0, height * 0.57), (height * 0.1, height * 0.1, height * 0.4), 170, 0.18, rng)
+    if fine:
+        b.leaves((0, 0, height * 0.57), (height * 0.1, height * 0.1, height * 0.4), 170, 0.18, rng)
     return b.build()
 
 
-TREES: tuple[Callable[[np.random.Generator, Color], Mesh], ...] = (broadleaf, conifer, poplar)
+TREES: tuple[Callable[[np.random.Generator, Color, bool], Mesh], ...] = (
+    broadleaf,
+    conifer,
+    poplar,
+)
 
 
-def bush(rng: np.random.Generator, green: Color) -> Mesh:
+def bush(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh:
     """A shrub of about a metre."""
     b = MeshBuilder()
     tag = int(rng.integers(65536))
@@ -122,12 +132,13 @@ def bush(rng: np.random.Generator, green: Color) -> Mesh:
         center = (rng.normal(0, 0.3), rng.normal(0, 0.3), r * 0.7)
         tone = tuple(np.asarray(shade) * rng.uniform(0.7, 1.1))
         b.use(ID['vegetation'], Material.LEAF, tone, tag)
-        b.blob(center, (r, r, r * 0.9), rng, 0.3)
-    b.leaves((0, 0, 0.6), (0.8, 0.8, 0.6), 50, 0.13, rng)
+        b.blob(center, (r, r, r * 0.9), rng, 0.3, fine)
+    if fine:
+        b.leaves((0, 0, 0.6), (0.8, 0.8, 0.6), 50, 0.13, rng)
     return b.build()
 
 
-def hedge(rng: np.random.Generator, green: Color, height: float = 1.3) -> Mesh:
+def hedge(rng: np.random.Generator, green: Color, fine: bool = True, height: float = 1.3) -> Mesh:
     """Two metres of clipped hedge along x."""
     b = MeshBuilder()
     shade = _leafy(rng, green)
@@ -143,7 +154,8 @@ def hedge(rng: np.random.Generator, green: Color, height: float = 1.3) -> Mesh:
     b.fan(rings[0])
     b.fan(rings[-1])
     b.use(ID['vegetation'], Material.LEAF, shade, 0)
-    b.leaves((0, 0, height * 0.6), (0.95, 0.42, height * 0.45), 60, 0.09, rng)
+    if fine:
+        b.leaves((0, 0, height * 0.6), (0.95, 0.42, height * 0.45), 60, 0.09, rng)
     return b.build()
 
 

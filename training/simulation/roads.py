@@ -146,7 +146,11 @@ class Route:
         """(..., 2) world x and y of the centre line."""
         s = np.asarray(s, float)
         self._extend(float(s.max(initial=0.0)))
-        return np.stack([np.interp(s, self._s, self._center[:, i]) for i in (0, 1)], -1)
+        at = np.clip((s + _BEFORE) / _STEP, 0, len(self._s) - 1.001)
+        i = at.astype(int)
+        t = (at - i)[..., None]
+        blended: np.ndarray = self._center[i] * (1 - t) + self._center[i + 1] * t
+        return blended
 
     def bend(self, points: np.ndarray, level: float | None = None) -> np.ndarray:
         """(..., 3) road coordinates into the world.
@@ -178,6 +182,18 @@ class Route:
             T[:3, :3] = T[:3, :3] @ np.array([[c, 0, -n], [0, 1, 0], [n, 0, c]])
         T[:3, :3] = T[:3, :3] @ placement(0, 0, 0, yaw)[:3, :3]
         return T
+
+    def poses(
+        self, s: np.ndarray, lateral: np.ndarray, z: np.ndarray, yaw: np.ndarray
+    ) -> np.ndarray:
+        """(N, 4, 4) T_world_object of upright things; see `pose`."""
+        theta = self.heading(s) + yaw
+        out = np.zeros((len(s), 4, 4))
+        out[:, 0, 0], out[:, 0, 1] = np.cos(theta), -np.sin(theta)
+        out[:, 1, 0], out[:, 1, 1] = np.sin(theta), np.cos(theta)
+        out[:, 2, 2] = out[:, 3, 3] = 1
+        out[:, :3, 3] = self.bend(np.stack([s, lateral, z], -1))
+        return out
 
     def hills(self, xy: np.ndarray) -> np.ndarray:
         """Height of the untouched land at (..., 2) world positions, far from the road."""

@@ -13,13 +13,15 @@ import numpy as np
 from training.simulation.agents import Agent
 from training.simulation.mesh import Material, Mesh, MeshBuilder, concatenate
 from training.simulation.roads import environment_of
-from training.simulation.signals import BLOCK
 from training.simulation.soup import SKY, Hits, Soup, cast
 from training.simulation.world import Surroundings, World, load_world, surroundings
 
 SUN_ELEVATION = np.radians(38)
-_SIGHT = 260.0
-"""Agents farther away are left out, in metres."""
+_SIGHT, _LIDAR_SIGHT = 260.0, 160.0
+"""Agents farther away are left out, in metres; of a scan even nearer ones."""
+
+_COARSE = 24.0
+"""People farther away have fewer triangles, in metres."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ class Scene:
         self._key = (seed, number, self.environment)
         world = self._world
         self.T_world_base, self.velocity, self.yaw_rate, self.ego_s = world.population.ego(time)
-        self._place: Surroundings = surroundings(*self._key, int(self.ego_s // BLOCK))
+        self._place: Surroundings = surroundings(*self._key, self.ego_s)
         self._turn = self.T_world_base[:3, :3].T.astype(np.float32)
         self._offset = (self.T_world_base[:3, 3] - self._place.origin).astype(np.float32)
         self.agents = self._near(world.population.at(time))
-        self._moving = _soup_of(self.agents, self._place.origin)
+        self._moving = _soup_of(self.agents, self._place.origin, self.T_world_base[:3, 3])
 
     @property
     def _world(self) -> World:
@@ -238,7 +240,9 @@ class Scene:
             at = at @ self.T_world_base[:3, :3]
             dt = dt_of(np.arctan2(at[:, 1], at[:, 0]))
             other.agents = [_later(a, float(t)) for a, t in zip(self.agents, dt, strict=True)]
-            other._moving = _soup_of(other.agents, self._place.origin)
+            other._moving = _soup_of(
+                other.agents, self._place.origin, self.T_world_base[:3, 3], 0.5
+            )
         return other
 
 
@@ -248,7 +252,7 @@ def _later(agent: Agent, dt: float) -> Agent:
     T[:3, 3] += agent.velocity * dt
     return Agent(
         agent.mesh, T, agent.velocity, agent.turning, agent.tag, agent.category, agent.size,
-        agent.solid,
+        agent.solid, agent.coarse,
     )  # fmt: skip
 
 
@@ -261,12 +265,19 @@ def _nothing() -> Mesh:
     return b.build()
 
 
-def _soup_of(agents: list[Agent], origin: np.ndarray) -> Soup:
+def _soup_of(
+    agents: list[Agent], origin: np.ndarray, viewer: np.ndarray, sharpness: float = 1.0
+) -> Soup:
+    """What moves, relative to `origin`; from afar with fewer triangles."""
     parts, speeds = [_nothing()], [np.zeros((2, 3), np.float32)]
     for agent in agents:
         local = agent.T_world.copy()
+        away = np.abs(local[:2, 3] - viewer[:2]).max()
+        if sharpness < 1 and away > _LIDAR_SIGHT:
+            continue
         local[:3, 3] -= origin
-        mesh = agent.mesh.moved(local, agent.tag)
+        far = agent.coarse is not None and away > _COARSE * sharpness
+        mesh = (agent.coarse if far and agent.coarse else agent.mesh).moved(local, agent.tag)
         parts.append(mesh)
         speeds.append(np.broadcast_to(agent.velocity.astype(np.float32), (len(mesh), 3)))
     return Soup(concatenate(parts), np.concatenate(speeds))

@@ -26,6 +26,9 @@ _BUILDERS: dict[str, type[BlockBuilder]] = {
 _BLOCKS = {'town': (2, 3), 'country': (2, 6), 'motorway': (2, 7)}
 """Blocks that exist behind and before the ego vehicle's own."""
 
+_STRIDE = {'town': 1, 'country': 2, 'motorway': 3}
+"""The surroundings are built anew every so many blocks: the faster the drive the more."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -72,23 +75,30 @@ class Surroundings:
     objects: tuple[Standing, ...]
 
 
+def surroundings(seed: int, number: int, environment: str, ego_s: float) -> Surroundings:
+    """What stands around an ego vehicle `ego_s` metres along the road."""
+    stride = _STRIDE[environment]
+    return _surroundings(seed, number, environment, int(ego_s // (BLOCK * stride)) * stride)
+
+
 @functools.lru_cache(maxsize=2)
-def surroundings(seed: int, number: int, environment: str, index: int) -> Surroundings:
-    """What stands around an ego vehicle in block `index`; frames in one block share it."""
+def _surroundings(seed: int, number: int, environment: str, index: int) -> Surroundings:
+    """What stands around block `index` and its `_STRIDE`; all frames there share it."""
     world = load_world(seed, number, environment)
     behind, ahead = _BLOCKS[environment]
-    near = {
-        i: block(seed, number, environment, i) for i in range(index - behind, index + ahead + 1)
+    last = index + _STRIDE[environment] - 1
+    blocks = {
+        i: block(seed, number, environment, i) for i in range(index - behind, last + ahead + 1)
     }
-    origin = near[index].origin
-    parts: list[Mesh] = [b.mesh.shifted(b.origin - origin) for b in near.values()]
-    parts += [
-        near[i].detail.shifted(near[i].origin - origin) for i in (index - 1, index, index + 1)
-    ]
-    parts.append(terrain(world.place, BLOCK * index, origin))
+    origin = blocks[index].origin
+    parts: list[Mesh] = []
+    for i, b in blocks.items():
+        close = b.near if index - 1 <= i <= last + 1 else b.far
+        parts += [m.shifted(b.origin - origin) for m in (b.mesh, close)]
+    parts.append(terrain(world.place, BLOCK * (index + last + 1) / 2, origin))
     return Surroundings(
         origin,
         Soup(concatenate(parts)),
-        np.concatenate([b.lamps for b in near.values()]),
-        tuple(o for b in near.values() for o in b.objects),
+        np.concatenate([b.lamps for b in blocks.values()]),
+        tuple(o for b in blocks.values() for o in b.objects),
     )

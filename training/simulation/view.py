@@ -276,23 +276,28 @@ class View:
     def flow(self) -> Array:
         """(H, W, 2) float32 pixels per second at which the picture moves past the camera.
 
-        From depth, ego motion and the surfaces' own velocity; zero for the sky except for turns.
+        From depth, ego motion and the surfaces' own velocity; the sky only moves in turns.
         """
+        return self.flow_at(1)
+
+    def flow_at(self, step: int) -> Array:
+        """`flow` of every `step`th pixel in each direction."""
+        part = np.s_[::step, ::step]
         R = self.camera.T_base_camera[:3, :3].astype(np.float32)
         own = np.asarray(self.scene.velocity, np.float32)
         rate = np.float32(self.scene.yaw_rate)
-        x, y, _ = self.point
-        surface = self.hits.velocity
-        relative = [np.float32(-own[0]) + rate * y, np.float32(-own[1]) - rate * x, -own[2]]
-        planes = [np.broadcast_to(r, x.shape).astype(np.float32) for r in relative]
-        planes = [p + surface[..., i] for i, p in enumerate(planes)]
-        far = ~self.hit
-        rx, ry, _ = self.ray
-        for plane, turn in zip(planes, (rate * ry, -rate * rx, 0 * rx), strict=True):
-            plane[far] = turn[far] if np.ndim(turn) else 0
+        rays = [plane[part] for plane in self.ray]
+        far = ~self.hit[part]
+        # What is infinitely far moves as a point of the unit sphere does.
+        x, y = (np.where(far, rays[i], self.point[i][part]) for i in range(2))
+        surface = self.hits.velocity[part]
+        distance = np.where(far, np.float32(1), self.hits.distance[part])
+        planes = [
+            np.where(far, turn, surface[..., i] - own[i] + turn)
+            for i, turn in enumerate((rate * y, -rate * x, np.float32(0)))
+        ]
         optical = [sum(R[i, j] * planes[i] for i in range(3)) for j in range(3)]
-        place = [sum(R[i, j] * self.ray[i] for i in range(3)) for j in range(3)]
-        distance = np.where(far, np.float32(1), self.hits.distance)
+        place = [sum(R[i, j] * rays[i] for i in range(3)) for j in range(3)]
         if self.camera.D or self.camera.distortion_model != PLUMB_BOB:
             return self._distorted_flow(np.stack(place, -1) * distance[..., None], optical)
         z = np.maximum(place[2], np.float32(0.05))
@@ -303,14 +308,15 @@ class View:
         return np.stack([u, v], -1).astype(np.float32)
 
     def _distorted_flow(self, place: Array, velocity: list[Array]) -> Array:
-        """By differences through the lens model, at every fourth pixel."""
-        dt = 1e-3
-        points = place[::4, ::4].reshape(-1, 3).astype(np.float64)
-        moved = points + dt * np.stack(velocity, -1)[::4, ::4].reshape(-1, 3)
+        """By differences through the lens model, at every fourth pixel of a large picture."""
+        dt, (h, w) = 1e-3, place.shape[:2]
+        every = 4 if h > 64 else 1
+        points = place[::every, ::every].reshape(-1, 3).astype(np.float64)
+        moved = points + dt * np.stack(velocity, -1)[::every, ::every].reshape(-1, 3)
         flow = (self.camera.project(moved) - self.camera.project(points)) / dt
-        coarse = np.nan_to_num(flow).reshape(*place[::4, ::4].shape[:2], 2).astype(np.float32)
-        h, w = place.shape[:2]
-        return np.asarray(cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR))
+        coarse = np.nan_to_num(flow).reshape(*place[::every, ::every].shape[:2], 2)
+        size = (w, h)
+        return np.asarray(cv2.resize(coarse.astype(np.float32), size))
 
 
 @functools.lru_cache(maxsize=16)

@@ -189,13 +189,17 @@ def test_motion_blur_only_when_moving_and_only_while_the_shutter_is_open() -> No
     blurred = motion_blur(image, view, 0.05)
     sharp, soft = (np.abs(np.diff(a, axis=1)).mean() for a in (image, blurred))
     assert soft < 0.9 * sharp
-    view.flow = np.zeros_like(view.flow)
-    assert (motion_blur(image, view, 0.05) == image).all()
+    standing = Moment(SimulationConfig(width=160, height=100), 1, 5.0, with_lidar=False).view
+    standing.scene.velocity = np.zeros(3)
+    standing.scene.yaw_rate = 0.0
+    parked = np.linalg.norm(standing.hits.velocity, axis=-1) == 0
+    assert (standing.flow[parked] == 0).all()
+    assert (motion_blur(image, standing, 0.05)[parked] == image[parked]).mean() > 0.95
 
 
 def test_flow_is_how_the_points_move_in_the_picture() -> None:
     for D in ((), (-0.2, 0.03, 0.0, 0.0)):
-        camera = CameraConfig(160, 100, D=D)
+        camera = CameraConfig(160, 100, D=D, rotation=(0.0, 0.1, 0.4))
         config = SimulationConfig(camera_configs=(camera,))
         view = Moment(config, 1, 5.0, with_lidar=False).view
         dt = 0.01

@@ -72,7 +72,7 @@ def read_foreign_checkpoint(path: Path) -> dict[str, Tensor]:
 class _Storage(NamedTuple):
     dtype: torch.dtype
     key: str
-    count: int
+    numel: int
 
 
 class _StoredTensor:
@@ -216,14 +216,14 @@ def _materialize(
     for n in ref.shape:
         count *= n
     last = ref.offset + sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True))
-    inside = ref.offset >= 0 and (count == 0 or last < storage.count) and count <= storage.count
+    inside = ref.offset >= 0 and (count == 0 or last < storage.numel) and count <= storage.numel
     if not inside or min((*ref.shape, *ref.strides, 0)) < 0:
         raise ModelError(f'{path} is damaged: {key} reaches beyond its bytes')
     info = archive.getinfo(f'{root}data/{storage.key}')
     # torch stores tensors as they are; a compressed member could be of any size once unpacked.
     if info.compress_type != zipfile.ZIP_STORED:
         raise ModelError(f'{path}: {key} is compressed, which torch.save does not do')
-    if info.file_size != storage.count * storage.dtype.itemsize:
+    if info.file_size != storage.numel * storage.dtype.itemsize:
         raise ModelError(f'{path} is damaged: {key} has {info.file_size} bytes')
     if count == 0:
         return torch.empty(ref.shape, dtype=storage.dtype)

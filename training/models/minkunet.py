@@ -68,7 +68,7 @@ class _ConvBlock(nn.Module):
         self.net = nn.Sequential(SparseConv(c_in, c_out, volume), BatchNorm1d(c_out), nn.ReLU())
 
     def forward(self, x: Tensor, pairs: KernelMap) -> Tensor:
-        return conv_norm_act(self.net[0], self.net[1], x, pairs)
+        return _conv(self.net, 0, x, pairs)
 
 
 class _ResidualBlock(nn.Module):
@@ -83,11 +83,17 @@ class _ResidualBlock(nn.Module):
             self.downsample = nn.Sequential(SparseConv(c_in, c_out, 1), BatchNorm1d(c_out))
 
     def forward(self, x: Tensor, pairs: KernelMap) -> Tensor:
-        conv1, norm1, _, conv2, norm2 = self.net
-        y = conv_norm_act(conv1, norm1, x, pairs)
+        y = _conv(self.net, 0, x, pairs)
         if self.downsample is not None:
-            x = conv_norm_act(self.downsample[0], self.downsample[1], x, relu=False)
-        return conv_norm_act(conv2, norm2, y, pairs, residual=x)
+            x = _conv(self.downsample, 0, x, relu=False)
+        return _conv(self.net, 3, y, pairs, residual=x)
+
+
+def _conv(
+    net: nn.Sequential, place: int, x: Tensor, pairs: KernelMap | None = None, **after: Any
+) -> Tensor:
+    """The convolution at a place of `net`, its normalisation, and what comes after."""
+    return conv_norm_act(cast('SparseConv', net[place]), net[place + 1], x, pairs, **after)
 
 
 class MinkUNet(nn.Module):
@@ -249,7 +255,10 @@ class MinkUNet(nn.Module):
     def _network(self) -> MinkUNet:
         """The copy that computes for a frozen network."""
         if not self._folded:
-            self._folded.append(_fold(self, getattr(torch, self.precision)))
+            # Normal tensors even when first used in a validation: those of inference mode could
+            # not be part of a gradient later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._folded.append(_fold(self, getattr(torch, self.precision)))
         return self._folded[0]
 
     def _apply(self, *args: Any, **kwargs: Any) -> MinkUNet:

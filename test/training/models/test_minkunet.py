@@ -384,6 +384,8 @@ def test_a_frozen_network_follows_new_weights_types_and_copies() -> None:
 def test_a_frozen_network_passes_gradients_to_its_input() -> None:
     frozen = trained().freeze()
     grid, features = batch_voxels(voxels(0))
+    with torch.inference_mode():  # a validation before training, as Lightning does it
+        frozen(grid, features)
     features.requires_grad_()
     frozen(grid, features).sum().backward()
     assert features.grad is not None

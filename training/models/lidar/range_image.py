@@ -114,7 +114,8 @@ class RangeImageEncoder(LidarEncoder):
         )  # fmt: skip
         self.image_encoder.check_size(*size)
         self._load_and_narrow()
-        mean, std = _MEAN, _STD
+        mean: tuple[float, ...] = _MEAN
+        std: tuple[float, ...] = _STD
         if self.settings.channels == 1:
             mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
         self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1) * 255, persistent=False)

@@ -169,7 +169,7 @@ def estimate_from_pairs(
         f"camera's stamps"
     )
     if abs(best) > 2 * sigma and abs(best) > 0.01:
-        text += f': suggested is --camera_offset {seconds:.3f}'
+        text += f': suggested is --camera-offset {seconds:.3f}'
     else:
         text += ': nothing needs to be changed'
     return OffsetEstimate(seconds, sigma, text, curve, len(curves))

@@ -97,10 +97,10 @@ def choose_topics(
     else:
         named = _several(topics, where, 'points', options.points_topic, CLOUD_TYPES)
         lidars = _lidars(topics, where)[:1] if named is None else named
-    infos = _several(topics, where, 'camera_info', options.camera_info_topic, (CAMERA_INFO_TYPE,))
+    infos = _several(topics, where, 'camera-info', options.camera_info_topic, (CAMERA_INFO_TYPE,))
     if infos is not None and len(infos) not in (1, len(images)):
         raise RecordingError(
-            f'{where}: {len(infos)} topics in --camera_info_topic for {len(images)} image topics'
+            f'{where}: {len(infos)} topics in --camera-info-topic for {len(images)} image topics'
         )
     chosen = []
     for number, image in enumerate(images):
@@ -199,10 +199,10 @@ def _named(
     # A leading slash is easily forgotten.
     name = topic if topic in topics else f'/{topic.strip("/")}'
     if name not in topics:
-        raise RecordingError(_missing(topics, where, f'no topic {topic!r} (--{role}_topic)'))
+        raise RecordingError(_missing(topics, where, f'no topic {topic!r} (--{role}-topic)'))
     kind, count = topics[name]
     if kind not in kinds:
-        raise RecordingError(f'{where}: --{role}_topic {name} is {kind}, not {" or ".join(kinds)}')
+        raise RecordingError(f'{where}: --{role}-topic {name} is {kind}, not {" or ".join(kinds)}')
     if not count:
         raise RecordingError(_missing(topics, where, f'no messages on {name}'))
     return name

@@ -369,7 +369,7 @@ class _Times:
             self.problem = (
                 f'the stamps in the headers of images and scans are at least {apart * 1e-9:.1f} s '
                 'apart, though they were recorded together: use --stamp bag, or give the '
-                'difference with --camera_offset'
+                'difference with --camera-offset'
             )
 
 

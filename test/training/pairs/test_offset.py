@@ -129,7 +129,7 @@ def test_offset_is_found(wrong_by_s):
     found = estimate_from_pairs([(pairs(8.0, wrong_by_s), trajectory(8.0))])
     assert found.seconds == pytest.approx(-wrong_by_s, abs=0.015), found.text
     assert found.sigma < 0.02
-    assert ('--camera_offset' in found.text) == (wrong_by_s != 0)
+    assert ('--camera-offset' in found.text) == (wrong_by_s != 0)
     best = max(found.curve, key=lambda entry: entry[1])
     assert best[0] == pytest.approx(-wrong_by_s, abs=0.02)
     assert found.to_json()['frames'] == found.frames > 15

@@ -48,7 +48,7 @@ _CLEAR = Light(
 )  # fmt: skip
 _AT_SEVERITY_ONE = {
     'clear': _CLEAR,
-    # 12 000 lx from a sun five degrees high.
+    # 12 000 lx from a sun six degrees high.
     'low_sun': Light(
         sun=(0.48, 0.31, 0.16), ambient=(0.10, 0.105, 0.12), horizon=(0.50, 0.38, 0.25),
         zenith=(0.08, 0.11, 0.19), clouds=0.45,
@@ -102,7 +102,7 @@ def sun_direction(scene: Scene, condition: Condition) -> np.ndarray:
     """
     if condition.name != 'low_sun' or condition.is_clear:
         return np.asarray(scene.sun, np.float32)
-    azimuth, elevation = np.radians(11), np.radians(5)
+    azimuth, elevation = np.radians(3), np.radians(6)
     low = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
     low = scene.T_world_base[:3, :3].T @ (low / np.linalg.norm(low))
     share = condition.severity**0.5

@@ -198,9 +198,10 @@ class KernelMap:
 
 
 def padded_sizes(counts: np.ndarray) -> np.ndarray:
-    """Round sizes up to eight per octave, and to multiples of eight.
+    """Round sizes up to multiples of 16, and to four per octave or, from 512, eight.
 
-    Preparing a product for a size never seen costs more than most of these products.
+    Preparing a product for a size never seen costs more than most of these products, and half a
+    megabyte.
 
     Args:
         counts: Non-negative integers.
@@ -209,5 +210,5 @@ def padded_sizes(counts: np.ndarray) -> np.ndarray:
         The same shape; 0 stays 0.
     """
     octave = np.frexp(np.maximum(counts - 1, 1))[1] - 1
-    step = np.maximum(2 ** np.maximum(octave - 3, 0), 8)
+    step = np.maximum(2 ** np.maximum(np.where(octave >= 9, octave - 3, octave - 2), 0), 16)
     return -(-counts // step) * step

@@ -21,7 +21,7 @@ from torch import Tensor
 # Multiplications from which oneDNN is faster, preparing included.
 _LARGE = 2**20
 # Whole blocks of these many rows, largest first: a new size costs oneDNN half a millisecond.
-_BLOCKS = (4096, 2048, 1024, 512, 256, 128, 64)
+_BLOCKS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16)
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +86,9 @@ def multiply(
     large: list[tuple[Tensor, Tensor, Tensor]] = []
     small: list[tuple[Tensor, Tensor, Tensor]] = []
     for a, b, c in zip(rows, matrices, out, strict=True):
-        (large if a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE else small).append((a, b, c))
+        rare = min(a.shape) < _BLOCKS[-1]  # what is left over comes in all sizes
+        worth = not rare and a.shape[0] * a.shape[1] * b.shape[1] >= _LARGE
+        (large if worth else small).append((a, b, c))
     for a, b, c in small:
         product(a, b, c)
     if large:
@@ -103,8 +105,11 @@ def _add_product(a: Tensor, b: Tensor, out: Tensor) -> None:
     torch.addmm(out, a, b, out=out)
 
 
-def blocks(n: int) -> list[int]:
-    """Split a number of rows into few different sizes; what is left at the end is small."""
+def blocks(x: Tensor) -> list[int]:
+    """Split rows into few different sizes; what is left at the end is small."""
+    n = len(x)
+    if x.device.type != 'cpu':
+        return [n]
     sizes = [_BLOCKS[0]] * (n // _BLOCKS[0])
     n %= _BLOCKS[0]
     for size in _BLOCKS[1:]:
@@ -116,12 +121,27 @@ def blocks(n: int) -> list[int]:
 
 def add_product(out: Tensor, x: Tensor, matrix: Tensor) -> None:
     """Add `x @ matrix` to `out`, for any number of rows."""
-    sizes = blocks(len(x)) if x.device.type == 'cpu' else [len(x)]
-    multiply(x.split(sizes), [matrix] * len(sizes), out.split(sizes), add=True)
+    sizes = blocks(x)
+    rows, sums = list(x.split(sizes)), list(out.split(sizes))
+    if _is_odd(x, sizes):
+        sums.pop().add_(_pad(rows.pop()).mm(matrix)[: sizes[-1]])
+    multiply(rows, [matrix] * len(rows), sums, add=True)
 
 
 def add_outer(out: Tensor, x: Tensor, y: Tensor) -> None:
     """Add `x.T @ y` to `out`, for any number of rows."""
-    sizes = blocks(len(x)) if x.device.type == 'cpu' else [len(x)]
-    columns = [part.T for part in x.split(sizes)]
-    multiply(columns, y.split(sizes), [out] * len(sizes), add=True)
+    sizes = blocks(x)
+    left, right = list(x.split(sizes)), list(y.split(sizes))
+    if _is_odd(x, sizes):
+        left[-1], right[-1] = _pad(left[-1]), _pad(right[-1])
+    multiply([part.T for part in left], right, [out] * len(left), add=True)
+
+
+def _is_odd(x: Tensor, sizes: list[int]) -> bool:
+    """Whether the last part has a size of its own that only oneDNN would multiply."""
+    rare = bool(sizes) and sizes[-1] < _BLOCKS[-1]
+    return rare and x.device.type == 'cpu' and x.dtype in (torch.bfloat16, torch.float16)
+
+
+def _pad(x: Tensor) -> Tensor:
+    return torch.nn.functional.pad(x, (0, 0, 0, _BLOCKS[-1] - len(x)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.sparse.convolution import Epilogue
-from training.sparse.matmul import add_outer, blocks, multiply
+from training.sparse.matmul import add_outer, add_product
 
 
 def pointwise(features: Tensor, matrix: Tensor, epilogue: Epilogue | None = None) -> Tensor:
@@ -24,14 +24,10 @@ def pointwise(features: Tensor, matrix: Tensor, epilogue: Epilogue | None = None
     Returns:
         (N, C_out).
     """
-    out = features.new_empty((len(features), matrix.shape[1]))
-    sizes = blocks(len(features)) if features.device.type == 'cpu' else [len(features)]
-    first = 0
-    for x, y in zip(features.split(sizes), out.split(sizes), strict=True):
-        multiply([x], [matrix], [y])
-        if epilogue is not None:
-            epilogue.apply_(y, slice(first, first + len(y)))
-        first += len(y)
+    out = features.new_zeros((len(features), matrix.shape[1]))
+    add_product(out, features, matrix)
+    if epilogue is not None:
+        epilogue.apply_(out, slice(None))
     return out
 
 

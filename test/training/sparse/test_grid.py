@@ -155,5 +155,7 @@ def test_padded_sizes() -> None:
     sizes = padded_sizes(counts)
     assert (sizes >= counts).all()
     assert sizes[0] == 0
-    assert (sizes[65:] <= 1.125 * counts[65:] + 1).all()
-    assert len(np.unique(sizes)) < 70
+    assert (sizes[65:] <= 1.25 * counts[65:] + 1).all()
+    assert (sizes[513:] <= 1.125 * counts[513:] + 1).all()
+    assert len(np.unique(sizes)) < 50
+    assert (sizes % 16 == 0).all()

@@ -54,6 +54,7 @@ def convert(
     stamp: Literal['header', 'bag'] | None = None,
     camera_offset: float | None = None,
     lidar_offset: float | None = None,
+    estimate_offset: bool = False,
     deskew: Literal['auto', 'none', 'poses', 'odom', 'tf', 'kiss-icp'] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -84,12 +85,14 @@ def convert(
         stamp: Which time of a bag's message counts: its header's (default) or that of recording.
         camera_offset: Seconds added to the stamps of the camera.
         lidar_offset: Seconds added to the stamps of the lidar.
+        estimate_offset: Estimate the time between the clocks and say it; nothing is moved.
         deskew: Where the motion within a scan comes from; auto takes what there is.
         overwrite: Replace a pair set of other recordings or options.
     """
     options = BuildOptions(
-        max_gap, val_fraction, image_format, split, min_time, min_distance, visible_only, shard_mb
-    )
+        max_gap, val_fraction, image_format, split, min_time, min_distance, visible_only, shard_mb,
+        estimate_offset,
+    )  # fmt: skip
     hints = SourceOptions(
         camera, image_topic, points_topic, camera_info_topic, calibration, stamp, camera_offset,
         lidar_offset, deskew,

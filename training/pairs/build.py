@@ -18,7 +18,7 @@ import pyarrow as pa
 from clcp_ros import __version__, image_codec
 from clcp_ros.errors import PairSetError, RecordingError
 from training.pairs.engine import Engine
-from training.pairs.job import BuildOptions, Job, Update, expected_pairs, staged_sequences
+from training.pairs.job import BuildOptions, Job, Update, matched, staged_sequences
 from training.pairs.lock import exclusive
 from training.pairs.pair_set import PairSet
 from training.pairs.preview import contact_sheet
@@ -27,7 +27,7 @@ from training.pairs.staging import expand, remote_fingerprint
 from training.pairs.storage import Folder, LocalFolder, RemoteFolder, is_remote, remote_url
 from training.pairs.writer import PairSetWriter, safe_name
 from training.reporting.conversion import report_page
-from training.sources.base import Recording, SourceOptions, Streaming
+from training.sources.base import Recording, SourceOptions
 
 __all__ = ['BuildOptions', 'Job', 'build', 'plan', 'plan_remote']
 
@@ -35,7 +35,7 @@ BUILD_VERSION = 2
 """Part of the fingerprint: raise it when the same input gives other pairs."""
 
 
-def plan(found: list[tuple[str, str, Recording | Streaming]]) -> list[Job]:
+def plan(found: list[tuple[str, str, Recording]]) -> list[Job]:
     """Give each recording a name that is unique in the set.
 
     Args:
@@ -244,12 +244,9 @@ class _Work:
                 todo.append(job)
         total = 0
         for number, job in enumerate(todo):
-            if isinstance(job.recording, Streaming):
-                total += expected_pairs(job.recording, self.options)
-            elif job.recording is not None:
+            if job.recording is not None:
                 # In this process, before the first is read: what is missing shows at once.
-                matches = job.recording.match(self.options.max_gap)
-                matches = matches.thinned(self.options.min_time)
+                matches = matched(job.recording, self.options)
                 todo[number] = replace(job, matches=matches)
                 total += len(matches)
         if self.progress is not None:

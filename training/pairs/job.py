@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ import numpy as np
 
 from clcp_ros.errors import ClcpError, ImageError, PairSetError
 from training.pairs.occlusion import hidden_points
+from training.pairs.offset import estimate_offset
 from training.pairs.pair import Pair
 from training.pairs.staging import staged
 from training.pairs.statistics import Statistics
 from training.pairs.storage import open_folder
-from training.pairs.sync import TOO_SOON, Matches, MatchOptions, TimeThinner, gap_summary
+from training.pairs.sync import TOO_SOON, Matches, TimeThinner, gap_summary
 from training.pairs.writer import PairSetWriter, safe_name
 from training.sources import open_source
-from training.sources.base import Drops, Recording, SourceOptions, Streaming, keep_finite
+from training.sources.base import Drops, Recording, SourceOptions, keep_finite
 
 TOO_NEAR = 'nearer than --min-distance to the frame before'
 """Reason of frames that thinning leaves out."""
@@ -42,6 +43,7 @@ class BuildOptions:
         min_distance: Shortest way between two frames, metres; 0 keeps all.
         visible_only: Remove the points that something hides from the camera.
         shard_mb: A new shard is begun when one grows beyond this, 10^6 bytes.
+        estimate_offset: Also estimate the time between the camera's and the lidar's clock.
     """
 
     max_gap: float = 0.05
@@ -52,6 +54,7 @@ class BuildOptions:
     min_distance: float = 0.0
     visible_only: bool = False
     shard_mb: int = 256
+    estimate_offset: bool = False
 
     def __post_init__(self) -> None:
         for name in ('max_gap', 'min_time', 'min_distance'):
@@ -82,7 +85,7 @@ class Job:
     sequence: str
     reader: str
     path: str
-    recording: Recording | Streaming | None
+    recording: Recording | None
     options: SourceOptions = field(default_factory=SourceOptions)
     matches: Matches | None = None
 
@@ -131,8 +134,9 @@ def run_job(job: Job, folder: str, options: BuildOptions, tell: Tell) -> list[st
         source, recordings = open_source(path, job.reader, job.options)
         names = [_staged_name(job.sequence, r.sequence, len(recordings)) for r in recordings]
         for name, recording in zip(names, recordings, strict=True):
-            own = replace(job, sequence=name, reader=source.name)
-            tell(Update(total=expected_pairs(recording, options)))
+            matches = matched(recording, options)
+            own = replace(job, sequence=name, reader=source.name, matches=matches)
+            tell(Update(total=len(matches)))
             if writer.part(name) is None:
                 _convert(writer, own, recording, options, tell)
     # Written last: it says that all of them are there.
@@ -158,11 +162,9 @@ def staged_sequences(writer: PairSetWriter, job: Job) -> list[str] | None:
         return None
 
 
-def expected_pairs(recording: Recording | Streaming, options: BuildOptions) -> int:
-    """About how many pairs a recording will give."""
-    if isinstance(recording, Streaming):
-        return recording.expected()
-    return len(recording.match(options.max_gap).thinned(options.min_time))
+def matched(recording: Recording, options: BuildOptions) -> Matches:
+    """Which frames of a recording to read; reads its stamps only."""
+    return recording.match(options.max_gap).thinned(options.min_time)
 
 
 def _list_name(job: Job) -> str:
@@ -179,11 +181,15 @@ def _staged_name(label: str, sequence: str, count: int) -> str:
 def _convert(
     writer: PairSetWriter,
     job: Job,
-    recording: Recording | Streaming,
+    recording: Recording,
     options: BuildOptions,
     tell: Tell,
 ) -> None:
     info: dict[str, Any] = {}
+    if options.estimate_offset:
+        estimate = estimate_offset(recording)
+        info['offset'] = estimate.to_json()
+        recording.notes.append(estimate.text)
     pairs = _Reading(job, recording, options, info, tell)
     sizes = _Sizes(writer, tell)
     writer.write_sequence(job.sequence, sizes.watch(iter(pairs)), info)
@@ -208,7 +214,7 @@ class _Reading:
     def __init__(
         self,
         job: Job,
-        recording: Recording | Streaming,
+        recording: Recording,
         options: BuildOptions,
         info: dict[str, Any],
         tell: Tell,
@@ -223,9 +229,12 @@ class _Reading:
         self.without_pose = 0
 
     def __iter__(self) -> Iterator[Pair]:
-        source = _Source(self.recording, self.job, self.options, self.dropped)
-        yielded = 0
-        for pair in source.pairs:
+        matches = self.job.matches
+        if matches is None:
+            matches = matched(self.recording, self.options)
+        passed = 0
+        for pair in self.recording.read(matches, self.job.sequence, self.dropped):
+            passed += 1
             pair.points = keep_finite(pair.points, self.dropped)
             reason = self._unwanted(pair)
             if reason is not None:
@@ -233,13 +242,11 @@ class _Reading:
                 self._tell(1)
                 continue
             self.statistics.add(pair)
-            yielded += 1
             yield pair
             self._tell(0)
-        matches = source.matches
         for reason, count in matches.dropped.items():
             self.dropped.add(reason, count=count)
-        self._tell(max(0, len(matches) - yielded))
+        self._tell(max(0, len(matches) - passed))
         self._describe(matches)
 
     def _unwanted(self, pair: Pair) -> str | None:
@@ -295,36 +302,13 @@ class _Reading:
             lidar=self.recording.lidar,
             camera_frames=matches.cameras,
             scans=matches.scans,
-            matched=max(len(matches), len(matches.gaps_ns)),
+            matched=len(matches),
             gaps=gap_summary(matches.gaps_ns),
             **self.statistics.describe(),
             dropped=dict(sorted(self.dropped.items())),
             examples=dict(sorted(self.dropped.examples.items())),
             notes=notes,
         )
-
-
-class _Source:
-    """The pairs of a recording of either kind; `matches` is whole when they are through."""
-
-    def __init__(
-        self, recording: Recording | Streaming, job: Job, options: BuildOptions, dropped: Drops
-    ) -> None:
-        none = np.zeros(0, np.int64)
-        self.matches = Matches(none, none, none)
-        self.pairs: Iterator[Pair]
-        if isinstance(recording, Streaming):
-            matching = MatchOptions(options.max_gap, options.min_time)
-            self.pairs = self._follow(recording.stream(matching, job.sequence, dropped))
-        else:
-            matches = job.matches
-            if matches is None:
-                matches = recording.match(options.max_gap).thinned(options.min_time)
-            self.matches = matches
-            self.pairs = recording.read(matches, job.sequence, dropped)
-
-    def _follow(self, stream: Generator[Pair, None, Matches]) -> Iterator[Pair]:
-        self.matches = yield from stream
 
 
 def _image_problem(pair: Pair) -> str | None:

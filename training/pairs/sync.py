@@ -13,19 +13,6 @@ TOO_SOON = 'sooner than --min-time after the frame before'
 """Reason of frames that thinning leaves out."""
 
 
-@dataclass(frozen=True)
-class MatchOptions:
-    """How frames and scans are paired.
-
-    Attributes:
-        max_gap: Largest distance in time of a frame and its scan, seconds.
-        min_time: Smallest distance in time of two frames, seconds; 0 keeps all.
-    """
-
-    max_gap: float
-    min_time: float = 0.0
-
-
 class TimeThinner:
     """Leaves out frames that follow too soon on the last one kept.
 

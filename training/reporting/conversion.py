@@ -120,8 +120,9 @@ def _times(index: pa.Table, recordings: Sequence[Mapping[str, Any]]) -> Section:
             f'{len(by_name)} of {len(recordings)} recordings are paired by name, as published: '
             'they have no gaps.'
         )
+    offsets = _offsets(recordings)
     if not len(gaps):
-        return Section('Time', text=text)
+        return Section('Time', text=text, figures=offsets)
     figure, axes = _figure(1)
     axes[0].hist(gaps, bins=60, color=_BLUE)
     axes[0].set_xlabel('scan minus frame [ms]')
@@ -137,8 +138,30 @@ def _times(index: pa.Table, recordings: Sequence[Mapping[str, Any]]) -> Section:
         'Time',
         text=[*text, 'A median (dashed) far from 0 hints at a clock offset between the sensors.'],
         facts=facts,
-        figures=[Figure(figure_uri(figure), 'Gaps between frames and their scans')],
+        figures=[Figure(figure_uri(figure), 'Gaps between frames and their scans'), *offsets],
     )
+
+
+def _offsets(recordings: Sequence[Mapping[str, Any]], most: int = 8) -> list[Figure]:
+    """How well the edges of image and scan agree over the offset, where it was estimated."""
+    curves = [(r['sequence'], r['offset']) for r in recordings if r.get('offset')]
+    curves = [(name, offset) for name, offset in curves if offset['curve']]
+    if not curves:
+        return []
+    figure, (axis,) = _figure(1)
+    for name, offset in curves[:most]:
+        seconds, agreement = np.array(offset['curve'], np.float64).T
+        axis.plot(seconds * 1e3, agreement / max(np.abs(agreement).max(), 1e-9), label=name)
+    axis.set_xlabel('added to the stamps of the camera [ms]')
+    axis.set_ylabel('agreement')
+    axis.legend(fontsize='small')
+    return [
+        Figure(
+            figure_uri(figure),
+            'Agreement of the edges of images and scans, of one for the best: a suggestion for '
+            '--camera-offset; nothing was moved',
+        )
+    ]
 
 
 def _points(index: pa.Table, report: Mapping[str, Any], coverage: np.ndarray) -> Section:

@@ -10,9 +10,9 @@ import pkgutil
 from pathlib import Path
 
 from clcp_ros.errors import RecordingError
-from training.sources.base import Recording, Source, SourceOptions, Streaming
+from training.sources.base import Recording, Source, SourceOptions
 
-__all__ = ['Recording', 'Source', 'SourceOptions', 'Streaming', 'open_source', 'sources']
+__all__ = ['Recording', 'Source', 'SourceOptions', 'open_source', 'sources']
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def sources() -> dict[str, Source]:
 
 def open_source(
     path: Path, reader: str = 'auto', options: SourceOptions | None = None
-) -> tuple[Source, list[Recording | Streaming]]:
+) -> tuple[Source, list[Recording]]:
     """Find the reader of a path and the recordings under it.
 
     Args:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from clcp_ros import image_codec
 from clcp_ros.errors import CalibrationError, RecordingError
 from training.pairs.geometry import Rectifier
 from training.pairs.pair import Pair
-from training.pairs.sync import Matches, MatchOptions
+from training.pairs.sync import Matches
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Drops(Counter[str]):
             self.examples.setdefault(reason, example)
 
 
-class AnyRecording(Protocol):
+class Recording(Protocol):
     """One camera and one lidar over one stretch of time; is pickled on its way to workers.
 
     May have an attribute `drive`: what it shares with the recordings of the same drive by other
@@ -99,10 +99,6 @@ class AnyRecording(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when the recording's files do."""
-
-
-class Recording(AnyRecording, Protocol):
-    """A recording whose stamps can be had without reading it."""
 
     def match(self, max_gap: float) -> Matches:
         """Which frame belongs to which scan; reads stamps only.
@@ -124,36 +120,6 @@ class Recording(AnyRecording, Protocol):
         """
 
 
-@runtime_checkable
-class Streaming(AnyRecording, Protocol):
-    """A recording whose stamps cost as much as its data: matched while it is read, in one pass."""
-
-    def expected(self) -> int:
-        """About how many pairs there will be, for the progress bar; must be quick.
-
-        Raises:
-            RecordingError: The recording cannot be read, or lacks its calibration.
-        """
-
-    def stream(
-        self, matching: MatchOptions, sequence: str, dropped: Drops
-    ) -> Generator[Pair, None, Matches]:
-        """Read and match; gives what `match_nearest` on all stamps would give.
-
-        Args:
-            matching: How to match; frames that `TimeThinner` leaves out need no decoding.
-            sequence: Name to use in the pairs.
-            dropped: Gets the reasons of pairs that are left out, and of points that are. What
-                matching and thinning leave out belongs into the matches.
-
-        Yields:
-            Pairs in the order of their frames' stamps.
-
-        Returns:
-            What was matched; the positions may be empty.
-        """
-
-
 class Source(Protocol):
     """A reader, found by its place in this folder as `SOURCE` of its module.
 
@@ -168,7 +134,7 @@ class Source(Protocol):
     def detect(self, path: Path) -> bool:
         """Whether the path looks like something this reader reads; must be quick."""
 
-    def recordings(self, path: Path, options: SourceOptions) -> Sequence[Recording | Streaming]:
+    def recordings(self, path: Path, options: SourceOptions) -> Sequence[Recording]:
         """The recordings under a path, sorted by name.
 
         Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,8 @@ import torch
 from clcp_ros.classes import CAMVID
 from clcp_ros.errors import LabelError, ModelError
 from clcp_ros.inference import preprocess
-from training.evaluate import evaluate
+from training.cli import run_command
+from training.evaluate import SUBCOMMANDS, evaluate
 from training.models.segmenter import load_model, save_model
 from training.segmentation.frames import open_frames
 from training.segmentation.metrics import ConfusionMatrix
@@ -94,3 +97,44 @@ def test_bad_input_is_one_clear_error(
     with pytest.raises(LabelError, match=r'classes of cityscapes \(19\).*camvid \(11\)'):
         evaluate(tmp_path / 'camvid.safetensors', toy_cityscapes, out=tmp_path / 'out')
     assert not (tmp_path / 'out').exists() or not any((tmp_path / 'out').iterdir())
+
+
+def test_subcommands_are_shown_and_keep_their_options(root: Path, tmp_path: Path) -> None:
+    def output(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(root / 'training' / 'evaluate.py'), *arguments],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    whole = output('--help')
+    assert '--target_split' in whole
+    for name in SUBCOMMANDS:
+        assert f'`evaluate.py {name}`' in ' '.join(whole.split())
+    assert output('--print_config') == output('segmentation', '--print_config')
+    printed = output('simdg', '--size', 'tiny', '--print_config')
+    assert 'size: tiny' in printed
+    assert 'target_split' not in printed
+    (tmp_path / 'own.yaml').write_text('seeds: 7\nsplit: val\n')
+    printed = output('simdg', '--config', 'own.yaml', '--print_config')
+    assert 'seeds: 7' in printed
+    assert 'split: val' in printed
+
+
+def test_segmentation_by_name_is_segmentation(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(toy_model), str(toy_cityscapes), '--pictures', '0', '--out']
+    arguments = ['--model', options[0], '--data', options[1], *options[2:]]
+    for name, given in (('plain', arguments), ('named', ['segmentation', *arguments])):
+        run_command(evaluate, [*given, str(tmp_path / name)], SUBCOMMANDS)
+    a, b = ((tmp_path / n / 'evaluation.json').read_text() for n in ('plain', 'named'))
+    assert a == b
+
+
+def test_an_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_command(evaluate, ['retrieva', '--split', 'val'], SUBCOMMANDS)
+    assert stop.value.code == 2
+    assert 'retrieva' in capsys.readouterr().err

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from training.segmentation.task import OptimizerConfig
 from training.segmentation.transforms import AugmentationConfig
-from training.simulation.config import CONDITIONS, SimulationConfig
+from training.simulation.config import CONDITIONS, CameraConfig, SimulationConfig
 
 SOURCE = 'clear'
 """The only condition with labels to train on."""
@@ -52,6 +53,11 @@ class Size:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
+def _camera(width: int, height: int) -> tuple[CameraConfig, ...]:
+    """A camera with about Cityscapes' field of view: what is thin is not lost in few pixels."""
+    return (CameraConfig(width, height, math.radians(50)),)
+
+
 # Of the numbers of towns every fifth is a country road and every fifth a motorway: 4 and 5, 14,
 # 24 and 25. Each split has some.
 SIZES: dict[str, Size] = {
@@ -60,7 +66,7 @@ SIZES: dict[str, Size] = {
         Size(
             'tiny',
             SimulationConfig(
-                seed=1, width=96, height=64, beams=16, columns=120, rate_hz=1, seconds=2
+                seed=1, rate_hz=1, beams=16, columns=120, camera_configs=_camera(96, 64)
             ),
             train_towns=(1, 2),
             val_towns=(11,),
@@ -78,25 +84,26 @@ SIZES: dict[str, Size] = {
         ),
         Size(
             'small',
-            SimulationConfig(seed=1, rate_hz=1, seconds=12),
+            SimulationConfig(seed=1, rate_hz=1, camera_configs=_camera(480, 300)),
             train_towns=(1, 2, 3, 4, 5, 6),
             val_towns=(11, 14),
             test_towns=(21, 22, 24, 25),
-            train_frames=60,
+            train_frames=50,
             val_frames=5,
             test_frames=8,
-            pair_frames=12,
+            pair_frames=10,
             architecture='resnet10t',
             training={
-                'input_size': (608, 960), 'max_steps': 600, 'batch_size': 8,
-                'augmentation': AugmentationConfig(crop=(192, 256), scale=(0.6, 1.4)),
-                'optimizer': OptimizerConfig(lr=1e-3, warmup=50),
+                'input_size': (400, 640), 'max_steps': 2000, 'batch_size': 4,
+                'checkpoint_every': 200,
+                'augmentation': AugmentationConfig(crop=(192, 256), scale=(0.75, 1.5)),
+                'optimizer': OptimizerConfig(lr=1e-3, warmup=100),
             },
         ),
         Size(
             'base',
             SimulationConfig(
-                seed=1, rate_hz=1, seconds=30, width=960, height=600, beams=64, columns=1024
+                seed=1, rate_hz=1, beams=64, columns=1024, camera_configs=_camera(960, 600)
             ),
             train_towns=tuple(range(1, 11)),
             val_towns=(11, 12, 14),
@@ -107,10 +114,10 @@ SIZES: dict[str, Size] = {
             pair_frames=30,
             architecture='resnet26t',
             training={
-                'input_size': (608, 960), 'max_steps': 4000, 'batch_size': 16, 'workers': 12,
+                'input_size': (608, 960), 'max_steps': 6000, 'batch_size': 16, 'workers': 12,
                 'precision': 'bf16-mixed', 'checkpoint_every': 500,
-                'augmentation': AugmentationConfig(crop=(384, 512), scale=(0.5, 2.0)),
-                'optimizer': OptimizerConfig(lr=1e-3, warmup=200, weight_decay=0.05),
+                'augmentation': AugmentationConfig(crop=(384, 512), scale=(0.75, 2.0)),
+                'optimizer': OptimizerConfig(lr=1e-3, warmup=300, weight_decay=0.05),
             },
         ),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from clcp_ros.errors import RecordingError
 from training.pairs.motion import Trajectory
@@ -54,7 +55,10 @@ def lidar_odometry(
     config.registration.max_num_threads = 1
     odometry = KissICP(config)
     stamps, poses = [], []
-    for stamp_ns, xyz, offsets_s in scans:
+    # Nothing is shown where nobody looks on.
+    for stamp_ns, xyz, offsets_s in tqdm(
+        scans, 'KISS-ICP', unit='scan', leave=False, disable=None
+    ):
         timed = offsets_s is not None and len(offsets_s) and np.ptp(offsets_s) > 0
         times = np.asarray(offsets_s, np.float64) if timed else np.zeros(0)
         if not len(xyz):

@@ -140,7 +140,7 @@ def cloud_fields(message: Any) -> np.ndarray:
         if field.name.lower() in _POSITION and field.count >= 3:
             elements = list('xyz')
         else:
-            elements = [field.name]
+            elements = [field.name.lower() if field.name in ('X', 'Y', 'Z') else field.name]
         for number, name in enumerate(elements):
             offset = int(field.offset) + number * dtype.itemsize
             if offset + dtype.itemsize > point_step:

@@ -174,6 +174,8 @@ class Bag:
                 f'{first} cannot be read without the metadata.yaml of its folder: give the '
                 f'folder, or decompress it with "zstd -d {first.name}"'
             )
+        for file in self.files:
+            _refuse_open_logs(file)
         try:
             with self._errors():
                 for file in self.files:
@@ -341,6 +343,17 @@ class Bag:
             raise RecordingError(
                 f'{file} cannot be read, it may be truncated: {reason}; {cure}'
             ) from None
+
+
+def _refuse_open_logs(file: Path) -> None:
+    """Messages that a crash left in sqlite's write-ahead log would silently be missing."""
+    for database in file.glob('*.db3') if file.is_dir() else [file]:
+        log = database.with_name(f'{database.name}-wal')
+        if log.is_file() and log.stat().st_size:
+            raise RecordingError(
+                f'{database} was not closed while recording, its last messages are in {log.name}: '
+                f'put them in place with "sqlite3 {database.name} \'PRAGMA wal_checkpoint\'"'
+            )
 
 
 def _types_from_idl(text: str) -> Any:

@@ -309,7 +309,7 @@ class _Times:
             for seconds in (options.camera_offset, options.lidar_offset)
         )
         times = cls(stamps[0], stamps[1], options.stamp == 'bag', (offsets[0], offsets[1]))
-        usable = [s.header_ns[s.header_ns != NO_STAMP] for s in stamps]
+        usable = [_valid(s.header_ns) for s in stamps]
         if times.use_bag:
             times.notes.append('stamps are the times of recording')
         elif any(len(s) and not s.any() for s in usable):
@@ -335,22 +335,31 @@ class _Times:
             return stamps
         receive = (self.images.receive_ns, self.scans.receive_ns)
         part = np.searchsorted(self.jumps, receive[which], side='right')
-        both = np.concatenate([self.of_messages(0), self.of_messages(1)])
+        return stamps + part * self._stretch_ns()
+
+    def _stretch_ns(self) -> int:
+        """More than any two stamps are apart."""
+        both = np.concatenate([_valid(self.images.header_ns), _valid(self.scans.header_ns)])
         day = 86_400_000_000_000
-        return stamps + part * (int(both.max() - both.min()) + day)
+        return int(both.max()) - int(both.min()) + sum(map(abs, self.offsets_ns)) + day
 
     def _find_jumps(self) -> None:
         found: list[int] = []
         for own in (self.images, self.scans):
-            highest = np.maximum.accumulate(own.header_ns) if len(own.header_ns) else own.header_ns
-            # Against the stretch so far, and only where it begins: later stamps are low as well.
-            back = np.diff(own.header_ns) < -_JUMP_NS
-            back &= own.header_ns[1:] < highest[:-1] - _JUMP_NS
-            found += own.receive_ns[1:][back].tolist()
+            known = own.header_ns != NO_STAMP
+            stamps, receive = own.header_ns[known], own.receive_ns[known]
+            if len(stamps) < 2:
+                continue
+            # A single wild stamp, high or low, is not a clock that was set.
+            before = np.minimum(stamps[:-1], np.concatenate([stamps[:1], stamps[:-2]]))
+            after = np.maximum(stamps[1:], np.concatenate([stamps[2:], stamps[-1:]]))
+            found += receive[1:][after < before - _JUMP_NS].tolist()
         for time in sorted(found):
             if not self.jumps or time - self.jumps[-1] > 2_000_000_000:
                 self.jumps.append(time)
-        if self.jumps:
+        if self.jumps and self._stretch_ns() * (len(self.jumps) + 2) > 1 << 62:
+            self.problem = 'the stamps in the headers make no sense: use --stamp bag'
+        elif self.jumps:
             self.notes.append(
                 f'the clock of the headers jumps back {len(self.jumps)} time(s): frames are '
                 'paired within each stretch; no poses, nothing is de-skewed'
@@ -371,6 +380,10 @@ class _Times:
                 'apart, though they were recorded together: use --stamp bag, or give the '
                 'difference with --camera-offset'
             )
+
+
+def _valid(header_ns: np.ndarray) -> np.ndarray:
+    return header_ns[header_ns != NO_STAMP]
 
 
 @dataclass

@@ -153,6 +153,48 @@ def test_mcap_that_was_not_closed(bags, tmp_path):
     one_line(lambda: bags.read(folder), 'mcap recover drive.mcap')
 
 
+def test_mcap_without_an_index(bags, tmp_path):
+    """Its footer says that there is no summary; messages are found by reading all of it."""
+    whole = bags.Drive().write(tmp_path / 'drive') / 'drive.mcap'
+    data = bytearray(whole.read_bytes())
+    footer = len(data) - 8 - 20
+    data[footer : footer + 16] = bytes(16)
+    file = tmp_path / 'plain.mcap'
+    file.write_bytes(data)
+    found = bags.read(file)
+    assert len(found.pairs) == 4
+    np.testing.assert_array_equal(found.pairs[3].image, bags.picture(3))
+
+
+def test_sqlite_log_of_a_crash(bags, tmp_path):
+    folder = bags.Drive().write(tmp_path / 'drive', 'sqlite3')
+    (folder / 'drive.db3-wal').touch()
+    assert len(bags.read(folder).pairs) == 4
+    (folder / 'drive.db3-wal').write_bytes(b'something')
+    one_line(lambda: bags.read(folder), 'drive.db3-wal', 'wal_checkpoint')
+
+
+def test_mcap_of_another_profile(bags, tmp_path):
+    file = bags.Drive().write(tmp_path / 'drive') / 'drive.mcap'
+    file.write_bytes(file.read_bytes().replace(b'ros2', b'ros1', 1))
+    one_line(lambda: bags.read(file), 'not of ROS 2')
+
+
+def test_topics_without_messages(bags, tmp_path, container):
+    """A second camera was advertised and never sent."""
+    drive = bags.Drive(2)
+    other = bags.Drive(1)
+    drive.messages += [
+        (t.replace('/cam/', '/off/'), s, m) for t, s, m in other.messages if '/cam/' in t
+    ]
+    path = drive.write(tmp_path / 'drive', container)
+    with Bag([path]) as bag:
+        assert bag.topics['/off/image_raw'][1] == 1
+    assert bags.read(path).sequences == ['drive_cam', 'drive_off']
+    lone = bags.Drive(2).without('/lidar/points').write(tmp_path / 'lone', container)
+    one_line(lambda: bags.read(lone), 'no PointCloud2 topic', '/cam/image_raw (')
+
+
 def test_metadata_that_names_other_files(bags, tmp_path):
     folder = bags.Drive().write(tmp_path / 'drive')
     (folder / 'drive.mcap').rename(folder / 'other.mcap')

@@ -206,6 +206,31 @@ def test_a_clock_that_was_set_back(bags, tmp_path):
         assert pair.T_world_ego is None
 
 
+@pytest.mark.parametrize('wild', [-3_000_000_000, 400_000_000_000_000_000])
+def test_a_single_wild_stamp_is_no_clock_that_was_set(bags, tmp_path, wild):
+    def change(time, message):
+        if time == bags.START + 3 * bags.STEP:
+            message.header = bags.header(time + wild, 'cam_optical')
+        return message
+
+    drive = with_odometry(bags, bags.Drive(6)).replace('/cam/image_raw', change)
+    found = bags.read(drive.write(tmp_path / 'b'))
+    assert not found.noted('jumps')
+    assert [p.key for p in found.pairs] == [f'b/{i:06d}' for i in (0, 1, 2, 4, 5)]
+    assert found.pairs[3].T_world_ego is not None
+
+
+def test_stamps_without_sense(bags, tmp_path):
+    def change(time, message):
+        late = time >= bags.START + 3 * bags.STEP
+        message.header = bags.header(time - 3_200_000_000_000_000_000 * late, 'cam_optical')
+        return message
+
+    path = bags.Drive(6).replace('/cam/image_raw', change).write(tmp_path / 'b')
+    with pytest.raises(RecordingError, match='make no sense: use --stamp bag'):
+        bags.read(path)
+
+
 def test_clocks_that_know_nothing_of_each_other(bags, tmp_path):
     def boot_time(stamp, _):
         return bags.image(stamp - bags.START + 12 * 10**9, bags.picture(0))

@@ -105,11 +105,14 @@ def _check(path: Path, weights: MinkUNetWeights, architecture: str) -> str:
     """The architecture that the weights are of, strictly."""
     backbone = weights.backbone
     guess = guess_architecture(backbone)
+    stem = backbone.get('conv_input.0.net.0.kernel')
+    channels = stem.shape[1] if stem is not None and stem.ndim == 3 else 4
     if architecture == 'auto':
         if guess is not None:
             return guess
         differences = {
-            name: compare_states(backbone, published_shapes(name)) for name in ARCHITECTURES
+            name: compare_states(backbone, published_shapes(name, channels))
+            for name in ARCHITECTURES
         }
         nearest = min(differences, key=lambda name: _count(differences[name]))
         raise ModelError(
@@ -119,7 +122,7 @@ def _check(path: Path, weights: MinkUNetWeights, architecture: str) -> str:
         raise ModelError(
             f'unknown lidar encoder {architecture!r}; known: {", ".join(ARCHITECTURES)}'
         )
-    if difference := compare_states(backbone, published_shapes(architecture)):
+    if difference := compare_states(backbone, published_shapes(architecture, channels)):
         raise ModelError(f'{path} does not fit {architecture}: {difference}')
     return architecture
 

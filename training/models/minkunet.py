@@ -277,7 +277,8 @@ class MinkUNet(nn.Module):
         weights = read_minkunet_weights(path)
         if difference := compare_states(weights.backbone, self.state_dict()):
             fitting = guess_architecture(weights.backbone)
-            hint = f'; they are of {fitting}' if fitting else ''
+            channels = weights.backbone['conv_input.0.net.0.kernel'].shape[1] if fitting else 0
+            hint = f'; they are of {fitting} with {channels} input channels' if fitting else ''
             raise ModelError(f'{path} does not fit {self.architecture}: {difference}{hint}')
         self.load_state_dict(weights.backbone)
 

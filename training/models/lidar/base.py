@@ -43,8 +43,14 @@ class LidarOptions:
     sparse_backend: Literal['auto', 'torch', 'torchsparse', 'spconv'] = 'auto'
     checkpoint_activations: bool = False
 
-    def check(self) -> None:
-        """Raise ModelError for options that exclude each other."""
+    def check(self, sparse: bool = False) -> None:
+        """Raise ModelError for options that exclude each other or mean nothing.
+
+        Args:
+            sparse: Whether the encoder has sparse convolutions.
+        """
+        if not sparse and self.sparse_backend != 'auto':
+            raise ModelError('sparse_backend means nothing to an encoder without sparse layers')
         if self.precision == 'bfloat16' and not self.frozen:
             raise ModelError(
                 'bfloat16 weights are for frozen lidar encoders; train with a mixed precision'
@@ -57,7 +63,8 @@ class LidarFeatures(NamedTuple):
     Attributes:
         tokens: (T, D) features of the encoder's own units: voxels, pillars, patches.
         token_sample: (T,) int64 sample of each token, ascending.
-        pooled: (B, D) mean of each sample's tokens; zeros for a sample without points.
+        pooled: (B, D) one embedding per sample: the mean of its tokens, or what the encoder has
+            for it (a class token); zeros for a sample without points.
         points: (P, D) features of all points, scan after scan, in the order they were given; zeros
             for points that the encoder did not see. None unless they were asked for.
         point_sample: (P,) int64 sample of each point.

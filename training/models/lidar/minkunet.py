@@ -103,6 +103,7 @@ class MinkUNetEncoder(LidarEncoder):
     ) -> None:
         super().__init__()
         o = options or LidarOptions()
+        o.check(sparse=True)
         self.architecture = architecture
         self.settings = settings or VoxelSettings()
         self.preparation = VoxelPreparation(self.settings)

@@ -112,7 +112,8 @@ class PillarPreparation:
         s = self.settings
         low, high = np.reshape(np.asarray(s.range_m, np.float32), (2, 3))
         points = np.ascontiguousarray(points[:, :4], np.float32)
-        seen: np.ndarray = ((points[:, :3] >= low) & (points[:, :3] < high)).all(axis=1)
+        inside_range = (points[:, :3] >= low) & (points[:, :3] < high)
+        seen = np.asarray(inside_range.all(axis=1))
         inside = points[seen]
         height, width = s.shape
         cell = ((inside[:, :2] - low[:2]) / np.float32(s.pillar_size_m)).astype(np.int64)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
@@ -156,6 +157,19 @@ class RangeImageEncoder(LidarEncoder):
         with bfloat16_if(self.frozen and self.options.precision == 'bfloat16', image.device):
             output = self.image_encoder(image)
         return output.grid.float(), output.pooled.float()
+
+    def pixels(self, batch: LidarBatch) -> Tensor:
+        """Compute features of the kept part of the range image, pixel by pixel.
+
+        Args:
+            batch: From `preparation.collate`.
+
+        Returns:
+            (B, embed_dim, rows, columns) interpolated between the patches.
+        """
+        s = self.settings
+        size = (s.rows[1] - s.rows[0], s.columns[1] - s.columns[0])
+        return F.interpolate(self.maps(batch)[0], size, mode='bilinear', align_corners=False)
 
     def encode(self, batch: LidarBatch, per_point: bool = False) -> LidarFeatures:
         """Features per patch; a point's are interpolated between the patches around it."""

@@ -28,6 +28,7 @@ from training.models.lidar import (
     create_lidar_encoder,
     lidar_families,
 )
+from training.models.lidar.range_image import RangeImageEncoder
 
 SMALL_PILLARS: dict[str, Any] = {
     'range_m': (0.0, -6.4, -2.0, 12.8, 6.4, 2.0), 'pillar_size_m': 0.8, 'channels': 8,
@@ -132,6 +133,17 @@ def test_it_trains(kind: str) -> None:
     assert len(changed) > 0.5 * len(before)
 
 
+def test_it_trains_in_mixed_precision(kind: str) -> None:
+    encoder = make(kind).train()
+    with torch.autocast('cpu', torch.bfloat16):
+        features = encoder(batch_of(encoder, scan(0), scan(1)), per_point=True)
+        loss = features.pooled.float().square().mean() + features.points.float().square().mean()  # type: ignore[union-attr]
+    loss.backward()
+    grads = [p.grad for p in encoder.parameters() if p.grad is not None]
+    assert len(grads) > 5
+    assert all(torch.isfinite(g).all() for g in grads)
+
+
 def test_bfloat16_is_close(kind: str) -> None:
     exact, coarse = make(kind, frozen=True), make(kind, frozen=True, precision='bfloat16')
     batch = batch_of(exact, scan(0), scan(1))
@@ -208,6 +220,22 @@ def test_weights_of_three_channels_are_summed_for_one(tmp_path: Path) -> None:
     assert torch.equal(kernels[0].sum(1, keepdim=True), kernels[1])
 
 
+def test_pixels_of_the_range_image() -> None:
+    encoder = make('range image')
+    assert isinstance(encoder, RangeImageEncoder)
+    encoder.eval()
+    batch = batch_of(encoder, scan(0))
+    with torch.no_grad():
+        pixels, features = encoder.pixels(batch), encoder(batch, per_point=True)
+    assert pixels.shape == (1, 192, 32, 300)
+    assert features.points is not None
+    columns, rows = (batch['xy'] * torch.tensor([300.0, 32.0])).long().clamp(min=0).T
+    mine = pixels[0][:, rows.clamp(max=31), columns.clamp(max=299)].T[features.point_seen]
+    # A point's place within its pixel makes a small difference.
+    error = (mine - features.points[features.point_seen]).norm() / mine.norm()
+    assert error < 0.05
+
+
 def test_copies_are_independent(kind: str) -> None:
     frozen = make(kind, frozen=True)
     batch = batch_of(frozen, scan(0))
@@ -229,6 +257,9 @@ def test_names_and_settings_are_checked() -> None:
         create_lidar_encoder('range_nonsense')
     with pytest.raises(ModelError, match='VoxelSettings has no voxel_size; there are'):
         create_lidar_encoder('minkunet_tiny', voxel_size=0.1)
+    for name in ('pointpillars', 'range_resnet10t'):
+        with pytest.raises(ModelError, match='means nothing'):
+            create_lidar_encoder(name, LidarOptions(sparse_backend='torch'))
     with pytest.raises(ModelError, match='must be positive'):
         create_lidar_encoder('minkunet_tiny', voxel_size_m=0)
 

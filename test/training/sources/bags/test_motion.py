@@ -272,3 +272,62 @@ def test_offset_of_a_bag_that_cannot_tell(bags, tmp_path):
     found = estimate_offset(bags.read(still.write(tmp_path / 'b')).recording)
     assert found.seconds is None
     assert 'cannot be told' in found.text
+
+
+def yaw(time_s: float) -> float:
+    return 0.5 * np.sin(2 * np.pi * time_s / 2.5)
+
+
+def poles(azimuth: np.ndarray) -> np.ndarray:
+    """Whether a pole is there, 6 m away; the wall behind is at 14 m."""
+    return np.sin(9 * azimuth + 2 * np.sin(3 * azimuth)) > 0.75
+
+
+def turning_drive(bags, camera_late_s: float):
+    """A vehicle that turns to and fro before poles, its camera's stamps too late."""
+    drive = bags.Drive(0).without('/tf_static', '/cam/camera_info')
+    mount = bags.tf(bags.transform('base_link', 'lidar'),
+                    bags.transform('lidar', 'cam_optical', (0, 0, 0), (-0.5, 0.5, -0.5, 0.5)))  # fmt: skip
+    focal, width, height = 160.0, 240, 40
+    k = np.array([focal, 0, 119.5, 0, focal, 19.5, 0, 0, 1])
+    info = bags.camera_info(bags.START, k=k, width=width, height=height)
+    drive.add('/tf_static', bags.START, mount).add('/cam/camera_info', bags.START, info)
+    rng = np.random.default_rng(0)
+    seen = -np.arctan((np.arange(width) - 119.5) / focal)  # to the left is positive
+    for i in range(40):
+        time = 0.1 * i
+        stamp = bags.START + i * bags.STEP
+        gray = np.where(poles(seen + yaw(time)), 40.0, 180.0) + rng.normal(0, 3, (height, width))
+        pixels = gray.clip(0, 255).astype(np.uint8)[..., None].repeat(3, 2)
+        late = stamp + round(camera_late_s * 1e9)
+        drive.add('/cam/image_raw', late, bags.image(late, pixels))
+        ring, own = np.meshgrid(np.arange(8), np.linspace(0.9, -0.9, 600))
+        ring, own = ring.ravel(), own.ravel()
+        offset = (0.9 - own) / 1.8 * 0.09 - 0.045
+        distance = np.where(poles(own + yaw(time + offset)), 6.0, 14.0)
+        elevation = np.radians(ring - 4.0)
+        drive.add('/lidar/points', stamp, bags.cloud(stamp, {
+            'x': (distance * np.cos(own)).astype(np.float32),
+            'y': (distance * np.sin(own)).astype(np.float32),
+            'z': (distance * np.tan(elevation)).astype(np.float32),
+            'ring': ring.astype(np.uint16), 'time': offset.astype(np.float32),
+        }))  # fmt: skip
+    for i in range(-20, 250):
+        time = 0.02 * i
+        half = yaw(time) / 2
+        stamp = bags.START + i * 20_000_000
+        turn = (0, 0, np.sin(half), np.cos(half))
+        drive.add('/odom', stamp, bags.odometry(stamp, (0, 0, 0), turn))
+    return drive
+
+
+@pytest.mark.parametrize('deskew', ['auto', 'none'])
+def test_offset_of_a_bag(bags, tmp_path, deskew):
+    path = turning_drive(bags, 0.04).write(tmp_path / 'b')
+    found = estimate_offset(bags.read(path, deskew=deskew).recording)
+    assert found.seconds == pytest.approx(-0.04, abs=0.01), found.text
+    assert '--camera-offset -0.0' in found.text
+    # With what was suggested it has nothing to add.
+    again = estimate_offset(bags.read(path, camera_offset=found.seconds).recording)
+    assert again.seconds == pytest.approx(found.seconds, abs=0.01), again.text
+    assert 'nothing needs to be changed' in again.text

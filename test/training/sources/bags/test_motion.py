@@ -286,8 +286,8 @@ def poles(azimuth: np.ndarray) -> np.ndarray:
 def turning_drive(bags, camera_late_s: float):
     """A vehicle that turns to and fro before poles, its camera's stamps too late."""
     drive = bags.Drive(0).without('/tf_static', '/cam/camera_info')
-    mount = bags.tf(bags.transform('base_link', 'lidar'),
-                    bags.transform('lidar', 'cam_optical', (0, 0, 0), (-0.5, 0.5, -0.5, 0.5)))  # fmt: skip
+    optical = bags.transform('lidar', 'cam_optical', (0, 0, 0), (-0.5, 0.5, -0.5, 0.5))
+    mount = bags.tf(bags.transform('base_link', 'lidar'), optical)
     focal, width, height = 160.0, 240, 40
     k = np.array([focal, 0, 119.5, 0, focal, 19.5, 0, 0, 1])
     info = bags.camera_info(bags.START, k=k, width=width, height=height)

@@ -154,3 +154,14 @@ class Segmenter:
         return Prediction(
             logits[0], {name: f[0] for name, f in zip(FEATURES, features, strict=True)}
         )
+
+    def logits(self, batch: np.ndarray) -> np.ndarray:
+        """Run the model on prepared frames or windows.
+
+        Args:
+            batch: (N, 3, height, width) float32, normalised, of the bundle's input size.
+
+        Returns:
+            (N, C, h, w) float32.
+        """
+        return self._session.run(['logits'], {'image': np.ascontiguousarray(batch)})[0]

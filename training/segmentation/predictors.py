@@ -12,11 +12,20 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clcp_ros.bundle import InputSpec, load_bundle
 from clcp_ros.classes import ClassSet
+from clcp_ros.decision import decide
+from clcp_ros.errors import ModelError
 from clcp_ros.inference import FEATURES, Prediction, Segmenter, preprocess
 from training.models.segmenter import LoadedModel, load_model
+from training.segmentation.inference import (
+    Decision,
+    InferenceConfig,
+    decide_on_device,
+    slide_logits,
+)
 
 
 class Predictor(Protocol):
@@ -28,6 +37,15 @@ class Predictor(Protocol):
 
     def predict(self, image: np.ndarray) -> Prediction:
         """Logits and features of one (H, W, 3) uint8 RGB image."""
+
+    def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
+        """Mask and confidence of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            size: (height, width) of the mask.
+            how: Whole or by windows.
+        """
 
 
 class TorchPredictor:
@@ -63,6 +81,26 @@ class TorchPredictor:
             {name: getattr(output, name)[0].cpu().numpy() for name in FEATURES},
         )
 
+    @torch.inference_mode()
+    def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
+        """Mask and confidence of one image; on a CPU by the robot's own code.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            size: (height, width) of the mask.
+            how: Whole or by windows, of any size that the network takes.
+        """
+        if how.mode == 'slide':
+            logits = slide_logits(image, self.input, how, self._logits, self.device)
+            return decide_on_device(logits, *size)
+        logits = self._logits(torch.from_numpy(preprocess(image, self.input)[None]))[0]
+        if self.device == 'cpu':
+            return Decision(*decide(logits.numpy(), *size))
+        return decide_on_device(logits, *size)
+
+    def _logits(self, batch: Tensor) -> Tensor:
+        return self.model(batch.to(self.device)).logits.float()
+
 
 class BundlePredictor:
     """An exported bundle in ONNX Runtime, as on the robot.
@@ -76,7 +114,31 @@ class BundlePredictor:
         bundle = load_bundle(path)
         self.classes, self.input = bundle.classes, bundle.input
         self.provenance = bundle.provenance
-        self.predict = Segmenter(bundle, threads=threads).predict
+        self._segmenter = Segmenter(bundle, threads=threads)
+        self.predict = self._segmenter.predict
+
+    def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
+        """Mask and confidence of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            size: (height, width) of the mask.
+            how: Whole or by windows of the bundle's input size.
+
+        Raises:
+            ModelError: Windows of another size, which an exported model does not take.
+        """
+        if how.mode == 'whole':
+            return Decision(*decide(self.predict(image).logits, *size))
+        if how.tiling(self.input).window != (self.input.height, self.input.width):
+            raise ModelError(
+                f'the bundle takes windows of {self.input.height} x {self.input.width} only; '
+                'leave --inference.window out, or evaluate the weights'
+            )
+        return decide_on_device(slide_logits(image, self.input, how, self._logits), *size)
+
+    def _logits(self, batch: Tensor) -> Tensor:
+        return torch.from_numpy(self._segmenter.logits(batch.numpy()))
 
 
 def open_predictor(path: Path) -> Predictor:

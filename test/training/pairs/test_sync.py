@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from training.pairs.sync import gap_summary, match_nearest
+from training.pairs.sync import TOO_SOON, TimeThinner, gap_summary, match_nearest
 
 MS = 1_000_000
 
@@ -52,6 +52,7 @@ def test_nothing_to_match():
 stamps = st.lists(st.integers(0, 500), max_size=30).map(lambda v: np.array(v, np.int64) * MS)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(stamps, stamps)
 def test_matches_are_near_mutual_and_unique(camera, lidar):
     matches = match_nearest(camera, lidar, 0.04)
@@ -72,3 +73,14 @@ def test_summary():
     assert (summary['median_ms'], summary['max_ms'], summary['signed_median_ms']) == (20, 30, 20)
     assert sum(summary['histogram_ms']['counts']) == 3
     assert gap_summary(np.zeros(0)) == {}
+
+
+def test_thinning_by_time():
+    camera = np.array([0, 40, 100, 130, 200, 199, 400]) * MS
+    matches = match_nearest(camera, camera, 0.05).thinned(0.1)
+    assert (matches.stamps_ns // MS).tolist() == [0, 100, 200, 400]
+    assert matches.camera.tolist() == [0, 2, 4, 6]
+    assert matches.dropped == {TOO_SOON: 3}
+    assert match_nearest(camera, camera, 0.05).thinned(0).dropped == {}
+    thinner = TimeThinner(0.1)
+    assert [thinner.keep(s) for s in matches.stamps_ns.tolist()] == [True] * 4

@@ -9,6 +9,7 @@ volume with z fastest, `t = 4*dx + 2*dy + dz`. The operation is cross-correlatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -45,14 +46,8 @@ class SparseGrid:
             )
         self.coords = coords.long().contiguous()
         self.batch_size, self.stride = batch_size, stride
-        self._space = KeySpace.around(self.coords, batch_size)
-        keys, _ = self._space.encode(self.coords)
-        ascending = keys[1:] > keys[:-1]
-        self._order: Tensor | None = None  # of the rows by key; None when they are in order
-        if not bool(ascending.all()):
-            keys, self._order = torch.sort(keys)
-            if bool((keys[1:] == keys[:-1]).any()):
-                raise ModelError('two rows of a sparse grid have the same coordinates')
+        # The order of the rows by key; None when they are in order.
+        self._space, keys, self._order = _sort(self.coords, batch_size)
         self._tree = _Level(keys, self._space, MAX_HALVINGS)
 
     @classmethod
@@ -117,11 +112,12 @@ class SparseGrid:
         return _coarser(self)
 
     @cached_property
-    def _by_sample(self) -> tuple[Tensor | None, Tensor]:
+    def _by_sample(self) -> tuple[Tensor | None, list[int]]:
         """Rows sample after sample (None: as they are), and the number of each sample's rows."""
         counts = torch.bincount(self.samples, minlength=self.batch_size)
         grouped = bool((self.samples[1:] >= self.samples[:-1]).all())
-        return None if grouped else torch.argsort(self.samples, stable=True), counts
+        order = None if grouped else torch.argsort(self.samples, stable=True)
+        return order, counts.tolist()
 
     def mean_per_sample(self, features: Tensor) -> Tensor:
         """Average features over the voxels of each sample.
@@ -132,7 +128,7 @@ class SparseGrid:
         Returns:
             (batch_size, C); zeros for a sample without voxels.
         """
-        return self._pool(features, 'mean')
+        return self._pool(features, lambda rows: rows.mean(0))
 
     def max_per_sample(self, features: Tensor) -> Tensor:
         """Largest feature over the voxels of each sample.
@@ -143,16 +139,19 @@ class SparseGrid:
         Returns:
             (batch_size, C); zeros for a sample without voxels.
         """
-        return self._pool(features, 'max')
+        return self._pool(features, lambda rows: rows.amax(0))
 
     @torch.compiler.disable
-    def _pool(self, features: Tensor, reduce: str) -> Tensor:
-        # Segments, not scattering: the same order of additions every time, on any device.
+    def _pool(self, features: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        # Not by scattering: the same order of additions every time, on any device.
         order, counts = self._by_sample
         if order is not None:
             features = features.index_select(0, order)
-        pooled = torch.segment_reduce(features, reduce, lengths=counts, unsafe=True)
-        return torch.where((counts > 0)[:, None], pooled, 0)
+        if not counts:
+            return features.new_zeros((0, features.shape[1]))
+        return torch.stack(
+            [reduce(part) if len(part) else part.sum(0) for part in features.split(counts)]
+        )
 
 
 class _Level:
@@ -180,6 +179,18 @@ class _Level:
             return octree.search(self.keys, self.space)
         level, parent, octant = self.up
         return octree.refine(level.neighbours, parent, octant, self.children)
+
+
+@torch.compiler.disable
+def _sort(coords: Tensor, batch_size: int) -> tuple[KeySpace, Tensor, Tensor | None]:
+    space = KeySpace.around(coords, batch_size)
+    keys, _ = space.encode(coords)
+    if bool((keys[1:] > keys[:-1]).all()):
+        return space, keys, None
+    keys, order = torch.sort(keys)
+    if bool((keys[1:] == keys[:-1]).any()):
+        raise ModelError('two rows of a sparse grid have the same coordinates')
+    return space, keys, order
 
 
 @torch.compiler.disable

@@ -8,6 +8,7 @@ import itertools
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
@@ -65,9 +66,6 @@ def interpolate(
     else:
         total = weights.sum(dim=1, keepdim=True)
         weights = torch.where(total > 0, weights / total, 0)
-    weights = weights.to(features.dtype)
-    rows = rows.clamp(min=0)
-    return sum(
-        (features.index_select(0, rows[:, k]) * weights[:, k, None] for k in range(1, 8)),
-        features.index_select(0, rows[:, 0]) * weights[:, :1],
+    return F.embedding_bag(
+        rows.clamp(min=0), features, mode='sum', per_sample_weights=weights.to(features.dtype)
     )

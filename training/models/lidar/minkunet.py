@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from training.models.lidar.base import (
     samples_of,
 )
 from training.models.minkunet import ARCHITECTURES, MinkUNet
-from training.sparse import SparseGrid, Voxels, join_voxels, voxelize
+from training.sparse import SparseGrid, Voxels, interpolate, join_voxels, voxelize
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class VoxelSettings:
         voxel_size_m: Edge of a voxel.
         reduce: What a voxel holds: its first point, or the mean of its points.
         output: Which features: of the decoder at stride 1, or of the encoder alone at stride 16.
+        point: What a point gets: the features of the voxel that it lies in, or an interpolation
+            between the voxels around it, as far as they exist.
     """
 
     voxel_size_m: float = 0.05
     reduce: Literal['first', 'mean'] = 'first'
     output: Literal['decoder', 'encoder'] = 'decoder'
+    point: Literal['voxel', 'trilinear'] = 'voxel'
 
     def __post_init__(self) -> None:
         if not self.voxel_size_m > 0:
@@ -58,29 +61,38 @@ class VoxelPreparation:
     def __call__(self, points: np.ndarray) -> LidarSample:
         """`coords` (V, 3) int64, `features` (V, 4) float32, `point_to_voxel` (N,) int64."""
         voxels = voxelize(points[:, :4], self.settings.voxel_size_m, self.settings.reduce)
-        return {
+        sample = {
             'coords': voxels.coords,
             'features': voxels.features,
             'point_to_voxel': voxels.point_to_voxel,
         }
+        if self.settings.point == 'trilinear':
+            places = points[:, :3].astype(np.float64) / self.settings.voxel_size_m
+            low = np.round(places).min(axis=0, initial=np.inf)
+            sample['places'] = (places - low).astype(np.float32)
+        return sample
 
     def collate(self, samples: Sequence[LidarSample]) -> LidarBatch:
         """Rows of all samples: `coords` (N, 4) with the sample first, `point_to_voxel` into them.
 
         A point whose voxel was left out of a sample (-1) stays without one.
         """
-        coords, features = join_voxels([Voxels(**s) for s in samples])
+        names = [f.name for f in fields(Voxels)]
+        coords, features = join_voxels([Voxels(**{k: s[k] for k in names}) for s in samples])
         first = np.cumsum([0, *(len(s['coords']) for s in samples)])
         rows = [
             np.where(s['point_to_voxel'] < 0, -1, s['point_to_voxel'] + begin)
             for s, begin in zip(samples, first, strict=False)
         ]
-        return {
+        batch = {
             'coords': coords,
             'features': features,
             'point_to_voxel': torch.from_numpy(np.concatenate(rows)),
             'point_count': torch.tensor([len(r) for r in rows]),
         }
+        if self.settings.point == 'trilinear':
+            batch['places'] = torch.from_numpy(np.concatenate([s['places'] for s in samples]))
+        return batch
 
 
 class MinkUNetEncoder(LidarEncoder):
@@ -123,40 +135,43 @@ class MinkUNetEncoder(LidarEncoder):
         return self
 
     def encode(self, batch: LidarBatch, per_point: bool = False) -> LidarFeatures:
-        """Features per voxel; a point's are those of the voxel that it lies in."""
+        """Features per voxel; a point's are its voxel's, or interpolated."""
         counts = batch['point_count']
-        grid = SparseGrid(batch['coords'], len(counts))
-        rows = batch['point_to_voxel']
+        fine = grid = SparseGrid(batch['coords'], len(counts))
         if self.settings.output == 'encoder':
-            fine, (grid, tokens) = grid, self.network.forward_encoder(grid, batch['features'])
-            if per_point and len(fine):
-                parent = _ancestors(fine, levels=len(self.network.encoder))
-                rows = torch.where(rows < 0, rows, parent[rows.clamp(min=0)])
+            grid, tokens = self.network.forward_encoder(fine, batch['features'])
         else:
-            tokens = self.network(grid, batch['features'])
+            tokens = self.network(fine, batch['features'])
         points = seen = None
+        point_sample = samples_of(counts)
         if per_point:
-            points, seen = _take(tokens, rows)
+            rows = batch['point_to_voxel']
+            seen = rows >= 0
+            if self.settings.point == 'trilinear':
+                places = torch.cat([point_sample[:, None], batch['places']], dim=1)
+                points = interpolate(grid, tokens, places)
+            else:
+                points = _take(tokens, _ancestors(fine, grid, rows))
+            points = points * seen[:, None]
         return LidarFeatures(
-            tokens, grid.samples, grid.mean_per_sample(tokens), points, samples_of(counts), seen
+            tokens, grid.samples, grid.mean_per_sample(tokens), points, point_sample, seen
         )
 
 
-def _take(tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    seen = rows >= 0
+def _take(tokens: Tensor, rows: Tensor) -> Tensor:
     if len(tokens) == 0:
-        return tokens.new_zeros((len(rows), tokens.shape[1])), seen
-    return tokens[rows.clamp(min=0)] * seen[:, None], seen
+        return tokens.new_zeros((len(rows), tokens.shape[1]))
+    return tokens[rows.clamp(min=0)]
 
 
-def _ancestors(grid: SparseGrid, levels: int) -> Tensor:
-    """(N,) row of the voxel that each voxel lies in, so many levels up."""
-    rows = torch.arange(len(grid), device=grid.coords.device)
-    for _ in range(levels):
-        coarse, down = grid.coarser
-        parent = rows.new_empty(len(grid))
+def _ancestors(fine: SparseGrid, coarse: SparseGrid, rows: Tensor) -> Tensor:
+    """Rows of a coarser grid in which the voxels at `rows` of a finer one lie."""
+    rows = rows.clamp(min=0)
+    while fine.stride < coarse.stride and len(fine):
+        parents, down = fine.coarser
+        parent = rows.new_empty(len(fine))
         parent[down.source] = down.target
-        rows, grid = parent[rows], coarse
+        rows, fine = parent[rows], parents
     return rows
 
 

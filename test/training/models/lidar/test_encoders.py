@@ -37,6 +37,7 @@ SMALL_PILLARS: dict[str, Any] = {
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     'voxels': ('minkunet_tiny', {'voxel_size_m': 0.4}),
     'coarse voxels': ('minkunet_tiny', {'voxel_size_m': 0.4, 'output': 'encoder'}),
+    'between voxels': ('minkunet_tiny', {'voxel_size_m': 0.4, 'point': 'trilinear'}),
     'pillars': ('pointpillars', SMALL_PILLARS),
     'range image': ('range_vit_tiny_patch16_224', {'image_size': (32, 48)}),
     'range image, one channel': ('range_resnet10t', {

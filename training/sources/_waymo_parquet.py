@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clcp_ros.errors import RecordingError
-from training.pairs.geometry import invert_transform, transform_points
+from training.pairs.geometry import Rectifier, invert_transform, transform_points
 from training.sources._files import UnusableError
 
 BATCH = 4
@@ -224,6 +225,42 @@ def to_points(
     with np.errstate(invalid='ignore'):
         intensity = np.tanh(np.maximum(image[..., 1][seen], 0))
     return np.column_stack([xyz, intensity]).astype(np.float32)
+
+
+def projection_error(
+    image: np.ndarray,
+    projected: np.ndarray,
+    points: np.ndarray,
+    camera: int,
+    T_camera_vehicle: np.ndarray,
+    rectifier: Rectifier,
+) -> float | None:
+    """How far points fall from where the data set says that they fall.
+
+    Args:
+        image: (H, W, C), a range image.
+        projected: (H, W, 6) of lidar_camera_projection: camera, x, y, and again for a second one.
+        points: (N, 4), from `to_points` of the image.
+        camera: `key.camera_name`.
+        T_camera_vehicle: (4, 4), into the optical frame when the camera took its image.
+        rectifier: Of the camera; the stated pixels are those of the distorted image.
+
+    Returns:
+        Median distance in pixels, or None where too few points are stated.
+    """
+    if projected.shape[:2] != image.shape[:2]:
+        return None
+    stated = projected[image[..., 0] > 0]
+    if len(stated) != len(points):
+        return None
+    mine = stated[:, 0] == camera
+    xyz = transform_points(T_camera_vehicle, points[mine, :3])
+    front = xyz[:, 2] > 1
+    if front.sum() < 100:
+        return None
+    D = np.asarray(rectifier.D, np.float64)
+    uv = cv2.projectPoints(xyz[front], np.zeros(3), np.zeros(3), rectifier.K_raw, D)[0][:, 0]
+    return float(np.median(np.linalg.norm(uv - stated[mine][front, 1:3], axis=1)))
 
 
 def _rotations(angles: np.ndarray) -> np.ndarray:

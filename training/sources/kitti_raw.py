@@ -153,9 +153,10 @@ class KittiRaw:
         images = image_files(drive / camera / 'data')
         scans = sorted((drive / 'velodyne_points' / 'data').glob('*.bin'))
         if not images or not scans:
-            raise RecordingError(
-                f'{drive} has {len(images)} images of {camera} and {len(scans)} scans'
-            )
+            text = f'{drive} has {len(images)} images of {camera} and {len(scans)} scans'
+            if any((drive / 'velodyne_points' / 'data').glob('*.txt')):
+                text += '; its scans are text: of the two downloads take the one called _sync'
+            raise RecordingError(text)
         K, T_camera_lidar = read_calibration(drive.parent, camera)
         scale = intensity_scale(scans)
         if scale is None:

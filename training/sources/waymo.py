@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from clcp_ros.errors import CalibrationError, ImageError, RecordingError
-from training.pairs.geometry import Rectifier, check_intrinsics, check_transform, invert_transform
+from training.pairs.geometry import Rectifier, check_transform, invert_transform
 from training.pairs.pair import COLUMNS, Pair
 from training.pairs.sync import Matches
 from training.sources._files import (
@@ -29,9 +29,18 @@ from training.sources._files import (
     plausible,
     sequence_names,
 )
+from training.sources._waymo_calibration import (
+    CAMERA_KEY,
+    CAMERAS,
+    LASER_KEY,
+    LASERS,
+    read_camera,
+    read_lasers,
+)
 from training.sources._waymo_parquet import (
     RowReader,
     inclinations,
+    projection_error,
     range_image,
     read_columns,
     to_points,
@@ -44,42 +53,20 @@ from training.sources.base import (
     rectify_encoded,
 )
 
-CAMERAS = ('FRONT', 'FRONT_LEFT', 'FRONT_RIGHT', 'SIDE_LEFT', 'SIDE_RIGHT')
-"""In the order of `key.camera_name`, from 1 on."""
-
-LASERS = ('TOP', 'FRONT', 'SIDE_LEFT', 'SIDE_RIGHT', 'REAR')
-"""In the order of `key.laser_name`, from 1 on."""
-
 DEFAULT_CAMERA = 'FRONT'
 NEEDED = ('camera_image', 'camera_calibration', 'lidar', 'lidar_calibration', 'vehicle_pose')
 
 _STAMP = 'key.frame_timestamp_micros'
-_CAMERA = 'key.camera_name'
-_LASER = 'key.laser_name'
 _IMAGE = '[CameraImageComponent]'
-_CALIBRATION = '[CameraCalibrationComponent]'
 _RANGES = '[LiDARComponent].range_image_return1'
 _POSES = '[LiDARPoseComponent].range_image_return1'
+_PROJECTION = '[LiDARCameraProjectionComponent].range_image_return1'
 _TOP = 1
+_FAR_OFF = 15.0
+"""Pixels; rolling shutter, which is not undone, moves points by less."""
+
 _TOGETHER = 4 * len(LASERS)
 """Rows of a frame no further apart than this are read in one go through the file."""
-
-
-@dataclass(frozen=True)
-class Laser:
-    """Calibration of a lidar.
-
-    Attributes:
-        T_vehicle_laser: (4, 4).
-        values: Inclinations of the beams, or None.
-        low: Smallest inclination, radians.
-        high: Largest, radians.
-    """
-
-    T_vehicle_laser: np.ndarray
-    values: list[float] | None
-    low: float
-    high: float
 
 
 @dataclass
@@ -140,6 +127,7 @@ class WaymoRecording:
         scans = _Scans(self.file('lidar'), self.file('lidar_pose'), self.file('lidar_calibration'))
         if scans.poses is None:
             self._note("no lidar_pose: points of the top lidar are not moved to the frame's time")
+        checked = False
         try:
             for i, j in zip(matches.camera.tolist(), matches.lidar.tolist(), strict=True):
                 stamp = order[j]
@@ -155,6 +143,10 @@ class WaymoRecording:
                 if shot.readout_s:
                     self._note_shutter(shot.readout_s)
                 T_camera_world = invert_transform(shot.T_world_vehicle @ T_vehicle_camera)
+                T_camera_vehicle = T_OPTICAL_VIEW @ T_camera_world @ poses[stamp]
+                if not checked:
+                    self._check_projection(scans, stamp, poses, T_camera_vehicle, rectifier)
+                    checked = True
                 yield Pair(
                     key=f'{sequence}/{stamp}',
                     sequence=sequence,
@@ -167,7 +159,7 @@ class WaymoRecording:
                     points=points,
                     columns=COLUMNS,
                     K=rectifier.K,
-                    T_camera_lidar=T_OPTICAL_VIEW @ T_camera_world @ poses[stamp],
+                    T_camera_lidar=T_camera_vehicle,
                     T_world_ego=shot.T_world_vehicle,
                     tags=tags.get(stamp, {}),
                     source={
@@ -188,17 +180,49 @@ class WaymoRecording:
         sizes = [(f.parent.name, f.stat().st_size) for f in files]
         return fingerprint_files(files, self.segment, self.camera, sizes)
 
+    def _check_projection(
+        self,
+        scans: _Scans,
+        stamp: int,
+        poses: dict[int, np.ndarray],
+        T_camera_vehicle: np.ndarray,
+        rectifier: Rectifier,
+    ) -> None:
+        """The data set states where points fall: the surest test of frames, poses and clocks."""
+        path = self.file('lidar_camera_projection')
+        if not path.is_file() or _TOP not in scans.rows[stamp]:
+            return
+        keys = read_columns(path, [_STAMP, LASER_KEY])
+        wanted = list(zip(keys[_STAMP], keys[LASER_KEY], strict=True))
+        if (stamp, _TOP) not in wanted:
+            return
+        reader = RowReader(path, [f'{_PROJECTION}.values', f'{_PROJECTION}.shape'])
+        try:
+            stated = range_image(reader.row(wanted.index((stamp, _TOP))), _PROJECTION, 6)
+        except UnusableError:
+            return
+        finally:
+            reader.close()
+        image, points = scans.laser(stamp, _TOP, poses)
+        number = CAMERAS.index(self.camera) + 1
+        error = projection_error(image, stated, points, number, T_camera_vehicle, rectifier)
+        if error is not None and error > _FAR_OFF:
+            self._note(
+                f'points fall {error:.0f} px from where lidar_camera_projection states: do the '
+                'files belong together?'
+            )
+
     def _images(self) -> dict[int, tuple[int, int]]:
         """Frame's stamp in microseconds: row of the camera's image, and its time in ns."""
         path = self.file('camera_image')
         own = f'{_IMAGE}.pose_timestamp'
-        wanted = [_STAMP, _CAMERA, *({own} & set(_names(path)))]
+        wanted = [_STAMP, CAMERA_KEY, *({own} & set(_names(path)))]
         columns = read_columns(path, wanted)
         times = columns.get(own) or [None] * len(columns[_STAMP])
         number = CAMERAS.index(self.camera) + 1
         found = {}
         for row, (stamp, camera, time) in enumerate(
-            zip(columns[_STAMP], columns[_CAMERA], times, strict=True)
+            zip(columns[_STAMP], columns[CAMERA_KEY], times, strict=True)
         ):
             if camera == number and isinstance(stamp, int):
                 found[stamp] = row, _image_ns(time, stamp)
@@ -258,7 +282,7 @@ class Waymo:
                     f'{folder} lacks the components {", ".join(missing)}: download them, too'
                 )
             for file in sorted((folder / 'camera_image').glob('*.parquet')):
-                numbers = set(read_columns(file, [_CAMERA])[_CAMERA])
+                numbers = set(read_columns(file, [CAMERA_KEY])[CAMERA_KEY])
                 there = [c for n, c in enumerate(CAMERAS, 1) if n in numbers]
                 having[folder / file.stem] = there
         chosen, notes = choose_cameras(having, options.camera, DEFAULT_CAMERA, path)
@@ -272,65 +296,6 @@ class Waymo:
             recordings.append(recording)
         recordings[0].notes.extend(notes)
         return recordings
-
-
-def read_camera(path: Path, camera: str) -> tuple[Rectifier, np.ndarray]:
-    """Calibration of a camera.
-
-    Args:
-        path: A file of camera_calibration.
-        camera: One of `CAMERAS`.
-
-    Returns:
-        Its rectifier, and T_vehicle_camera (4, 4) with the camera's axes forward, left, up.
-
-    Raises:
-        CalibrationError: No row of the camera, or an impossible one.
-    """
-    intrinsics = ('f_u', 'f_v', 'c_u', 'c_v', 'k1', 'k2', 'p1', 'p2', 'k3')
-    names = [f'{_CALIBRATION}.intrinsic.{name}' for name in intrinsics]
-    others = [f'{_CALIBRATION}.{n}' for n in ('width', 'height', 'extrinsic.transform')]
-    columns = read_columns(path, [_CAMERA, *names, *others])
-    try:
-        row = columns[_CAMERA].index(CAMERAS.index(camera) + 1)
-    except ValueError:
-        raise CalibrationError(f'{path} has no calibration of camera {camera}') from None
-    try:
-        fu, fv, cu, cv, *D = (float(columns[name][row]) for name in names)
-        width, height = (int(columns[name][row]) for name in others[:2])
-        T = np.array(columns[others[2]][row], np.float64).reshape(4, 4)
-    except (TypeError, ValueError) as error:
-        raise CalibrationError(f'{path}, camera {camera}: {error}') from None
-    K = check_intrinsics(np.array([[fu, 0, cu], [0, fv, cv], [0, 0, 1]]), str(path))
-    return Rectifier('plumb_bob', K, np.array(D), K, width, height), check_transform(T, str(path))
-
-
-def read_lasers(path: Path) -> dict[int, Laser]:
-    """Calibration of the lidars by `key.laser_name`.
-
-    Raises:
-        RecordingError: The file is missing or damaged.
-        CalibrationError: A calibration is impossible.
-    """
-    prefix = '[LiDARCalibrationComponent]'
-    names = [
-        f'{prefix}.{name}'
-        for name in ('extrinsic.transform', 'beam_inclination.values', 'beam_inclination.min',
-                     'beam_inclination.max')
-    ]  # fmt: skip
-    columns = read_columns(path, [_LASER, *names])
-    lasers = {}
-    for row, number in enumerate(columns[_LASER]):
-        extrinsic, values, low, high = (columns[name][row] for name in names)
-        try:
-            T = check_transform(np.array(extrinsic, np.float64), str(path))
-            laser = Laser(T, values or None, float(low or 0), float(high or 0))
-        except (TypeError, ValueError) as error:
-            raise CalibrationError(f'{path}, lidar {number}: {error}') from None
-        if laser.values is None and not laser.low < laser.high:
-            raise CalibrationError(f'{path}, lidar {number}: no inclinations of its beams')
-        lasers[int(number)] = laser
-    return lasers
 
 
 class _Shot:
@@ -358,10 +323,10 @@ class _Scans:
     """The points of frames, read row by row."""
 
     def __init__(self, lidar: Path, pose: Path, calibration: Path) -> None:
-        keys = read_columns(lidar, [_STAMP, _LASER])
+        keys = read_columns(lidar, [_STAMP, LASER_KEY])
         self.calibration = read_lasers(calibration)
         self.rows: dict[int, dict[int, int]] = {}
-        for row, (stamp, laser) in enumerate(zip(keys[_STAMP], keys[_LASER], strict=True)):
+        for row, (stamp, laser) in enumerate(zip(keys[_STAMP], keys[LASER_KEY], strict=True)):
             if stamp is not None and laser is not None:
                 self.rows.setdefault(stamp, {})[laser] = row
         together = all(
@@ -376,8 +341,8 @@ class _Scans:
         self.pose_rows: dict[int, int] = {}
         if pose.is_file():
             self.poses = RowReader(pose, [f'{_POSES}.values', f'{_POSES}.shape'])
-            keys = read_columns(pose, [_STAMP, _LASER])
-            for row, (stamp, laser) in enumerate(zip(keys[_STAMP], keys[_LASER], strict=True)):
+            keys = read_columns(pose, [_STAMP, LASER_KEY])
+            for row, (stamp, laser) in enumerate(zip(keys[_STAMP], keys[LASER_KEY], strict=True)):
                 if laser == _TOP:
                     self.pose_rows[stamp] = row
 
@@ -387,23 +352,27 @@ class _Scans:
 
     def points(self, stamp: int, poses: dict[int, np.ndarray]) -> np.ndarray:
         """(N, 4) of all lidars in the vehicle's frame."""
-        parts = []
-        for number, row in sorted(self.rows[stamp].items(), key=lambda item: item[1]):
-            laser = self.calibration.get(number)
-            if laser is None or not 1 <= number <= len(LASERS):
-                raise UnusableError('scan: a lidar without calibration')
-            image = range_image(self.readers[number].row(row), _RANGES, 2)
-            tilt = inclinations(laser.values, laser.low, laser.high, len(image))
-            pixels = None
-            if number == _TOP and self.poses is not None:
-                if stamp not in self.pose_rows:
-                    raise UnusableError('scan: no lidar_pose')
-                pixels = range_image(self.poses.row(self.pose_rows[stamp]), _POSES, 6)
-            parts.append(to_points(image, tilt, laser.T_vehicle_laser, pixels, poses[stamp]))
-        points = np.concatenate(parts)
+        order = sorted(self.rows[stamp], key=self.rows[stamp].__getitem__)
+        points = np.concatenate([self.laser(stamp, number, poses)[1] for number in order])
         if not len(points):
             raise UnusableError('scan: no points')
         return points
+
+    def laser(
+        self, stamp: int, number: int, poses: dict[int, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Range image (H, W, C) of one lidar, and its points (N, 4) in the vehicle's frame."""
+        laser = self.calibration.get(number)
+        if laser is None or not 1 <= number <= len(LASERS):
+            raise UnusableError('scan: a lidar without calibration')
+        image = range_image(self.readers[number].row(self.rows[stamp][number]), _RANGES, 2)
+        tilt = inclinations(laser.values, laser.low, laser.high, len(image))
+        pixels = None
+        if number == _TOP and self.poses is not None:
+            if stamp not in self.pose_rows:
+                raise UnusableError('scan: no lidar_pose')
+            pixels = range_image(self.poses.row(self.pose_rows[stamp]), _POSES, 6)
+        return image, to_points(image, tilt, laser.T_vehicle_laser, pixels, poses[stamp])
 
     def close(self) -> None:
         """Close the files."""

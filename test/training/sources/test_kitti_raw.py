@@ -138,7 +138,10 @@ def test_no_scans(tmp_path):
     folder = drive(tmp_path / '2011_09_26')
     for path in (folder / 'velodyne_points' / 'data').iterdir():
         path.unlink()
-    with pytest.raises(RecordingError, match='3 images of image_02 and 0 scans'):
+    with pytest.raises(RecordingError, match=r'3 images of image_02 and 0 scans$'):
+        convert(tmp_path, tmp_path / 'out')
+    (folder / 'velodyne_points' / 'data' / '0000000000.txt').write_text('')
+    with pytest.raises(RecordingError, match='take the one called _sync'):
         convert(tmp_path, tmp_path / 'out')
 
 

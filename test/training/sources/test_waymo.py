@@ -253,6 +253,41 @@ def test_point_on_the_optical_axis(tmp_path):
     np.testing.assert_allclose(uv[0], [39.5, 29.5], atol=1e-4)
 
 
+@pytest.mark.parametrize('shift', [0, 40])
+def test_stated_projections_are_compared(tmp_path, shift):
+    """Lens with distortion, a vehicle that turns: the stated pixels are of the distorted image."""
+    segment = Segment(tmp_path / 'waymo', 1)
+    camera = segment.rows['camera_calibration'][0]
+    camera['[CameraCalibrationComponent].intrinsic.k1'] = -0.3
+    image = np.full((4, 80, 4), -1, np.float32)
+    image[:, 25:55] = [20, 0.5, 0, 0]
+    row = segment.rows['lidar'][0]
+    row['[LiDARComponent].range_image_return1.values'] = image.ravel().tolist()
+    row['[LiDARComponent].range_image_return1.shape'] = [4, 80, 4]
+    poses = np.zeros((4, 80, 6), np.float32)
+    prefix = '[LiDARPoseComponent].range_image_return1'
+    segment.rows['lidar_pose'][0][f'{prefix}.values'] = poses.ravel().tolist()
+    segment.rows['lidar_pose'][0][f'{prefix}.shape'] = [4, 80, 6]
+    stated = np.zeros((4, 80, 6), np.int32)
+    for i, tilt in enumerate(BEAMS[::-1]):
+        for j in range(25, 55):
+            azimuth = ((80 - j - 0.5) / 80 * 2 - 1) * math.pi
+            x = 1 + 20 * math.cos(tilt) * math.cos(azimuth) - 1.5 - SPEED * LATE
+            y = 20 * math.cos(tilt) * math.sin(azimuth)
+            u, v = -y / x, -20 * math.sin(tilt) / x
+            lens = 1 - 0.3 * (u * u + v * v)
+            stated[i, j] = [1, 39.5 + F * u * lens + shift, 29.5 + F * v * lens, 0, 0, 0]
+    prefix = '[LiDARCameraProjectionComponent].range_image_return1'
+    segment.rows['lidar_camera_projection'] = [{
+        'key.frame_timestamp_micros': START, 'key.laser_name': 1,
+        f'{prefix}.values': stated.ravel().tolist(), f'{prefix}.shape': [4, 80, 6],
+    }]  # fmt: skip
+    notes = convert(segment.write(), tmp_path / 'pairs').report['recordings'][0]['notes']
+    found = [n for n in notes if 'lidar_camera_projection' in n]
+    assert found == (['points fall 40 px from where lidar_camera_projection states: do the '
+                      'files belong together?'] if shift else [])  # fmt: skip
+
+
 def test_all_cameras(tmp_path):
     pairs = convert(Segment(tmp_path / 'waymo', 2).write(), tmp_path / 'pairs', camera='all')
     names = {'FRONT', 'FRONT_LEFT', 'FRONT_RIGHT', 'SIDE_LEFT', 'SIDE_RIGHT'}

@@ -61,6 +61,14 @@ def is_hamlet(route: Route, index: int) -> bool:
     return bool(route.rng(6, index // 3).random() < 0.38)
 
 
+def may_park(route: Route, index: int, side: int) -> bool:
+    """Block `index` of a town has a parking lane on that side; -1 is the right.
+
+    Where it has none on the right, bicycles ride on a path at the height of the pavement.
+    """
+    return bool(route.rng(18, index, side + 1).random() < (0.45 if side < 0 else 0.4))
+
+
 class Population:
     """Everybody around one road."""
 
@@ -100,14 +108,23 @@ class Population:
             if name in fleet.SECTION:
                 found += self._train(state, i, name, tag % 65536)
                 continue
-            T, velocity, rate = _driver(self.route, state, i, direction)
+            raised = name == 'bicycle' and self._on_path(float(state.s[i]))
+            T, velocity, rate = _driver(self.route, state, i, direction, 0.12 * raised)
             model = self._model(name, variant)
-            mesh = model.braking if state.acceleration[i] < -0.6 or state.speed[i] < 0.1 else None
-            category = fleet.CATEGORY[name]
+            mesh, coarse = model.mesh, model.coarse
+            if state.acceleration[i] < -0.6 or state.speed[i] < 0.1:
+                mesh, coarse = model.braking, model.coarse_braking
             found.append(
-                Agent(mesh or model.mesh, T, velocity, rate, tag % 65536, category, model.size)
-            )
+                Agent(mesh, T, velocity, rate, tag % 65536, fleet.CATEGORY[name], model.size,
+                      coarse=coarse)
+            )  # fmt: skip
         return found
+
+    def _on_path(self, s: float) -> bool:
+        if self.route.environment != 'town':
+            return False
+        index = int(s // BLOCK)
+        return s - BLOCK * index > CROSSING and not may_park(self.route, index, -1)
 
     def _train(self, state: State, i: int, name: str, tag: int) -> list[Agent]:
         """Every section of a train follows the line by itself."""
@@ -251,7 +268,7 @@ def rail_height(route: Route, s: float | np.ndarray) -> np.ndarray:
 
 
 def _driver(
-    route: Route, state: State, i: int, direction: int
+    route: Route, state: State, i: int, direction: int, z: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Pose, velocity and yaw rate of vehicle `i`."""
     s, lateral = float(state.s[i]), float(state.lateral[i])
@@ -260,7 +277,7 @@ def _driver(
     yaw = np.arctan2(drift, max(speed, 1.0))
     if direction < 0:
         yaw = np.pi - yaw
-    T = route.pose(s, lateral, 0.0, yaw)
+    T = route.pose(s, lateral, z, yaw)
     # On a parallel of the centre line the same change of s is another way.
     velocity = T[:3, 0] * speed * (1 - bend * lateral)
     return T, velocity, direction * speed * bend

@@ -20,7 +20,7 @@ from training.simulation.signals import BLOCK
 from training.simulation.vehicles import ID
 
 RAILWAY = 46.0
-_KINDS = {'field': 0.2, 'wood': 0.44, 'meadow': 0.16, 'orchard': 0.2}
+_KINDS = {'field': 0.14, 'wood': 0.46, 'meadow': 0.12, 'orchard': 0.28}
 _STRIPS = (4.6, 6.2, 8.0, 14.0, 22.0, 34.0, 50.0)
 
 
@@ -134,13 +134,13 @@ class CountryBlock(Buildings, BlockBuilder):
 
     def _wood(self, side: int) -> None:
         rng = self.rng
-        for near, far, count in ((6.2, 9, 12), (9, 15, 13), (15, 26, 12), (26, 40, 9)):
+        for near, far, count in ((5.8, 8, 12), (9, 15, 13), (15, 26, 12), (26, 40, 9)):
             for s in np.linspace(1, BLOCK - 1, count):
                 lateral = side * rng.uniform(near, far)
                 if side > 0 and abs(lateral - RAILWAY) < 6:
                     continue
                 at = float(s + rng.normal(0, 1.2))
-                self.tree(at, lateral, rng.uniform(1.05, 1.5), self.land(lateral, at))
+                self.tree(at, lateral, rng.uniform(1.2, 1.7), self.land(lateral, at))
         for _ in range(16):
             s, lateral = float(rng.uniform(0, BLOCK)), side * float(rng.uniform(6.6, 13))
             self.bush(s, lateral, self.land(lateral, s) - 0.1, 1.3)
@@ -157,8 +157,8 @@ class CountryBlock(Buildings, BlockBuilder):
         """An avenue: old trees in line along the road, hedges behind them."""
         rng = self.rng
         for s in np.arange(3, BLOCK, 9.0):
-            lateral = side * 5.9
-            self.tree(float(s + rng.normal(0, 0.4)), lateral, 1.35, -0.1, 0)
+            lateral = side * 5.6
+            self.tree(float(s + rng.normal(0, 0.4)), lateral, 1.5, -0.1, 0)
         self.hedge((1, BLOCK - 1), side * 10.5, self.land(side * 10.5, 30))
         self._far_trees(side, 10)
 

@@ -43,6 +43,7 @@ class Model:
         braking: The same with its brake lights on.
         size: Length, width and height in metres.
         coarse: The mesh from afar, if it has another one.
+        coarse_braking: The same with its brake lights on.
     """
 
     mesh: Mesh
@@ -50,6 +51,7 @@ class Model:
     braking: Mesh
     size: tuple[float, float, float]
     coarse: Mesh | None = None
+    coarse_braking: Mesh | None = None
 
 
 @functools.lru_cache(maxsize=600)
@@ -64,15 +66,17 @@ def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Mod
         part: Step of somebody walking (`STEPS` stands), or section of a train (1, 0, -1).
     """
     bare = kind.removeprefix('parked ')
+    key = [seed, number, 77, KINDS.index(bare), variant]
+    rng, again = np.random.default_rng(key), np.random.default_rng(key)
     coarse = None
-    rng = np.random.default_rng([seed, number, 77, KINDS.index(bare), variant])
     if kind == 'person':
         who = people.looks(rng)
         phase, stride = (part / STEPS, 0.3) if part < STEPS else (0.1, 0.05)
         mesh = people.person(who, phase, stride)
         coarse = people.figure(who, phase, stride)
     elif kind in ('truck', 'lorry'):
-        mesh = vehicles.truck(rng, long=kind == 'lorry')
+        mesh = vehicles.truck(rng, kind == 'lorry')
+        coarse = vehicles.truck(again, kind == 'lorry', fine=False)
     elif kind == 'tram':
         mesh = vehicles.tram(rng, part)
     elif kind == 'train':
@@ -82,10 +86,18 @@ def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Mod
     elif bare == 'motorcycle':
         mesh = people.motorcycle(rng, ridden=kind == bare)
     else:
-        mesh = {'car': vehicles.car, 'bus': vehicles.bus}[kind](rng)
+        make = {'car': vehicles.car, 'bus': vehicles.bus}[kind]
+        mesh, coarse = make(rng), make(again, fine=False)
     low, high = mesh.size
     size = tuple(float(v) for v in high - low * (1, 1, 0))
-    return Model(mesh, vehicles.unlit(mesh), vehicles.braking(mesh), size, coarse)  # type: ignore[arg-type]
+    return Model(
+        mesh,
+        vehicles.unlit(mesh),
+        vehicles.braking(mesh),
+        size,
+        coarse,
+        coarse and vehicles.braking(coarse),
+    )  # type: ignore[arg-type]
 
 
 def length(seed: int, number: int, kind: str, variant: int) -> float:

@@ -14,7 +14,7 @@ from training.simulation import fleet, props
 from training.simulation.mesh import Color, Material, Mesh, MeshBuilder, concatenate
 from training.simulation.roads import Route
 from training.simulation.signals import BLOCK
-from training.simulation.vehicles import ID
+from training.simulation.vehicles import ID, unlit
 
 FACADES: tuple[Color, ...] = (
     (0.52, 0.40, 0.27), (0.46, 0.20, 0.14), (0.56, 0.53, 0.46), (0.40, 0.40, 0.38),
@@ -109,7 +109,7 @@ def style_of(route: Route) -> Style:
     green = tuple(rng.uniform(low, high))
     r, g, b = green
     order = rng.permutation(len(FACADES))
-    floors = int(rng.integers(4, 6))
+    floors = int(rng.integers(4, 7))
     stone = rng.uniform(0.22, 0.36)
     tar = rng.uniform(0.09, 0.15)
     return Style(
@@ -237,7 +237,8 @@ class BlockBuilder:
         variant = int(self.rng.integers(fleet.VARIANTS[bare]))
         found = fleet.model(self.route.seed, self.route.number, kind, variant)
         tag = int(self.rng.integers(65536))
-        T = self.put(found.parked, s, lateral, yaw, z, upright=False, tag=tag)
+        coarse = None if found.coarse is None else unlit(found.coarse)
+        T = self.put(found.parked, s, lateral, yaw, z, upright=False, tag=tag, coarse=coarse)
         self.objects.append(Standing(T, found.size, fleet.CATEGORY[bare], tag))
         return found.size[0]
 

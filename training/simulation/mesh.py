@@ -148,9 +148,14 @@ def placement(x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> np.ndarra
 
 
 class MeshBuilder:
-    """Collects primitives; `category`, `material`, `color` and `tag` hold until changed."""
+    """Collects primitives; `category`, `material`, `color` and `tag` hold until changed.
 
-    def __init__(self) -> None:
+    Args:
+        fine: Close up; otherwise wheels and other small parts are left plain.
+    """
+
+    def __init__(self, fine: bool = True) -> None:
+        self.fine = fine
         self._parts: list[Mesh] = []
         self.category = 0
         self.material = Material.ASPHALT
@@ -229,14 +234,14 @@ class MeshBuilder:
         mesh = self._parts[-1]
         ua = np.stack([x, one * v[0]], 1)
         ub = np.stack([x, one * v[1]], 1)
-        mesh.uv = _skin_triangles(np.stack([ua, ub], 1)).astype(np.float32)
+        mesh.uv = skin_triangles(np.stack([ua, ub], 1)).astype(np.float32)
 
     def skin(self, sections: np.ndarray, closed: bool = False) -> None:
         """Add the surface over (M, K, 3) cross-sections of K points each; `closed`: rings."""
         sections = np.asarray(sections, float)
         if closed:
             sections = np.concatenate([sections, sections[:, :1]], 1)
-        self.triangles(_skin_triangles(sections))
+        self.triangles(skin_triangles(sections))
 
     def fan(self, corners: Sequence[Point] | np.ndarray) -> None:
         """Add a convex polygon."""
@@ -247,6 +252,10 @@ class MeshBuilder:
         """Add a wheel standing along x whose outer side lies at `center`, towards its y's sign."""
         c = np.asarray(center, float)
         out = 1.0 if c[1] > 0 else -1.0
+        if not self.fine:
+            angle = np.arange(6) * np.pi / 3
+            self.fan(c + radius * np.stack([np.cos(angle), 0 * angle, np.sin(angle)], 1))
+            return
         self.cylinder(c - (0, out * width, 0), c, radius, n=n)
 
     def upright(
@@ -358,7 +367,7 @@ class MeshBuilder:
         return bool(self._parts)
 
 
-def _skin_triangles(grid: np.ndarray) -> np.ndarray:
+def skin_triangles(grid: np.ndarray) -> np.ndarray:
     """(2 (M - 1) (K - 1), 3, D) triangles over an (M, K, D) grid of points."""
     a, b = grid[:-1, :-1], grid[1:, :-1]
     c, d = grid[1:, 1:], grid[:-1, 1:]

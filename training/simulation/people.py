@@ -111,8 +111,10 @@ def _upper(
     b.use(c, Material.CLOTH if hat else Material.SKIN, who.bag_color if hat else who.hair)
     b.skin(
         _rings([
-            (sx + 0.01, 0, z + 0.70 * scale, 0.085, 0.085), (sx + 0.02, 0, z + 0.80 * scale, 0.11, 0.095),
-            (sx + 0.03, 0, z + 0.87 * scale, 0.07, 0.06), (sx + 0.03, 0, z + 0.885 * scale, 0.01, 0.01),
+            (sx + 0.01, 0, z + 0.70 * scale, 0.085, 0.085),
+            (sx + 0.02, 0, z + 0.80 * scale, 0.11, 0.095),
+            (sx + 0.03, 0, z + 0.87 * scale, 0.07, 0.06),
+            (sx + 0.03, 0, z + 0.885 * scale, 0.01, 0.01),
         ], 6), closed=True,
     )  # fmt: skip
     if who.bag == 1:
@@ -219,12 +221,12 @@ def bicycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
     angle = np.linspace(0, 2 * np.pi, 13)
     for x in (-0.52, 0.52):
         b.use(c, Material.RUBBER, DARK)
-        for r, half in ((0.345, 0.022),):
-            inner = np.stack([x + (r - 0.045) * np.cos(angle), 0 * angle,
-                              0.35 + (r - 0.045) * np.sin(angle)], 1)  # fmt: skip
-            outer = np.stack([x + r * np.cos(angle), 0 * angle, 0.35 + r * np.sin(angle)], 1)
-            left, right = outer + (0, half, 0), outer - (0, half, 0)
-            b.skin(np.stack([inner, left, right, inner], 1))
+        radius, half = 0.345, 0.022
+        circle = np.stack([np.cos(angle), 0 * angle, np.sin(angle)], 1)
+        hub = np.array([x, 0, 0.35])
+        inner = hub + (radius - 0.045) * circle
+        left, right = (hub + radius * circle + np.array([0, y, 0]) for y in (half, -half))
+        b.skin(np.stack([inner, left, right, inner], 1))
         b.use(c, Material.METAL, GREY)
         for k in range(0, 12, 2):
             b.cylinder((x, 0, 0.35), inner[k], 0.006, n=3)

@@ -47,7 +47,8 @@ def broadleaf(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh
         up = -0.55 + 1.25 * k / (count - 1)
         out = 0.62 * np.sqrt(max(0.0, 1 - up * up * 0.9))
         centers.append(
-            middle + (wide * out * np.cos(angle), wide * out * np.sin(angle), crown * up * 0.75)
+            middle
+            + np.array([wide * out * np.cos(angle), wide * out * np.sin(angle), crown * up * 0.75])
         )
     for center in centers[:4] if fine else ():
         b.cylinder((0, 0, trunk * 0.9), center * (0.7, 0.7, 1) - (0, 0, 0.3), 0.07, 0.03, n=4)
@@ -68,7 +69,7 @@ def conifer(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh:
     """A spruce of 7 to 14 m in ragged tiers."""
     b, c = MeshBuilder(), ID['vegetation']
     tag = int(rng.integers(65536))
-    shade = np.asarray(_leafy(rng, green)) * (0.45, 0.62, 0.75)
+    shade = np.asarray(_leafy(rng, green)) * (0.6, 0.75, 0.85)
     height = rng.uniform(7, 14)
     b.use(c, Material.BARK, (0.14, 0.09, 0.06), tag)
     b.cylinder((0, 0, -0.5), (0, 0, height * 0.9), 0.2, 0.05)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.simulation.layout import Place
-from training.simulation.mesh import Material, Mesh, MeshBuilder, concatenate
+from training.simulation.mesh import Material, Mesh, MeshBuilder, concatenate, skin_triangles
 from training.simulation.vehicles import ID
 
 _NEAR, _FAR = (12.0, 300.0), (60.0, 1500.0)
@@ -27,7 +27,25 @@ def terrain(place: Place, s: float, origin: np.ndarray) -> Mesh:
     """
     fine = _grid(place, s, origin, *_NEAR, hole=0.0)
     coarse = _grid(place, s, origin, *_FAR, hole=_NEAR[1] - _FAR[0])
-    return concatenate([fine, coarse])
+    return concatenate([fine, coarse, _horizon(place, s, origin)])
+
+
+def _horizon(place: Place, s: float, origin: np.ndarray) -> Mesh:
+    """Wooded hills so far away that they stay where they are while the ego vehicle drives."""
+    azimuth = np.linspace(0, 2 * np.pi, 145)
+    at = np.stack([np.cos(azimuth), np.sin(azimuth)], 1)
+    number = place.route.number
+    up = 4.2 + 1.6 * patches(at * 3.0, 1.0, number + 40) + 0.8 * patches(at * 11, 1.0, number + 41)
+    center = np.append(place.route.center(s), 0.0) - origin
+    foot = np.column_stack([at * 2600, np.full(len(at), -60.0)])
+    crest = np.column_stack([at * 3400, 3400 * np.tan(np.radians(up))])
+    b = MeshBuilder()
+    b.use(ID['vegetation'], Material.FOREST, tuple(0.6 * np.asarray(place.style.green) + 0.03))
+    b.skin(np.stack([foot, crest], 1) + center)
+    along = np.stack([azimuth * 400, np.zeros(len(at))], 1)
+    top = along + np.array([0.0, 120.0])
+    b.last.uv = skin_triangles(np.stack([along, top], 1)).astype(np.float32)
+    return b.build()
 
 
 def _grid(
@@ -101,7 +119,7 @@ def patches(xy: np.ndarray, size: float, key: int) -> np.ndarray:
 def _wooded(place: Place, xy: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """1 where woods stand, 0 where not."""
     kind = place.route.environment
-    clear = {'town': 90.0, 'country': 38.0, 'motorway': 52.0}[kind]
+    clear = {'town': 90.0, 'country': 38.0, 'motorway': 48.0}[kind]
     share = {'town': 0.25, 'country': 0.0, 'motorway': -0.1}[kind]
     dense = patches(xy, 160.0, place.route.number + 3)
     return ((dense > share) & (distance > clear)).astype(float)

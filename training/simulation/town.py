@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A street through a town, in blocks of 60 m that each begin with a crossing.
 
-Cross-section, l in metres: right lots, pavement from -10.6, kerb at -7.1 (or -4.95 where nobody
-parks), parking, bicycle lane [-4.9, -3.3], own lane, oncoming lane with a tram track, parking, kerb
-at 5.7 (or 3.5), pavement to 9.6, left lots.
+Cross-section, l in metres: right lots, pavement from -10.6, kerb at -7.1, parking, bicycle lane
+[-4.9, -3.3] (where nobody parks the kerb is at -3.3 and the bicycles have a path), own lane,
+oncoming lane with a tram track, parking, kerb at 5.7 (or 3.5), pavement to 9.6, left lots.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.simulation import props
-from training.simulation.agents import TOWN_EDGE
+from training.simulation.agents import TOWN_EDGE, may_park
 from training.simulation.buildings import Buildings
 from training.simulation.layout import PAINT, BlockBuilder
 from training.simulation.mesh import Color, Material
@@ -29,9 +29,8 @@ class TownBlock(Buildings, BlockBuilder):
 
     def lay(self) -> None:
         """Fill the block."""
-        rng = self.rng
-        self.parking = {-1: bool(rng.random() < 0.45), 1: bool(rng.random() < 0.4)}
-        self.kerb = {-1: -7.1 if self.parking[-1] else -4.95, 1: 5.7 if self.parking[1] else 3.5}
+        self.parking = {side: may_park(self.route, self.index, side) for side in (-1, 1)}
+        self.kerb = {-1: -7.1 if self.parking[-1] else -3.3, 1: 5.7 if self.parking[1] else 3.5}
         self.along = np.linspace(CROSSING, BLOCK, 9)
         self._roads()
         self._pavements()
@@ -58,6 +57,10 @@ class TownBlock(Buildings, BlockBuilder):
         """Where the lots begin."""
         return TOWN_EDGE[0] if side < 0 else TOWN_EDGE[1]
 
+    def verge(self, side: int) -> float:
+        """Where lamps and trees may stand: at the kerb, or beyond the bicycle path."""
+        return min(self.kerb[side], -4.95) if side < 0 else self.kerb[side]
+
     def _roads(self) -> None:
         b, asphalt = self.ground, self.style.asphalt
         tone: Color = tuple(np.asarray(asphalt) * self.rng.uniform(0.92, 1.08))
@@ -68,7 +71,7 @@ class TownBlock(Buildings, BlockBuilder):
             b.strip(whole, (middle - 1.65, 0), (middle + 1.65, 0), (-1.65, 1.65))
         bike: Color = (0.26, 0.10, 0.08) if self.route.number % 3 == 0 else tone
         b.use(ID['road'], Material.ASPHALT, bike)
-        b.strip(whole, (-4.95, 0), (-3.3, 0))
+        b.strip(whole if self.parking[-1] else cross, (-4.95, 0), (-3.3, 0))
         for side, near, far in ((-1, -4.95, -7.1), (1, 3.3, 5.7)):
             b.use(ID['road'], Material.ASPHALT, tone)
             b.strip(cross, (near, 0), (far, 0))
@@ -87,7 +90,9 @@ class TownBlock(Buildings, BlockBuilder):
         solid = np.linspace(begin, end, 8)
         self.dashes(begin, end - 14, 0.0, 3.0, 6.0)
         self.line(np.linspace(end - 14, end, 3), 0.0)
-        self.line(solid, -3.3, 0.14)
+        if self.parking[-1]:
+            self.line(solid, -3.3, 0.14)
+            self._bike_symbol(begin + 6)
         if self.parking[1]:
             self.line(solid, 3.4, 0.12)
         for side, near, far in ((-1, -7.0, -4.95), (1, 3.4, 5.6)):
@@ -97,7 +102,6 @@ class TownBlock(Buildings, BlockBuilder):
                     self.ground.plate((s, s + 0.1), (near, far), 0.004)
         if has_signal(self.index + 1):
             self._arrow(end - 9, -1.65)
-        self._bike_symbol(begin + 6)
 
     def _arrow(self, s: float, lateral: float) -> None:
         b = self.ground
@@ -122,6 +126,9 @@ class TownBlock(Buildings, BlockBuilder):
             kerb, edge = self.kerb[side], self.edge(side)
             b.use(ID['sidewalk'], Material.PAVING, paving)
             b.strip(self.along, (kerb + side * 0.15, 0.13), (edge, 0.13))
+            if side < 0 and not self.parking[side]:
+                b.use(ID['sidewalk'], Material.PAVING, (0.28, 0.13, 0.10))
+                b.strip(self.along, (-4.95, 0.134), (-3.6, 0.134))
             b.use(ID['sidewalk'], Material.CONCRETE, stone)
             b.strip(self.along, (kerb, 0.13), (kerb + side * 0.15, 0.13))
             b.strip(self.along, (kerb, -0.02), (kerb, 0.13))
@@ -154,7 +161,7 @@ class TownBlock(Buildings, BlockBuilder):
             self.put(props.traffic_sign(int(rng.choice((4, 1, 5)))), -4.5, -7.7, z=0.12)
             self.put(props.traffic_sign(5), 9.6, -10.9, np.pi / 2, z=0.12)
             self.put(props.traffic_sign(4), -0.6, 9.9, -np.pi / 2, z=0.12)
-        self.put(props.traffic_sign(2), CROSSING + 2.0, self.kerb[-1] - 0.5, z=0.12)
+        self.put(props.traffic_sign(2), CROSSING + 2.0, self.verge(-1) - 0.5, z=0.12)
         for s in (-5.2, CROSSING + 0.9):
             for lateral in (-7.35, 6.0):
                 self.put(props.plain_pole(), s, lateral, z=0.1)
@@ -163,7 +170,7 @@ class TownBlock(Buildings, BlockBuilder):
         rng = self.rng
         step = float(self.route.rng(15).uniform(20, 28))
         for side in (-1, 1):
-            kerb = self.kerb[side] + side * 0.4
+            kerb = self.verge(side) + 0.4 * side
             for s in np.arange(CROSSING + 4 + 5 * (side > 0), BLOCK - 2, step):
                 self.lamp(float(s), kerb, side, 1.6)
             yaw = 0.0 if side < 0 else np.pi
@@ -182,7 +189,7 @@ class TownBlock(Buildings, BlockBuilder):
             elif not self.parking[side]:
                 for s in np.arange(CROSSING + 3, BLOCK - 6, float(rng.choice((2.5, 4.0)))):
                     post = props.plain_pole(0.95, 0.06, (0.10, 0.11, 0.12))
-                    self.put(post, s, self.kerb[side] + side * 0.3, z=0.1)
+                    self.put(post, s, self.verge(side) + side * 0.3, z=0.1)
             self._bicycle_racks(side)
             edge = self.edge(side)
             for _ in range(int(rng.integers(3, 9))):
@@ -201,21 +208,21 @@ class TownBlock(Buildings, BlockBuilder):
                 out = 1.25 if wide else 0.75
                 yaw = np.pi / 2 + rng.normal(0, 0.12) if wide else rng.normal(0, 0.1)
                 gap = 0.75 if wide else 2.0
-                self.parked(kind, s + gap * k, self.kerb[side] + side * out, yaw, 0.13)
+                self.parked(kind, s + gap * k, self.verge(side) + side * out, yaw, 0.13)
 
     def _avenue(self) -> None:
         rng, b = self.rng, self.ground
         for side in (-1, 1):
-            if self.route.rng(16, self.index // 2, side + 1).random() < 0.18:
+            if self.route.rng(16, self.index // 2, side + 1).random() < 0.22:
                 continue
             wide = not self.parking[side]
-            lateral = self.kerb[side] + side * (1.1 if wide else 0.75)
+            lateral = self.verge(side) + side * (1.1 if wide else 0.75)
             if wide and rng.random() < 0.6:
                 b.use(ID['terrain'], Material.GRASS, self.style.grass)
-                near = self.kerb[side] + side * 0.4
+                near = self.verge(side) + side * 0.4
                 b.strip(self.along[1:-1], (near, 0.15), (near + side * 1.4, 0.15))
-            step = rng.uniform(6.5, 9.5)
-            size = rng.uniform(0.85, 1.15)
+            step = rng.uniform(7, 10)
+            size = rng.uniform(0.8, 1.1)
             for s in np.arange(CROSSING + rng.uniform(4, 8), BLOCK - 7, step):
                 at = float(s + rng.normal(0, 0.4))
                 self.tree(at, lateral, size, 0.1, None if rng.random() < 0.15 else 0)
@@ -263,7 +270,7 @@ class TownBlock(Buildings, BlockBuilder):
     def _lot_towers(self, side: int) -> None:
         """Large modern buildings, with some green or a forecourt before them."""
         rng = self.rng
-        setback = float(rng.choice((0.0, 3.5, 6.0)))
+        setback = float(rng.choice((0.0, 2.5, 4.0)))
         edge = self.edge(side)
         b = self.ground
         if setback:

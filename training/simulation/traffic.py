@@ -60,30 +60,28 @@ class Lane:
 
 _STREET = ('car', 'car', 'motorcycle', 'car', 'car', 'truck', 'car', 'motorcycle', 'car', 'bus')
 _TRAMWAY = ('car', 'motorcycle', 'car', 'tram', 'car', 'car', 'car', 'car', 'truck', 'car')
-_ROAD = ('car', 'motorcycle', 'car', 'truck', 'car', 'car', 'bus', 'car', 'car')
+_ROAD = ('car', 'motorcycle', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
 _FAST = ('car', 'car', 'motorcycle', 'car', 'car', 'car', 'car')
-_SLOW = ('car', 'lorry', 'car', 'car', 'truck', 'car', 'lorry', 'car', 'car', 'bus')
+_SLOW = ('car', 'car', 'lorry', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
 _BIKES = ('bicycle',)
 
 LANES: dict[str, tuple[Lane, ...]] = {
     'town': (
-        Lane(1, -1.65, 11.0, _STREET, 38), Lane(-1, 1.65, 11.0, _TRAMWAY, 36),
+        Lane(1, -1.65, 11.0, _STREET, 32), Lane(-1, 1.65, 11.0, _TRAMWAY, 31),
         Lane(1, -4.1, 4.6, _BIKES, 38),
     ),
     'country': (
-        Lane(1, -1.75, 21.0, _ROAD, 80), Lane(-1, 1.75, 21.0, _ROAD, 65),
+        Lane(1, -1.75, 21.0, _ROAD, 60), Lane(-1, 1.75, 21.0, _ROAD, 52),
         Lane(1, -3.95, 5.0, _BIKES, 110),
         Lane(-1, 46.0, 26.0, ('train',), 560),
     ),
     'motorway': (
-        Lane(1, -9.6, 26.0, _SLOW, 66, (1, None)), Lane(1, -5.85, 31.0, _FAST, 80, (2, 0)),
-        Lane(1, -2.1, 36.0, _FAST, 120, (None, 1)),
-        Lane(-1, 9.6, 26.0, _SLOW, 62, (4, None)), Lane(-1, 5.85, 32.0, _FAST, 75, (5, 3)),
-        Lane(-1, 2.1, 37.0, _FAST, 110, (None, 4)),
+        Lane(1, -5.95, 26.0, _SLOW, 56, (1, None)), Lane(1, -2.15, 34.0, _FAST, 80, (None, 0)),
+        Lane(-1, 5.95, 26.0, _SLOW, 52, (3, None)), Lane(-1, 2.15, 34.0, _FAST, 75, (None, 2)),
     ),
 }  # fmt: skip
-EGO_LANE = {'town': 0, 'country': 0, 'motorway': 1}
-_EGO_SPEED = {'town': 10.0, 'country': 21.0, 'motorway': 33.0}
+EGO_LANE = {'town': 0, 'country': 0, 'motorway': 0}
+_EGO_SPEED = {'town': 10.0, 'country': 21.0, 'motorway': 30.0}
 BEHIND = {'town': 130.0, 'country': 160.0, 'motorway': 200.0}
 AHEAD = {'town': 250.0, 'country': 400.0, 'motorway': 480.0}
 """How much of the road is populated around the ego vehicle, in metres."""
@@ -300,7 +298,7 @@ class Traffic:
         state.acceleration = np.clip(np.minimum(pull, np.where(stopping < -3, stopping, np.inf)),
                                      -_HARDEST, _ACCELERATION)  # fmt: skip
         state.acceleration = np.maximum(state.acceleration, -state.speed / STEP)
-        if len(self.lanes) > 4:
+        if self.route.environment == 'motorway':
             self._change_lanes(state, k, gap, leader_speed, wish)
         self._steer(state, k)
 
@@ -370,7 +368,11 @@ class Traffic:
             target = None
             if slowed and inner is not None and not heavy:
                 target = inner if self._room(state, i, inner, 0.5) else None
-            elif not slowed and outer is not None and self._room(state, i, outer, 2.0):
+            elif (
+                not slowed
+                and outer is not None
+                and self._room(state, i, outer, 1.2 if i == 0 else 2.0)
+            ):
                 target = outer
             if target is not None:
                 state.lane[i] = target

@@ -59,13 +59,14 @@ def _wheels(
     for x in xs:
         for y in (-half, half):
             out = 1.0 if y > 0 else -1.0
-            if arch:
+            if arch and b.fine:
                 b.use(category, Material.RUBBER, (0.015, 0.015, 0.016))
                 b.disc((x, y + out * 0.004, r + 0.03), (0, out, 0), r + 0.07, n=10)
             b.use(category, Material.RUBBER, DARK)
             b.wheel((x, y + out * 0.03, r), r, 0.24)
-            b.use(category, Material.METAL, (0.34, 0.35, 0.36))
-            b.disc((x, y + out * 0.036, r), (0, out, 0), r * 0.62, n=7)
+            if b.fine:
+                b.use(category, Material.METAL, (0.34, 0.35, 0.36))
+                b.disc((x, y + out * 0.036, r), (0, out, 0), r * 0.62, n=7)
 
 
 def _lights(
@@ -120,16 +121,15 @@ def _body(
     b.box((back, -s[-1, 4] * 0.9, 0.22), (back + 0.06, s[-1, 4] * 0.9, 0.36))
 
 
-def _mirrors(b: MeshBuilder, category: int, x: float, y: float, z: float) -> None:
-    for side in (-1, 1):
-        b.box(
-            (x - 0.07, side * (y + 0.1) - 0.09, z), (x + 0.07, side * (y + 0.1) + 0.09, z + 0.14)
-        )
+def _mirrors(b: MeshBuilder, x: float, y: float, z: float) -> None:
+    for side in (-1, 1) if b.fine else ():
+        at = side * (y + 0.1)
+        b.box((x - 0.07, at - 0.09, z), (x + 0.07, at + 0.09, z + 0.14))
 
 
-def car(rng: np.random.Generator) -> Mesh:
+def car(rng: np.random.Generator, fine: bool = True) -> Mesh:
     """A hatchback, saloon, estate, sport utility or delivery van."""
-    b, c = MeshBuilder(), ID['car']
+    b, c = MeshBuilder(fine), ID['car']
     paint = pick(rng, PAINTS)
     kind = rng.choice(5, p=(0.3, 0.22, 0.18, 0.18, 0.12))
     stretch = rng.uniform(0.95, 1.05)
@@ -164,7 +164,7 @@ def car(rng: np.random.Generator) -> Mesh:
     side = (2, 3, 5) + ((6,) if kind in (2, 3) else ()) + ((7,) if kind != 1 else ())
     _body(b, c, paint, stations, side, (2, 7))
     b.use(c, Material.PAINT, paint)
-    _mirrors(b, c, cowl - 0.35, w, belt)
+    _mirrors(b, cowl - 0.35, w, belt)
     if kind in (2, 3):
         b.use(c, Material.METAL, GREY)
         for y in (-w + 0.34, w - 0.34):
@@ -192,7 +192,7 @@ def _van(b: MeshBuilder, c: int, paint: Color, stretch: float) -> Mesh:
     b.box((-n - 0.012, -w + 0.2, 1.2), (-n + 0.02, -0.06, roof - 0.3))
     b.box((-n - 0.012, 0.06, 1.2), (-n + 0.02, w - 0.2, roof - 0.3))
     b.use(c, Material.PAINT, paint)
-    _mirrors(b, c, n - 0.85, w, 1.15)
+    _mirrors(b, n - 0.85, w, 1.15)
     _wheels(b, c, (-n + 0.95, n - 0.85), w, 0.34)
     _lights(b, c, n - 0.02, -n, w - 0.06, 0.8)
     _shade(b, n - 0.1, w)
@@ -224,9 +224,9 @@ def _cab(b: MeshBuilder, c: int, paint: Color, front: float, half: float, roof: 
         b.box((front - 0.2, y - 0.06, 1.6), (front - 0.08, y + 0.06, 2.25))
 
 
-def truck(rng: np.random.Generator, long: bool | None = None) -> Mesh:
+def truck(rng: np.random.Generator, long: bool | None = None, fine: bool = True) -> Mesh:
     """A lorry: box, tarpaulin, tipper or tank, alone or as a tractor with a semi-trailer."""
-    b, c = MeshBuilder(), ID['truck']
+    b, c = MeshBuilder(fine), ID['truck']
     long = bool(rng.random() < 0.35) if long is None else long
     half_length = 8.0 if long else float(rng.uniform(3.8, 4.6))
     front, back = half_length, -half_length
@@ -297,9 +297,9 @@ def _coach_body(
             b.box((at - 0.02, -0.7, roof - 0.42), (at + 0.06 * out, 0.7, roof - 0.2))
 
 
-def bus(rng: np.random.Generator) -> Mesh:
+def bus(rng: np.random.Generator, fine: bool = True) -> Mesh:
     """A city bus of 11 m or a coach."""
-    b, c = MeshBuilder(), ID['bus']
+    b, c = MeshBuilder(fine), ID['bus']
     b.tag = int(rng.integers(65536))
     colors = ((0.62, 0.50, 0.04), (0.45, 0.04, 0.05), (0.06, 0.28, 0.30), (0.55, 0.55, 0.57))
     roof = float(rng.choice((3.05, 3.55)))
@@ -307,7 +307,7 @@ def bus(rng: np.random.Generator) -> Mesh:
     b.use(c, Material.METAL, (0.5, 0.5, 0.5))
     b.box((-3.5, -0.8, roof), (0.5, 0.8, roof + 0.22))
     b.use(c, Material.RUBBER, DARK)
-    _mirrors(b, c, 5.6, 1.3, 2.2)
+    _mirrors(b, 5.6, 1.3, 2.2)
     _wheels(b, c, (-3.3, 3.0), 1.27, 0.48)
     _lights(b, c, 5.68, -5.68, 1.2, 0.85)
     _shade(b, 5.4, 1.2)

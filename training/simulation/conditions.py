@@ -25,7 +25,7 @@ ALL_CONDITIONS = CONDITIONS + FAULTS
 DENSEST_FOG_M = 50.0
 _FOG_POWER, _RAIN_POWER, _SNOW_POWER = 4.0, 2.0, 1.5
 HEAVIEST_RAIN_MM_H = 40.0
-HEAVIEST_SNOW_MM_H = 6.0
+HEAVIEST_SNOW_MM_H = 8.0
 """In water; 4 and more is heavy snow fall."""
 
 FROZEN_S = 2.0
@@ -82,7 +82,7 @@ class Condition:
 
     @classmethod
     def snow(cls, snow_mm_h: float) -> Condition:
-        """Snow of 0 to 6 mm of water per hour."""
+        """Snow of 0 to 8 mm of water per hour."""
         share = _share(snow_mm_h, HEAVIEST_SNOW_MM_H, 'snow_mm_h')
         return cls('snow', share ** (1 / _SNOW_POWER))
 

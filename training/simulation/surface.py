@@ -181,25 +181,45 @@ def describe(hits: Hits, pixel: float) -> Surface:
 
 
 class _Patch:
-    """The pixels of one material: gathered on the way in, scattered on `set`."""
+    """The pixels of one material: gathered when asked for, scattered on `set`."""
 
     def __init__(self, hits: Hits, out: Surface, footprint: Array, where: Array) -> None:
         self.where = where
-        self._out = out
-        uv = hits.uv.reshape(-1, 2)[where]
-        self.u, self.v = uv[:, 0], uv[:, 1]
-        self.tag = hits.tag.ravel()[where]
-        self.normal_z = hits.normal.reshape(-1, 3)[where, 2]
-        self.footprint = footprint.ravel()[where]
-        self.color = hits.color.reshape(-1, 3)[where]
+        self._hits, self._out, self._footprint = hits, out, footprint
 
     def keep(self, mask: Array) -> _Patch:
         """Only the pixels where `mask` is true."""
-        part = object.__new__(_Patch)
-        part._out = self._out
-        for name in ('where', 'u', 'v', 'tag', 'normal_z', 'footprint', 'color'):
-            setattr(part, name, getattr(self, name)[mask])
-        return part
+        return _Patch(self._hits, self._out, self._footprint, self.where[mask])
+
+    @functools.cached_property
+    def u(self) -> Array:
+        """(N,) metres along the surface."""
+        return self._hits.uv.reshape(-1, 2)[:, 0].take(self.where)
+
+    @functools.cached_property
+    def v(self) -> Array:
+        """(N,) metres across or up the surface."""
+        return self._hits.uv.reshape(-1, 2)[:, 1].take(self.where)
+
+    @functools.cached_property
+    def tag(self) -> Array:
+        """(N,) number of the object."""
+        return self._hits.tag.ravel().take(self.where)
+
+    @functools.cached_property
+    def normal_z(self) -> Array:
+        """(N,) upward part of the normal."""
+        return self._hits.normal.reshape(-1, 3)[:, 2].take(self.where)
+
+    @functools.cached_property
+    def footprint(self) -> Array:
+        """(N,) metres that a pixel covers."""
+        return self._footprint.ravel().take(self.where)
+
+    @functools.cached_property
+    def color(self) -> Array:
+        """(N, 3) linear RGB."""
+        return self._hits.color.reshape(-1, 3)[self.where]
 
     def scale(self, factor: Array) -> None:
         """Multiply the albedo."""

@@ -73,6 +73,7 @@ def test_another_town_is_another_scene() -> None:
     assert (one.labels != two.labels).mean() > 0.05
 
 
+@pytest.mark.slow
 def test_every_class_occurs_in_a_few_short_drives() -> None:
     tiny = SimulationConfig(width=192, height=120, beams=2, columns=16)
     counts = np.zeros(256, int)

@@ -24,8 +24,8 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -78,7 +78,6 @@ class Bench:
     spconv: nn.Module | None
     device: torch.device
     threads: int
-    times: dict[str, list[float]] = field(default_factory=dict)
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Time of a call."""
@@ -249,6 +248,34 @@ def _networks(architecture: str, device: str) -> Bench:
     return Bench(net.to(where), folded, bfloat16, spconv, where, threads)
 
 
+def _measure_once(
+    bench: Bench, points: np.ndarray, voxel_size_m: float, turn: int
+) -> dict[str, float]:
+    """Times of everything on one scan, in an order that depends on the turn."""
+    voxels = [voxelize(points, voxel_size_m)]
+    coords, _ = bench.batch(voxels)
+    work, levels = gflop(bench.net, coords, 1)
+    now = {
+        'voxelize': bench.seconds(lambda: voxelize(points, voxel_size_m)),
+        'maps': bench.maps(voxels),
+        'gflop': work,
+        'voxels': levels[0],
+    }
+    runs: dict[str, Callable[[], Tensor]] = {
+        'eval': lambda: bench.ours(bench.net, voxels),
+        'folded': lambda: bench.ours(bench.folded, voxels),
+        'folded, bfloat16': lambda: bench.ours(bench.bfloat16, voxels),
+        'train': lambda: bench.ours(bench.net, voxels),
+    }
+    if bench.spconv is not None:
+        runs['spconv eval'] = runs['spconv train'] = lambda: bench.theirs(voxels)
+    names = list(runs)
+    turn %= len(names)
+    for name in names[turn:] + names[:turn]:
+        now[name] = (bench.train if 'train' in name else bench.evaluate)(runs[name])
+    return now
+
+
 def _measure(
     bench: Bench,
     size: str,
@@ -260,24 +287,7 @@ def _measure(
     """Print a size's rows; return its row of the second table."""
     times: dict[str, list[float]] = {}
     for i in range(repeats + 1):  # the first warms up
-        points = scan(rng, *_SCANS[size])
-        voxels = [voxelize(points, voxel_size_m)]
-        now: dict[str, Any] = {
-            'voxelize': bench.seconds(lambda p=points: voxelize(p, voxel_size_m)),  # type: ignore[misc]
-            'maps': bench.maps(voxels),
-        }
-        if bench.spconv is not None:
-            now['spconv eval'] = bench.evaluate(lambda v=voxels: bench.theirs(v))  # type: ignore[misc]
-        for name, net in (
-            ('eval', bench.net), ('folded', bench.folded), ('folded, bfloat16', bench.bfloat16),
-        ):  # fmt: skip
-            now[name] = bench.evaluate(lambda n=net, v=voxels: bench.ours(n, v))  # type: ignore[misc]
-        now['train'] = bench.train(lambda v=voxels: bench.ours(bench.net, v))  # type: ignore[misc]
-        if bench.spconv is not None:
-            now['spconv train'] = bench.train(lambda v=voxels: bench.theirs(v))  # type: ignore[misc]
-        coords, _ = bench.batch(voxels)
-        now['gflop'], levels = gflop(bench.net, coords, 1)
-        now['voxels'] = levels[0]
+        now = _measure_once(bench, scan(rng, *_SCANS[size]), voxel_size_m, i)
         if i:
             for key, value in now.items():
                 times.setdefault(key, []).append(value)

@@ -104,7 +104,7 @@ def read_stamps(path: Path, numbers: np.ndarray) -> np.ndarray | None:
         return None
     try:
         return np.array([parse_stamp(line) for line in chosen], np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -127,7 +127,7 @@ def frame_numbers(files: list[Path]) -> np.ndarray:
     """
     try:
         return np.array([int(path.stem) for path in files], np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise RecordingError(f'{files[0].parent}: file names are not frame numbers') from None
 
 

@@ -21,6 +21,8 @@ from clcp_ros.errors import CalibrationError, RecordingError
 from training.pairs.geometry import check_intrinsics, make_transform, rotation_from_quaternion
 
 _CHUNK = 1 << 20
+_LATEST_US = 9_000_000_000_000_000
+"""Microseconds that are a possible time, and fit an int64 as nanoseconds."""
 _SPACE = re.compile(r'[\s,]*')
 
 
@@ -173,16 +175,19 @@ def read_scenes(
             scene = scenes.get(scene_of.get(row['sample_token'], ''))
             if scene is None:
                 continue
+            stamp_us = int(row['timestamp'])
+            if not 0 <= stamp_us < _LATEST_US:
+                raise ValueError(f'timestamp {stamp_us}')
             size = int(row.get('width') or 0), int(row.get('height') or 0)
             scene.files.setdefault(channel, []).append(
                 File(
-                    str(row['filename']), int(row['timestamp']) * 1000, mount,
+                    str(row['filename']), stamp_us * 1000, mount,
                     row['ego_pose_token'], row['token'], key_frame, size,
                 )
             )  # fmt: skip
     except KeyError as error:
         raise RecordingError(f'{tables}: sample or sample_data lacks {error}') from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RecordingError(f'{tables}/sample_data.json is damaged: {error}') from None
     for scene in scenes.values():
         for files in scene.files.values():

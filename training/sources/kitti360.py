@@ -63,8 +63,9 @@ class Kitti360Recording(FilesRecording):
 
     Attributes:
         drive: Name of the sequence.
-        poses: The file of the poses.
+        poses: The file of the poses; beside it, of rectified camera 0, cam0_to_world.txt.
         T_ego_lidar: (4, 4), the scanner on the GPS/IMU whose poses are published.
+        T_ego_rect0: (4, 4), rectified camera 0 on it.
         stamps_file: Of the scanner.
         deskewing: 'auto': where there are poses; 'poses': scans without are left out; 'none'.
     """
@@ -72,6 +73,7 @@ class Kitti360Recording(FilesRecording):
     drive: str = ''
     poses: Path = field(default_factory=Path)
     T_ego_lidar: np.ndarray = field(default_factory=lambda: np.eye(4))
+    T_ego_rect0: np.ndarray = field(default_factory=lambda: np.eye(4))
     stamps_file: Path = field(default_factory=Path)
     deskewing: str = 'auto'
 
@@ -84,13 +86,20 @@ class Kitti360Recording(FilesRecording):
         self._poses: dict[int, np.ndarray] = {}
         self._trajectory: Trajectory | None = None
         self._as_measured = 0
-        rows = read_poses(self.poses, 13)
-        if rows is None:
-            self.note('no poses.txt: T_world_ego is null, scans are not de-skewed')
-            return
-        self._poses = _by_frame(rows)
+        rows, name = read_poses(self.poses, 13), self.poses.name
+        if rows is not None:
+            self._poses = _by_frame(rows)
+        else:
+            name = 'cam0_to_world.txt'
+            rows = read_poses(self.poses.with_name(name), 17)
+            if rows is None:
+                self.note('no poses.txt: T_world_ego is null, scans are not de-skewed')
+                return
+            T_rect0_ego = invert_transform(self.T_ego_rect0)
+            self._poses = {f: T @ T_rect0_ego for f, T in _by_frame(rows).items()}
+            self.note('no poses.txt: poses are made of cam0_to_world.txt')
         if len(rows) != len(self._poses):
-            self.note(f'{len(rows) - len(self._poses)} lines of poses.txt are no poses: left out')
+            self.note(f'{len(rows) - len(self._poses)} lines of {name} are no poses: left out')
         unposed = sum(int(path.stem) not in self._poses for path in self.images)
         if unposed:
             self.note(
@@ -146,7 +155,7 @@ class Kitti360Recording(FilesRecording):
 
     def other_files(self) -> list[Path]:
         """See `FilesRecording.other_files`."""
-        return [self.poses, self.stamps_file]
+        return [self.poses, self.poses.with_name('cam0_to_world.txt'), self.stamps_file]
 
 
 class Kitti360:
@@ -253,8 +262,17 @@ def _recording(
     return Kitti360Recording(
         SOURCE.name, root, name, camera, images, scans, camera_ns, lidar_ns, K, T_camera_lidar,
         size, notes=notes, drive=drive.name, poses=root / 'data_poses' / drive.name / 'poses.txt',
-        T_ego_lidar=T_ego_lidar, stamps_file=stamps_file, deskewing=deskewing,
+        T_ego_lidar=T_ego_lidar, T_ego_rect0=_rectified_mount(root / 'calibration'),
+        stamps_file=stamps_file, deskewing=deskewing,
     )  # fmt: skip
+
+
+def _rectified_mount(folder: Path) -> np.ndarray:
+    """T_ego_rect0 (4, 4)."""
+    path, optics = folder / 'calib_cam_to_pose.txt', folder / 'perspective.txt'
+    T_ego_cam0 = _rigid(entry(read_table(path, _HINT), 'image_00', (3, 4), path), path)
+    R_rect = entry(read_table(optics, _HINT), 'R_rect_00', (3, 3), optics)
+    return T_ego_cam0 @ invert_transform(make_transform(R_rect, [0, 0, 0]))
 
 
 def _read_rigid(path: Path) -> np.ndarray:
@@ -275,8 +293,11 @@ def _by_frame(rows: np.ndarray) -> dict[int, np.ndarray]:
     """Frame number: T_world_ego, without lines that are no poses."""
     poses = {}
     for row in rows[np.isfinite(rows).all(axis=1)]:
+        if not 0 <= row[0] < 1e12 or row[0] % 1:
+            continue
         try:
-            poses[int(row[0])] = _rigid(row[1:].reshape(3, 4), Path('poses.txt'))
+            # Twelve numbers, or sixteen with the last row.
+            poses[int(row[0])] = _rigid(row[1:13].reshape(3, 4), Path('poses.txt'))
         except CalibrationError:
             continue
     return poses

@@ -329,7 +329,7 @@ def _stamps(times: np.ndarray | None, numbers: np.ndarray) -> np.ndarray | None:
     if times is None or not len(numbers) or numbers.max() >= len(times):
         return None
     seconds = times[numbers]
-    if not np.isfinite(seconds).all() or (np.abs(seconds) > 1e10).any():
+    if not np.isfinite(seconds).all() or (np.abs(seconds) > 9e9).any():
         return None
     return np.round(seconds * 1e9).astype(np.int64)
 

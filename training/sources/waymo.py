@@ -224,13 +224,13 @@ class WaymoRecording:
         for row, (stamp, camera, time) in enumerate(
             zip(columns[_STAMP], columns[CAMERA_KEY], times, strict=True)
         ):
-            if camera == number and isinstance(stamp, int):
+            if camera == number and _possible(stamp):
                 found[stamp] = row, _image_ns(time, stamp)
         return found
 
     def _scans(self) -> set[int]:
         """Stamps of the frames that have a scan."""
-        return {s for s in read_columns(self.file('lidar'), [_STAMP])[_STAMP] if s is not None}
+        return {s for s in read_columns(self.file('lidar'), [_STAMP])[_STAMP] if _possible(s)}
 
     def _tags(self) -> dict[int, dict[str, str]]:
         path = self.file('stats')
@@ -410,6 +410,11 @@ def _rectified(data: bytes | None, rectifier: Rectifier) -> tuple[np.ndarray | N
         raise UnusableError(f'image: not of the size {size} of its camera') from None
     except ImageError as error:
         raise UnusableError(f'image: {str(error).partition(":")[0]}') from None
+
+
+def _possible(stamp_us: Any) -> bool:
+    """Whether microseconds are a time, and fit an int64 as nanoseconds."""
+    return isinstance(stamp_us, int) and 0 <= stamp_us < 9_000_000_000_000_000
 
 
 def _image_ns(seconds: Any, frame_us: int) -> int:

@@ -197,6 +197,31 @@ def test_damaged_poses(tmp_path):
     assert any('no poses.txt' in n for n in pairs.report['recordings'][0]['notes'])
 
 
+def test_poses_of_camera_0_will_do(tmp_path):
+    root = data_set(tmp_path / 'kitti360')
+    path = root / 'calibration' / 'perspective.txt'
+    path.write_text(PERSPECTIVE.replace('R_rect_00: 1 0 0 0 1 0', 'R_rect_00: 0 -1 0 1 0 0'))
+    expected = convert(root, tmp_path / 'pairs')
+    poses = root / 'data_poses' / DRIVE / 'poses.txt'
+    mount = CAMERA_AXES.format(x=1.5, y=-0.3, z=-1.3).split()
+    T_ego_cam0 = np.vstack([np.array(mount, float).reshape(3, 4), [0, 0, 0, 1]])
+    T_rect_cam0 = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+    lines = []
+    for line in poses.read_text().splitlines():
+        frame, *values = line.split()
+        T_world_ego = np.vstack([np.array(values, float).reshape(3, 4), [0, 0, 0, 1]])
+        T = T_world_ego @ T_ego_cam0 @ np.linalg.inv(T_rect_cam0)
+        lines.append(' '.join([frame, *map(str, T.ravel())]))
+    poses.with_name('cam0_to_world.txt').write_text('\n'.join(lines))
+    poses.unlink()
+    found = convert(root, tmp_path / 'found')
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(one.T_world_ego, other.T_world_ego, atol=1e-9)
+        np.testing.assert_allclose(one.points, other.points, atol=1e-5)
+    notes = found.report['recordings'][0]['notes']
+    assert 'no poses.txt: poses are made of cam0_to_world.txt' in notes
+
+
 @pytest.mark.parametrize(
     'inside', ['.', 'data_2d_raw', 'data_3d_raw', f'data_2d_raw/{DRIVE}', f'data_3d_raw/{DRIVE}']
 )

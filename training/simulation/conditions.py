@@ -23,7 +23,7 @@ CONDITIONS = LIGHTS + WEATHER
 ALL_CONDITIONS = CONDITIONS + FAULTS
 
 DENSEST_FOG_M = 50.0
-_FOG_POWER, _RAIN_POWER, _SNOW_POWER = 4.0, 2.0, 1.5
+_FOG_POWER, _RAIN_POWER, _SNOW_POWER = 5.0, 2.0, 1.5
 HEAVIEST_RAIN_MM_H = 40.0
 HEAVIEST_SNOW_MM_H = 8.0
 """In water; 4 and more is heavy snow fall."""
@@ -95,7 +95,7 @@ class Condition:
     def visibility_m(self) -> float:
         """Meteorological optical range of the fog, clean air's in any other condition.
 
-        The extinction grows with the severity's fourth power: 800 m at 0.5, 120 m at 0.8.
+        The extinction grows with the severity's fifth power: 1.5 km at 0.5, 150 m at 0.8.
         """
         if self.name != 'fog':
             return CLEAR_VISIBILITY_M

@@ -124,6 +124,9 @@ def paint(radiance: Array, layer: Array, lit: Light) -> None:
 # ------------------------------------------------------------------------------ on the glass
 
 
+_PLACES = 50
+
+
 def drops_on_glass(
     picture: Array, condition: Condition, time: float, seed: tuple[int, ...]
 ) -> None:
@@ -144,17 +147,17 @@ def drops_on_glass(
 
 def _drops(severity: float, time: float, seed: tuple[int, ...]) -> list[tuple[float, ...]]:
     found: list[tuple[float, ...]] = []
-    for place in range(40):
+    for place in range(_PLACES):
         lasts, phase, at = _slot(seed, place)
         # Ever more places are in use; a new one begins with a tiny drop.
-        share = min(max(severity * 40 - place, 0.0), 1.0) if severity < 1 else 1.0
+        share = min(max(severity * _PLACES - place, 0.0), 1.0) if severity < 1 else 1.0
         if share == 0:
             break
         turn = math.floor((time + phase) / lasts)
         rng = np.random.default_rng([*seed, place, turn & 0xFFFFFFFF])
         age = (time + phase) / lasts - turn
         x, y = rng.uniform(0, 1), rng.uniform(0, 1) + 0.04 * age * at
-        radius = rng.uniform(0.012, 0.042) * share**0.5
+        radius = rng.uniform(0.012, 0.048) * share**0.5
         found.append((x, y, radius, min(1.0, 6 * (1 - age))))
     return found
 

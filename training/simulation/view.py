@@ -215,9 +215,9 @@ class View:
         road = np.isin(hits.material, (Material.STREET, Material.LANE, Material.MARKING))
         tracks = np.exp(-(((np.abs(v) - np.float32(0.75)) / np.float32(0.38)) ** 2))
         tracks *= np.float32(0.85) + np.float32(0.3) * patchy
-        slush = cover * 0.75 * (1 - np.clip(tracks, 0, 1)) * np.clip(0.8 + patchy, 0, 1)
+        slush = cover * 0.95 * (1 - 0.8 * np.clip(tracks, 0, 1)) * np.clip(0.9 + patchy, 0, 1)
         cover = np.where(road, slush, cover)
-        blown = np.clip(patchy * 1.5 - 0.35, 0, 1) * (np.abs(self.normal[2]) < 0.5)
+        blown = np.clip(patchy * 1.5 - 0.25, 0, 1) * (np.abs(self.normal[2]) < 0.5)
         return np.clip(np.maximum(cover, blown), 0, 1).astype(np.float32)
 
     @functools.cached_property

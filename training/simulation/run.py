@@ -310,7 +310,9 @@ def _prepare(
         return {}
     try:
         content = dict(json.loads(marker.read_text()))
-        done = dict(content.get('done') or {})
+        # A list was written by an earlier version, whose data cannot be reused anyway.
+        found = content.get('done')
+        done = dict(found) if isinstance(found, dict) else {}
     except (ValueError, TypeError, OSError) as error:
         raise SimulationError(f'{marker} cannot be read ({error}); remove {out}') from error
     same = content.get('parameters') == _parameters(config)

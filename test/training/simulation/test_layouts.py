@@ -32,7 +32,7 @@ from training.simulation.config import (
     lidar_preset,
 )
 from training.simulation.frame import Frame, Moment
-from training.simulation.kitti_odometry import RAW_IDS, KittiOdometry, sequences
+from training.simulation.kitti_odometry import RAW_IDS, KittiOdometry, calib_txt, sequences
 from training.simulation.nuscenes import LIDARSEG, NuScenes, scenes
 from training.simulation.recording import TRUTH, Recording, Shot, read_truths
 from training.simulation.run import recordings_of, write_recordings
@@ -144,6 +144,15 @@ def test_bag_through_the_reader(written: Path, tmp_path: Path) -> None:
     assert np.allclose(pair.T_camera_lidar, frame.T_camera_lidar, atol=1e-9)
     assert np.abs(pair.pixels().astype(int) - frame.image).mean() < 6  # JPEG
     assert pair.T_world_ego is None or np.allclose(pair.T_world_ego, frame.T_world_base, atol=1e-6)
+
+
+def test_kitti_of_a_stereo_rig_has_the_baseline_in_its_projections() -> None:
+    config = SimulationConfig(camera_configs=camera_rig('stereo', 96, 64))
+    rows = dict(line.split(': ') for line in calib_txt(config).splitlines())
+    P2, P3 = (np.array(rows[name].split(), float).reshape(3, 4) for name in ('P2', 'P3'))
+    assert P3[0, 3] == pytest.approx(-0.54 * P2[0, 0])
+    assert np.allclose(P3[:, :3], P2[:, :3])
+    assert P2[0, 3] == 0
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])

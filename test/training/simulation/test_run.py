@@ -148,6 +148,27 @@ def test_bad_requests_write_nothing(tmp_path: Path) -> None:
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
+def test_data_of_an_earlier_version_are_replaced(tmp_path: Path) -> None:
+    write_recordings(tmp_path, TINY, [DRIVE], workers=1)
+    whole = digests(tmp_path)
+    marker = json.loads((tmp_path / 'simulation.json').read_text())
+    (tmp_path / 'simulation.json').write_text(json.dumps({**marker, 'done': [DRIVE.path]}))
+    (tmp_path / DRIVE.path / 'metadata.yaml').write_text('old')
+    assert not write_recordings(tmp_path, TINY, [DRIVE], workers=1)[1]
+    assert digests(tmp_path) == whole
+
+
+def test_nothing_outside_the_folder_is_removed_on_the_marker_s_word(tmp_path: Path) -> None:
+    mine = tmp_path / 'mine'
+    mine.mkdir()
+    (tmp_path / 'out').mkdir()
+    done = {'../mine': {}, str(mine): {}}
+    marker = {'parameters': {'seed': 99}, 'done': done}
+    (tmp_path / 'out' / 'simulation.json').write_text(json.dumps(marker))
+    write_recordings(tmp_path / 'out', TINY, [DRIVE], workers=1)
+    assert mine.is_dir()
+
+
 def test_damaged_marker_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / 'simulation.json').write_text('{"parameters": ')
     with pytest.raises(SimulationError, match=r'simulation\.json cannot be read'):

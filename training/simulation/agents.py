@@ -136,9 +136,7 @@ class Population:
             part = 1 if k == 0 else -1 if k == count - 1 else 0
             s = float(state.s[i]) - lane.direction * back
             yaw = 0.0 if lane.direction > 0 else np.pi
-            z = 0.0
-            if name == 'train':
-                z = rail_height(self.route, s) + 0.3
+            z = float(rail_height(self.route, s)) + 0.3 if name == 'train' else 0.0
             T = self.route.pose(s, lane.lateral, z, yaw)
             model = self._model(name, int(state.variant[i]), part)
             velocity = T[:3, 0] * state.speed[i]

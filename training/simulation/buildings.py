@@ -46,12 +46,13 @@ class Buildings(BlockBuilder):
             for (s0, l0), (s1, l1) in zip(corners, corners[1:] + corners[:1], strict=True):
                 b.quad((s0, l0, low), (s1, l1, low), (s1, l1, high), (s0, l0, high))
                 width = float(np.hypot(s1 - s0, l1 - l0))
-                b.last.uv = np.array(
-                    [
-                        [(0, low), (width, low), (width, high)],
-                        [(0, low), (width, high), (0, high)],
-                    ],
-                    np.float32,
+                b.texture(
+                    np.array(
+                        [
+                            [(0, low), (width, low), (width, high)],
+                            [(0, low), (width, high), (0, high)],
+                        ]
+                    )
                 )
 
     def roof(

@@ -89,15 +89,15 @@ def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Mod
         make = {'car': vehicles.car, 'bus': vehicles.bus}[kind]
         mesh, coarse = make(rng), make(again, fine=False)
     low, high = mesh.size
-    size = tuple(float(v) for v in high - low * (1, 1, 0))
+    long, wide, tall = (float(v) for v in high - low * (1, 1, 0))
     return Model(
         mesh,
         vehicles.unlit(mesh),
         vehicles.braking(mesh),
-        size,
+        (long, wide, tall),
         coarse,
         coarse and vehicles.braking(coarse),
-    )  # type: ignore[arg-type]
+    )
 
 
 def length(seed: int, number: int, kind: str, variant: int) -> float:

@@ -119,7 +119,7 @@ def style_of(route: Route) -> Style:
         roofs=tuple(ROOFS[i] for i in rng.permutation(len(ROOFS))[:2]),
         paving=(stone, stone * rng.uniform(0.9, 1.0), stone * rng.uniform(0.8, 1.0)),
         asphalt=(tar, tar, tar * rng.uniform(0.98, 1.1)),
-        trees=tuple(rng.dirichlet((4.0, 1.2, 1.0))),  # type: ignore[arg-type]
+        trees=tuple(rng.dirichlet((4.0, 1.2, 1.0))),
         floors=(floors, floors + int(rng.integers(2, 4))),
         flat_roofs=float(rng.uniform(0.15, 0.8)),
         shops=float(rng.uniform(0.2, 0.8)),
@@ -189,8 +189,7 @@ class BlockBuilder:
         if self.ground.filled:
             parts.append(self._bent(self.ground.build(), None))
         parts += [self._bent(b.build(), s) for b, s in self._houses if b.filled]
-        mesh = concatenate(parts)
-        mesh = mesh.compact()
+        mesh = concatenate(parts).compact()
         none = mesh.part(np.zeros(len(mesh), bool))
         near, far = (concatenate(p) if p else none for p in (self._near, self._far))
         lamps = np.array(self.lamps, float).reshape(-1, 3)

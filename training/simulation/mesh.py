@@ -128,6 +128,8 @@ class Mesh:
 def concatenate(meshes: Iterable[Mesh]) -> Mesh:
     """One soup of several."""
     parts = [m for m in meshes if len(m)]
+    if len(parts) == 1:
+        return parts[0]
     return Mesh(
         np.concatenate([m.vertices for m in parts]),
         np.concatenate([m.uv for m in parts]),
@@ -147,6 +149,16 @@ def placement(x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> np.ndarra
     return T
 
 
+@dataclass
+class _Piece:
+    """Triangles of one colour, class, material and tag."""
+
+    vertices: np.ndarray
+    color: Color | np.ndarray
+    use: tuple[int, int, int]
+    uv: np.ndarray | None = None
+
+
 class MeshBuilder:
     """Collects primitives; `category`, `material`, `color` and `tag` hold until changed.
 
@@ -156,7 +168,8 @@ class MeshBuilder:
 
     def __init__(self, fine: bool = True) -> None:
         self.fine = fine
-        self._parts: list[Mesh] = []
+        self._meshes: list[Mesh] = []
+        self._pieces: list[_Piece] = []
         self.category = 0
         self.material = Material.ASPHALT
         self.color: Color = (0.5, 0.5, 0.5)
@@ -171,28 +184,21 @@ class MeshBuilder:
             self.tag = tag % 65536
         return self
 
-    @property
-    def last(self) -> Mesh:
-        """What the last call added, to give it other surface coordinates."""
-        return self._parts[-1]
+    def texture(self, uv: np.ndarray) -> None:
+        """Give what the last call added other surface coordinates, (T, 3, 2) or to broadcast."""
+        self._pieces[-1].uv = uv
 
     def add(self, mesh: Mesh) -> None:
         """Add a finished mesh."""
-        self._parts.append(mesh)
+        self._meshes.append(mesh)
 
     def triangles(self, vertices: np.ndarray, color: np.ndarray | None = None) -> None:
         """Add (T, 3, 3) triangles, with (T, 3) colours if they differ."""
-        vertices = np.asarray(vertices, np.float32)
-        n = len(vertices)
-        colors = np.broadcast_to(self.color if color is None else color, (n, 3))
-        self._parts.append(
-            Mesh(
-                vertices,
-                _surface_coordinates(vertices),
-                np.full(n, self.category, np.uint8),
-                np.full(n, self.material, np.uint8),
-                np.asarray(colors, np.float32),
-                np.full(n, self.tag, np.uint16),
+        self._pieces.append(
+            _Piece(
+                np.asarray(vertices, np.float32),
+                self.color if color is None else color,
+                (self.category, self.material, self.tag),
             )
         )
 
@@ -231,10 +237,9 @@ class MeshBuilder:
         one = np.full(len(x), 1.0)
         edge_a, edge_b = (np.stack([x, one * e[0], one * e[1]], 1) for e in (a, b))
         self.skin(np.stack([edge_a, edge_b], 1))
-        mesh = self._parts[-1]
         ua = np.stack([x, one * v[0]], 1)
         ub = np.stack([x, one * v[1]], 1)
-        mesh.uv = skin_triangles(np.stack([ua, ub], 1)).astype(np.float32)
+        self.texture(skin_triangles(np.stack([ua, ub], 1)))
 
     def skin(self, sections: np.ndarray, closed: bool = False) -> None:
         """Add the surface over (M, K, 3) cross-sections of K points each; `closed`: rings."""
@@ -303,9 +308,12 @@ class MeshBuilder:
         """Add a tube from `a` to `b`; `end` is the radius at b; closed at b."""
         start, stop = np.asarray(a, float), np.asarray(b, float)
         axis = (stop - start) / np.linalg.norm(stop - start)
-        side = np.cross(axis, (0, 0, 1) if abs(axis[2]) < 0.9 else (1, 0, 0))
+        x, y, z = axis
+        side = np.array([y, -x, 0.0] if abs(z) < 0.9 else [0.0, z, -y])
         side /= np.linalg.norm(side)
-        other = np.cross(axis, side)
+        other = np.array(
+            [y * side[2] - z * side[1], z * side[0] - x * side[2], x * side[1] - y * side[0]]
+        )
         angle = np.arange(n) * 2 * np.pi / n
         ring = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * other
         lower = start + ring * radius
@@ -359,12 +367,28 @@ class MeshBuilder:
 
     def build(self) -> Mesh:
         """Everything collected, as one soup."""
-        return concatenate(self._parts)
+        pieces = self._pieces
+        if not pieces:
+            return concatenate(self._meshes)
+        # All at once: thousands of small calls would cost more than the rays of a frame.
+        counts = [len(p.vertices) for p in pieces]
+        vertices = np.concatenate([p.vertices for p in pieces])
+        uv = _surface_coordinates(vertices)
+        color = np.empty((len(vertices), 3), np.float32)
+        ends = itertools.accumulate(counts)
+        for piece, count, end in zip(pieces, counts, ends, strict=True):
+            color[end - count : end] = piece.color
+            if piece.uv is not None:
+                uv[end - count : end] = piece.uv
+        numbers = np.repeat(np.array([p.use for p in pieces]), counts, axis=0)
+        category, material = numbers[:, 0].astype(np.uint8), numbers[:, 1].astype(np.uint8)
+        own = Mesh(vertices, uv, category, material, color, numbers[:, 2].astype(np.uint16))
+        return concatenate([own, *self._meshes])
 
     @property
     def filled(self) -> bool:
         """Something was added."""
-        return bool(self._parts)
+        return bool(self._pieces or self._meshes)
 
 
 def skin_triangles(grid: np.ndarray) -> np.ndarray:
@@ -377,8 +401,10 @@ def skin_triangles(grid: np.ndarray) -> np.ndarray:
 
 def _surface_coordinates(vertices: np.ndarray) -> np.ndarray:
     """(T, 3, 2) coordinates in the plane that a triangle's normal is closest to."""
-    normal = np.abs(np.cross(vertices[:, 1] - vertices[:, 0], vertices[:, 2] - vertices[:, 0]))
-    axis = normal.argmax(1)
+    ax, ay, az = np.moveaxis(vertices[:, 1] - vertices[:, 0], -1, 0)
+    bx, by, bz = np.moveaxis(vertices[:, 2] - vertices[:, 0], -1, 0)
+    normal = np.abs(np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx]))
+    axis = normal.argmax(0)
     pick = np.array([[1, 2], [0, 2], [0, 1]])[axis]  # (T, 2)
     return np.take_along_axis(vertices, np.repeat(pick[:, None], 3, axis=1), axis=2)
 

@@ -44,7 +44,7 @@ def broadleaf(rng: np.random.Generator, green: Color, fine: bool = True) -> Mesh
     centers = []
     for k in range(count):
         angle = 2.4 * k + rng.uniform(-0.4, 0.4)
-        up = -0.55 + 1.25 * k / (count - 1)
+        up = -0.8 + 1.5 * k / (count - 1)
         out = 0.62 * np.sqrt(max(0.0, 1 - up * up * 0.9))
         centers.append(
             middle
@@ -313,7 +313,7 @@ def board(
     width, height = y[1] - y[0], z[1] - z[0]
     b.quad((x, y[1], z[0]), (x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]))
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
-    b.last.uv = np.stack([corners[[0, 1, 2]], corners[[0, 2, 3]]])
+    b.texture(np.stack([corners[[0, 1, 2]], corners[[0, 2, 3]]]))
     b.use(c, Material.METAL, STEEL)
     b.quad((x + 0.03, y[0], z[0]), (x + 0.03, y[1], z[0]), (x + 0.03, y[1], z[1]),
            (x + 0.03, y[0], z[1]))  # fmt: skip

@@ -305,5 +305,3 @@ def _lamp_points(key: int, mesh: Mesh) -> list[np.ndarray]:
 
 
 __all__ = ['SKY', 'Hits', 'Scene', 'SceneObject', 'VehicleLights']
-
-load_town = load_world  # until bridge.py goes

@@ -44,7 +44,7 @@ def _horizon(place: Place, s: float, origin: np.ndarray) -> Mesh:
     b.skin(np.stack([foot, crest], 1) + center)
     along = np.stack([azimuth * 400, np.zeros(len(at))], 1)
     top = along + np.array([0.0, 120.0])
-    b.last.uv = skin_triangles(np.stack([along, top], 1)).astype(np.float32)
+    b.texture(skin_triangles(np.stack([along, top], 1)))
     return b.build()
 
 
@@ -85,7 +85,7 @@ def _grid(
             continue
         b.use(ID[category], material, color)
         b.triangles(_triangles(points - origin)[np.repeat(mask.ravel(), 2)])
-        b.last.uv = _triangles(texture)[np.repeat(mask.ravel(), 2)].astype(np.float32)
+        b.texture(_triangles(texture)[np.repeat(mask.ravel(), 2)])
     return b.build()
 
 

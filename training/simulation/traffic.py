@@ -76,7 +76,7 @@ LANES: dict[str, tuple[Lane, ...]] = {
         Lane(-1, 46.0, 26.0, ('train',), 560),
     ),
     'motorway': (
-        Lane(1, -5.95, 26.0, _SLOW, 56, (1, None)), Lane(1, -2.15, 34.0, _FAST, 80, (None, 0)),
+        Lane(1, -5.95, 26.0, _SLOW, 56, (1, None)), Lane(1, -2.15, 32.0, _FAST, 90, (None, 0)),
         Lane(-1, 5.95, 26.0, _SLOW, 52, (3, None)), Lane(-1, 2.15, 34.0, _FAST, 75, (None, 2)),
     ),
 }  # fmt: skip
@@ -210,8 +210,8 @@ class Traffic:
             if state.lane[0] == number:
                 front = [i for i in members if state.s[i] > 0]
                 back = [i for i in members if state.s[i] <= 0][::-1]
-                self._push(state, [0, *front], 1)
-                self._push(state, [0, *back], -1)
+                self._push(state, [0, *map(int, front)], 1)
+                self._push(state, [0, *map(int, back)], -1)
             else:
                 self._push(state, list(members), 1)
 
@@ -271,7 +271,7 @@ class Traffic:
                 continue
             state.s[i] = s
             state.generation[i] += 1
-            self._dress(state, i)
+            self._dress(state, int(i))
             state.leaving[i] = lane
             state.lateral[i] = self._lateral[lane]
             state.drift[i] = 0
@@ -387,7 +387,7 @@ class Traffic:
         closing = np.where(
             ahead, state.speed[i] - state.speed[others], state.speed[others] - state.speed[i]
         )
-        need = 7 + np.maximum(closing, 0) * 3.5 + np.where(ahead, seconds, 0.5) * state.speed[i]
+        need = 6 + np.maximum(closing, 0) * 2.4 + np.where(ahead, seconds, 0.5) * state.speed[i]
         return bool((free > need).all())
 
     def _steer(self, state: State, k: int) -> None:

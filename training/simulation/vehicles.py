@@ -28,7 +28,7 @@ Station = tuple[float, float, float, float, float, float, float]
 
 def pick(rng: np.random.Generator, colors: Sequence[Color]) -> Color:
     """One of the colours, a little lighter or darker."""
-    c = np.asarray(colors[rng.integers(len(colors))]) * rng.uniform(0.85, 1.15)
+    c = np.asarray(colors[int(rng.integers(len(colors)))]) * rng.uniform(0.85, 1.15)
     return tuple(np.clip(c, 0.01, 0.95))
 
 

@@ -11,10 +11,12 @@ nothing is imported and nothing is called, and what was kept of other objects is
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,9 +66,8 @@ def read_foreign_checkpoint(path: Path) -> dict[str, Tensor]:
         raise ModelError(f'{path} is damaged ({error}); download it again') from None
     except Exception as error:
         # A pickle can fail in any way; whatever is wrong with it, it is no checkpoint.
-        raise ModelError(
-            f'{path}: its list of tensors cannot be read ({type(error).__name__}: {error})'
-        ) from None
+        words = ''.join(c if c.isprintable() else ' ' for c in f'{type(error).__name__}: {error}')
+        raise ModelError(f'{path}: its list of tensors cannot be read ({words[:200]})') from None
 
 
 class _Storage(NamedTuple):
@@ -183,14 +184,19 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Tensor]:
         raise ModelError(f'{path} is a TorchScript program; a state dict is needed')
     if f'{root}byteorder' in names and archive.read(f'{root}byteorder') != b'little':
         raise ModelError(f'{path} was written on a big-endian machine; save it again on this one')
-    with archive.open(pickles[0]) as file:
-        top = _Reader(_as_binary(file)).load()
-    state = _state_dict(path, top)
+    data = _read_stored(path, archive, pickles[0])
+    _check_opcodes(data)
+    state = _state_dict(path, _Reader(io.BytesIO(data)).load())
     return {key: _materialize(path, archive, root, key, ref) for key, ref in state.items()}
 
 
-def _as_binary(file: Any) -> BinaryIO:
-    return file
+def _check_opcodes(data: bytes) -> None:
+    """Refuse what would make the unpickler reserve memory that the file has no content for."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name.startswith('EXT') or opcode.name.endswith('BUFFER'):
+            raise pickle.UnpicklingError(f'{opcode.name} in a checkpoint')
+        if opcode.name.endswith('PUT') and not 0 <= int(argument or 0) <= len(data):
+            raise pickle.UnpicklingError(f'{opcode.name} {argument} is out of range')
 
 
 def _state_dict(path: Path, top: object) -> dict[str, _StoredTensor]:
@@ -219,18 +225,23 @@ def _materialize(
     inside = ref.offset >= 0 and (count == 0 or last < storage.numel) and count <= storage.numel
     if not inside or min((*ref.shape, *ref.strides, 0)) < 0:
         raise ModelError(f'{path} is damaged: {key} reaches beyond its bytes')
-    info = archive.getinfo(f'{root}data/{storage.key}')
-    # torch stores tensors as they are; a compressed member could be of any size once unpacked.
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ModelError(f'{path}: {key} is compressed, which torch.save does not do')
+    name = f'{root}data/{storage.key}'
+    info = archive.getinfo(name)
     if info.file_size != storage.numel * storage.dtype.itemsize:
         raise ModelError(f'{path} is damaged: {key} has {info.file_size} bytes')
     if count == 0:
         return torch.empty(ref.shape, dtype=storage.dtype)
-    flat = torch.frombuffer(bytearray(archive.read(info)), dtype=storage.dtype)
+    flat = torch.frombuffer(bytearray(_read_stored(path, archive, name)), dtype=storage.dtype)
     return flat.as_strided(ref.shape, ref.strides, ref.offset).clone(
         memory_format=torch.contiguous_format
     )
+
+
+def _read_stored(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    # torch stores its files as they are; a compressed one could be of any size once unpacked.
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ModelError(f'{path}: {name} is compressed, which torch.save does not do')
+    return archive.read(name)
 
 
 def _not_a_zip(path: Path) -> str:

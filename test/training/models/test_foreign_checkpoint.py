@@ -173,6 +173,8 @@ ATTACKS = {
         b'\x80\x02(X\x07\x00\x00\x00storagecos\nsystem\n'
         b'X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.'
     ),
+    'memory': b'\x80\x02}r\xff\xff\xff\x7f.',
+    'more memory': b'\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.',
     'truncated': b'\x80\x02}q',
     'empty': b'',
     'no dict': b'\x80\x02K\x01.',
@@ -186,8 +188,9 @@ def test_hand_made_pickles_do_nothing(
     monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile(tmp_path / 'x.pth', 'w') as archive:
         archive.writestr('x/data.pkl', ATTACKS[attack])
-    with pytest.raises(ModelError, match=r'x\.pth'):
+    with pytest.raises(ModelError, match=r'x\.pth') as caught:
         read_foreign_checkpoint(tmp_path / 'x.pth')
+    assert str(caught.value).isprintable()
     assert not (tmp_path / 'SENTINEL').exists()
 
 
@@ -214,9 +217,10 @@ def test_storages_that_are_not_what_they_say(tmp_path: Path) -> None:
     rewrite(tmp_path / 'good.pth', tmp_path / 'short.pth', {'data/0': b'\0' * 20})
     with pytest.raises(ModelError, match='a has 20 bytes'):
         read_foreign_checkpoint(tmp_path / 'short.pth')
-    rewrite(tmp_path / 'good.pth', tmp_path / 'bomb.pth', {}, compress='data/0')
-    with pytest.raises(ModelError, match='compressed'):
-        read_foreign_checkpoint(tmp_path / 'bomb.pth')
+    for name in ('data/0', 'data.pkl'):
+        rewrite(tmp_path / 'good.pth', tmp_path / 'bomb.pth', {}, compress=name)
+        with pytest.raises(ModelError, match=f'{name} is compressed'):
+            read_foreign_checkpoint(tmp_path / 'bomb.pth')
     rewrite(tmp_path / 'good.pth', tmp_path / 'big.pth', {'byteorder': b'big'})
     with pytest.raises(ModelError, match='big-endian'):
         read_foreign_checkpoint(tmp_path / 'big.pth')

@@ -362,7 +362,7 @@ def test_same_name_twice(root, tmp_path):
         (['2011_09_26', '--val-fraction', '1.5'], 'not in [0, 1)'),
         (['2011_09_26', '--split', 'tag:weather'], 'is none of time, sequence:FRACTION'),
         (['2011_09_26', '--split', 'sequence:1.5'], 'between 0 and 1'),
-        (['2011_09_26', '--min-distance', 'nan'], 'must not be negative'),
+        (['2011_09_26', '--min-distance', '-1'], 'must not be negative'),
         (['2011_09_26', '--workers', '-1'], 'must not be negative'),
         (['2011_09_26', '--out', '2011_09_26', '--overwrite'], 'is not a pair set'),
     ],

@@ -96,7 +96,7 @@ def convert_lidar_weights(
     print(f'wrote {out}')
     next_step(
         f'python training/pretrain.py --model.lidar_encoder {found} --model.lidar_weights {out} '
-        '--model.freeze_lidar true --views.voxel_size_m 0.05'
+        '--model.freeze_lidar true --views.voxel_size_m 0.05 --views.max_voxels 80000'
     )
     return out
 

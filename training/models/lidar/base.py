@@ -197,6 +197,26 @@ def make_settings(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings
     return kind(**values)
 
 
+def check_points(points: np.ndarray) -> np.ndarray:
+    """The columns that encoders read.
+
+    Args:
+        points: (N, >=4): x, y, z, intensity; N may be 0.
+
+    Returns:
+        (N, 4) float32.
+
+    Raises:
+        ModelError: Another shape, or values that are not finite.
+    """
+    if points.ndim != 2 or points.shape[1] < 4:
+        raise ModelError(f'points are (N, 4): x, y, z, intensity; got {tuple(points.shape)}')
+    points = np.ascontiguousarray(points[:, :4], np.float32)
+    if not np.isfinite(points).all():
+        raise ModelError('points with NaN or infinite values; drop them first')
+    return points
+
+
 def samples_of(counts: Tensor) -> Tensor:
     """The sample of each of the rows that lie one sample after the other.
 

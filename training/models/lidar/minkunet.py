@@ -19,6 +19,7 @@ from training.models.lidar.base import (
     LidarFeatures,
     LidarOptions,
     LidarSample,
+    check_points,
     make_settings,
     samples_of,
 )
@@ -60,7 +61,8 @@ class VoxelPreparation:
 
     def __call__(self, points: np.ndarray) -> LidarSample:
         """`coords` (V, 3) int64, `features` (V, 4) float32, `point_to_voxel` (N,) int64."""
-        voxels = voxelize(points[:, :4], self.settings.voxel_size_m, self.settings.reduce)
+        points = check_points(points)
+        voxels = voxelize(points, self.settings.voxel_size_m, self.settings.reduce)
         sample = {
             'coords': voxels.coords,
             'features': voxels.features,

@@ -26,6 +26,7 @@ from training.models.lidar.base import (
     LidarFeatures,
     LidarOptions,
     LidarSample,
+    check_points,
     load_weights,
     make_settings,
     mean_per_sample,
@@ -111,7 +112,7 @@ class PillarPreparation:
         """
         s = self.settings
         low, high = np.reshape(np.asarray(s.range_m, np.float32), (2, 3))
-        points = np.ascontiguousarray(points[:, :4], np.float32)
+        points = check_points(points)
         inside_range = (points[:, :3] >= low) & (points[:, :3] < high)
         seen = np.asarray(inside_range.all(axis=1))
         inside = points[seen]

@@ -23,6 +23,7 @@ from training.models.lidar.base import (
     LidarFeatures,
     LidarOptions,
     LidarSample,
+    check_points,
     make_settings,
     sample_maps,
     samples_of,
@@ -73,7 +74,7 @@ class RangePreparation:
 
     def __call__(self, points: np.ndarray) -> LidarSample:
         """`image` (H, W) uint8, `xy` (N, 2) float32 and `seen` (N,) of the points."""
-        return range_image(points, self.settings)._asdict()
+        return range_image(check_points(points), self.settings)._asdict()
 
     def collate(self, samples: Sequence[LidarSample]) -> LidarBatch:
         """`image` (B, H, W) uint8, `xy` and `seen` of all points."""

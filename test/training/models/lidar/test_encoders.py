@@ -91,6 +91,19 @@ def test_shapes_and_bookkeeping(kind: str) -> None:
     torch.testing.assert_close(without.pooled, features.pooled)
 
 
+def test_points_of_another_shape_or_without_a_place_are_refused(kind: str) -> None:
+    preparation = make(kind).preparation
+    with pytest.raises(ModelError, match=r'x, y, z, intensity; got \(5, 3\)'):
+        preparation(np.zeros((5, 3), np.float32))
+    points = scan(0)
+    points[3, 2] = np.nan
+    with pytest.raises(ModelError, match='NaN'):
+        preparation(points)
+    ring = np.column_stack([scan(0), np.arange(300)])  # further columns are not read, nor float64
+    for key, value in preparation(scan(0)).items():
+        assert np.array_equal(preparation(ring)[key], value), key
+
+
 def test_a_batch_is_its_samples(kind: str) -> None:
     encoder = make(kind).eval()
     scans = [scan(0), scan(1)[:0], scan(2, 77)]

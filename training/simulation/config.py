@@ -23,13 +23,10 @@ from training.simulation.sensors import (
 )
 
 __all__ = [
-    'ALL_CONDITIONS', 'CONDITIONS', 'EGO_SPEED', 'ENVIRONMENTS', 'EPOCH_NS', 'FAULTS', 'LIGHTS',
+    'ALL_CONDITIONS', 'CONDITIONS', 'ENVIRONMENTS', 'EPOCH_NS', 'FAULTS', 'LIGHTS',
     'WEATHER', 'CameraConfig', 'Condition', 'LidarConfig', 'SimulationConfig', 'SimulationError',
     'camera_rig', 'lidar_preset',
 ]  # fmt: skip
-
-EGO_SPEED = 8.0
-"""Speed of the ego vehicle in m/s."""
 
 EPOCH_NS = 1_750_000_000_000_000_000
 """Stamp of the first frame: fixed, so that the same seed gives the same bytes."""

@@ -84,8 +84,8 @@ class Returns:
 
     Attributes:
         hits: (columns, beams).
-        points: (columns, beams, 3) float32 unit rays as the points are reported.
-        origin: (columns, 1, 3) float32 where they start.
+        rays: (columns, beams, 3) float32 unit rays in the frame that points are reported in.
+        origin: (columns or 1, 1, 3) float32 where they start in it.
     """
 
     hits: Hits

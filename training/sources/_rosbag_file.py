@@ -122,8 +122,15 @@ def _join_split(found: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 @functools.cache
 def _common_messages(is_ros2: bool) -> Typestore:
-    """For bags that carry no definitions; those used here have not changed for many releases."""
-    return get_typestore(Stores.ROS2_JAZZY if is_ros2 else Stores.ROS1_NOETIC)
+    """The types used here, which have not changed for as long as there are bags of them."""
+    if is_ros2:
+        return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS1_NOETIC)
+    for kind in ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage'):
+        if kind not in store.types:
+            transforms = 'geometry_msgs/TransformStamped[] transforms'
+            store.register(get_types_from_msg(transforms, kind))
+    return store
 
 
 @dataclass(frozen=True)
@@ -301,12 +308,15 @@ class Bag:
             raise RecordingError(f'message cannot be decoded: {error!r}') from None
 
     def _store(self, kind: str) -> Typestore:
-        """Types for one kind of message: the bag's own definition, else the common one.
+        """Types for one kind of message: the common ones, else the bag's own definition.
 
-        Each kind has a store of its own: a definition that cannot be understood, or that differs
-        from another's idea of a part, must not keep the rest from being read.
+        In this order, since a damaged definition must not give fields other names; and each kind
+        has a store of its own, so that one that cannot be understood leaves the rest readable.
         """
         common = _common_messages(self.is_ros2)
+        if kind in common.types:
+            self._stores[kind] = common
+            return common
         for connection in self._connections():
             definition = connection.msgdef
             if connection.msgtype != kind or not definition.data:

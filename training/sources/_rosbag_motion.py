@@ -29,6 +29,7 @@ BASES = ('base_link', 'base_footprint', 'ego', 'vehicle', 'body', 'imu_link', 'i
 
 _WORLDS = ('odom', 'map', 'world', 'earth')
 _JUMP_BACK_NS = 500_000_000
+_FASTEST_M_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,34 @@ def _trajectory(
     if (np.diff(stamps) < -_JUMP_BACK_NS).any():
         return f'the clock of {where} jumps back'
     try:
-        return Trajectory.of_unsorted(stamps, np.asarray(poses)), child
+        found = Trajectory.of_unsorted(stamps, np.asarray(poses))
+        return _without_outliers(found), child
     except RecordingError as error:
         return f'{where}: {error}'
+
+
+def _without_outliers(trajectory: Trajectory) -> Trajectory:
+    """Without single poses that no vehicle could reach, damaged messages for example.
+
+    Raises:
+        RecordingError: What is left still jumps.
+    """
+    stamps, poses = trajectory.stamps_ns, trajectory.T_world_ego
+    place, time = poses[:, :3, 3], stamps * 1e-9
+
+    def steps(position: np.ndarray) -> np.ndarray:
+        way = np.linalg.norm(np.diff(place[position], axis=0), axis=1)
+        # Nanoseconds between two poses make any noise a speed.
+        return way / np.maximum(np.diff(time[position]), 0.005) > _FASTEST_M_S
+
+    fast = steps(np.arange(len(stamps)))
+    wild = np.zeros(len(stamps), bool)
+    wild[1:-1] = fast[:-1] & fast[1:]
+    wild[[0, -1]] = fast[[0, -1]] & (len(stamps) > 3)
+    kept = np.flatnonzero(~wild)
+    if len(kept) < 2 or steps(kept).any():
+        raise RecordingError(f'the poses jump, faster than {_FASTEST_M_S:g} m/s')
+    return Trajectory(stamps[kept], poses[kept])
 
 
 def _of_tf(bag: Bag, lidar_frame: str, tree: TransformTree) -> tuple[BagMotion | None, str]:

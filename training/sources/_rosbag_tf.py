@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clcp_ros.errors import ClcpError
+from clcp_ros.errors import CalibrationError, ClcpError
 from training.pairs.geometry import (
     check_transform,
     invert_transform,
@@ -26,6 +26,10 @@ Edge = tuple[str, str]
 
 _AT_REST = 2000
 """How many messages of /tf are looked at for mounts that were published there."""
+
+
+_FARTHEST_M = 1e8
+"""Earth-centred coordinates are below 1e7 m."""
 
 
 @dataclass
@@ -130,12 +134,14 @@ def pose_matrix(position: Any, orientation: Any) -> np.ndarray:
     """(4, 4) of a message's translation and quaternion.
 
     Raises:
-        CalibrationError: The quaternion is zero or something is not finite.
+        CalibrationError: The quaternion is zero, or a place is not on Earth.
     """
     q = orientation
     T = make_transform(
         rotation_from_quaternion(q.x, q.y, q.z, q.w), [position.x, position.y, position.z]
     )
+    if not (np.abs(T[:3, 3]) < _FARTHEST_M).all():
+        raise CalibrationError(f'a position of {T[:3, 3].tolist()} m is impossible')
     return check_transform(T, 'transform')
 
 

@@ -81,6 +81,16 @@ def test_unknown_types_are_skipped(bags, tmp_path, container):
     assert len(bags.read(drive.write(tmp_path / 'drive', container)).pairs) == 2
 
 
+def test_damaged_definitions_do_not_matter(bags, tmp_path):
+    """The types used are known; a bag's own text may have lost a letter."""
+    path = bags.Drive(2).write(tmp_path / 'drive', 'ros1')
+    data = path.read_bytes()
+    for name in (b'uint8   datatype', b'uint8 datatype', b'Vector3 translation'):
+        data = data.replace(name, name[:-1] + b'X')
+    path.write_bytes(data)
+    assert len(bags.read(path).pairs) == 2
+
+
 @pytest.mark.parametrize('suffix', ['.mcap', '.db3'])
 def test_folder_without_metadata(bags, tmp_path, suffix):
     """A recorder that was killed has not written metadata.yaml."""

@@ -109,6 +109,33 @@ def test_scans_beyond_the_poses_stay_as_they_are(bags, tmp_path):
     assert found.noted('outside of the poses')
 
 
+@pytest.mark.parametrize('wild', [1e5, 1e300])
+def test_a_wild_pose_is_left_out(bags, tmp_path, wild):
+    def change(time, message):
+        if time == bags.START + 100_000_000:
+            message.pose.pose.position.x = wild
+        return message
+
+    drive = with_odometry(bags, bags.Drive()).replace('/odom', change)
+    for i, pair in enumerate(bags.read(drive.write(tmp_path / 'b')).pairs):
+        np.testing.assert_allclose(pair.points[:, :3], expected(bags, i), atol=1e-4)
+        assert pair.T_world_ego[0, 3] == pytest.approx(100 + i, abs=1e-6)
+
+
+def test_poses_that_jump_are_of_no_use(bags, tmp_path):
+    """A localisation that finds itself elsewhere: everything from then on is moved."""
+
+    def change(time, message):
+        if time >= bags.START + 100_000_000:
+            message.pose.pose.position.y += 80
+        return message
+
+    drive = with_odometry(bags, bags.Drive()).replace('/odom', change)
+    found = bags.read(drive.write(tmp_path / 'b'))
+    assert found.noted('no poses', 'jump')
+    np.testing.assert_array_equal(found.pairs[0].points[:, 0], bags.points(0)['x'])
+
+
 def test_pose_messages(bags, tmp_path):
     drive = bags.Drive(2)
     for i in range(-20, 60):

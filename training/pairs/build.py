@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -33,6 +34,9 @@ __all__ = ['BuildOptions', 'Job', 'build', 'plan', 'plan_remote']
 
 BUILD_VERSION = 2
 """Part of the fingerprint: raise it when the same input gives other pairs."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def plan(found: list[tuple[str, str, Recording]]) -> list[Job]:
@@ -161,10 +165,15 @@ class _Work:
         folder = LocalFolder(work)
         try:
             self._fill(folder, out.with_name(f'.{out.name}.lock'))
-        except Exception:
+        except Exception as error:
             # Recordings that are whole are worth keeping for the next call; else nothing stays.
             if not folder.exists('index.parquet') and not _has_pairs(folder):
                 shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise PairSetError(
+                    f'{out} cannot be written: {error.strerror}; make room and run the same '
+                    'command again'
+                ) from None
             raise
         report = PairSet(work).report
         folder.remove('fingerprint')

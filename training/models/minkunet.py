@@ -111,7 +111,7 @@ class MinkUNet(nn.Module):
         precision: What a frozen network computes in; `bfloat16` is faster and coarser.
         sparse_backend: `auto`, `torch`, `torchsparse` or `spconv`.
         checkpoint_activations: Compute blocks a second time for their gradients instead of
-            keeping what they computed: less memory, a third more time.
+            keeping what they computed: less memory, about a quarter more time.
 
     Attributes:
         embed_dim: Channels of `forward`.

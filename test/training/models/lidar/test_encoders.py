@@ -344,10 +344,12 @@ def test_ones_own_encoder_is_a_new_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize('architecture', ['minkunet_tiny', 'pointpillars', 'range_resnet10t'])
 def test_on_real_scans(architecture: str, sample_data: Path) -> None:
-    """Sizes as published, on two frames of KITTI; what a point gets is what is around it."""
+    """Geometry as published, on two frames of KITTI."""
     files = sorted((sample_data / 'kitti_raw').rglob('velodyne_points/data/*.bin'))[:2]
     scans = [np.fromfile(f, np.float32).reshape(-1, 4) for f in files]
-    settings: Mapping[str, Any] = {'pool': 'avg'} if 'range' in architecture else {}
+    settings: Mapping[str, Any] = {
+        'minkunet_tiny': {}, 'pointpillars': {'channels': 24}, 'range_resnet10t': {'pool': 'avg'},
+    }[architecture]  # fmt: skip
     torch.manual_seed(0)
     encoder = create_lidar_encoder(architecture, LidarOptions(frozen=True), **settings)
     features = encoder(batch_of(encoder, *scans), per_point=True)

@@ -149,6 +149,11 @@ class Scene:
             np.array(kind, np.uint8),
         )
 
+    @property
+    def soups(self) -> tuple[Soup, Soup]:
+        """What stands and what moves."""
+        return self._place.soup, self._moving
+
     def cast(self, origin: np.ndarray, direction: np.ndarray) -> Hits:
         """Cast rays.
 
@@ -156,8 +161,7 @@ class Scene:
             origin: (3,) common origin or (..., 3) one per ray, in `base_link`.
             direction: (..., 3) unit vectors in `base_link`.
         """
-        soups = (self._place.soup, self._moving)
-        return cast(soups, origin, direction, self._turn, self._offset)
+        return cast(self.soups, origin, direction, self._turn, self._offset)
 
     def sunlit(self, hits: Hits, sun: np.ndarray | None = None, every: int = 1) -> np.ndarray:
         """Whether the sun shines on what was hit.

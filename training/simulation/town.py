@@ -21,7 +21,7 @@ from training.simulation.vehicles import ID
 
 _TRACK = (0.93, 2.37)
 _ZEBRA = (-4.2, -1.0)
-_WEIGHTS = {'row': 0.56, 'towers': 0.15, 'houses': 0.11, 'park': 0.09, 'yard': 0.09}
+_WEIGHTS = {'row': 0.58, 'towers': 0.16, 'houses': 0.12, 'park': 0.09, 'yard': 0.05}
 
 
 class TownBlock(Buildings, BlockBuilder):
@@ -47,6 +47,8 @@ class TownBlock(Buildings, BlockBuilder):
         self._side_street()
 
     def _lot_kind(self, side: int) -> str:
+        if self.index % 5 == 2 and side == (1 if self.index % 2 else -1):
+            return 'yard'  # a wall every few hundred metres, so that a drive meets one
         # Neighbouring blocks tend to look alike: the quarter decides, sometimes the block.
         quarter = self.route.rng(14, self.index // 3, side + 1)
         rng = quarter if self.rng.random() < 0.6 else self.rng

@@ -58,8 +58,8 @@ class Lane:
     neighbours: tuple[int | None, int | None] = (None, None)
 
 
-_STREET = ('car', 'car', 'motorcycle', 'car', 'car', 'truck', 'car', 'motorcycle', 'car', 'bus')
-_TRAMWAY = ('car', 'motorcycle', 'car', 'tram', 'car', 'car', 'car', 'car', 'truck', 'car')
+_STREET = ('car', 'car', 'motorcycle', 'car', 'truck', 'car', 'car', 'motorcycle', 'car')
+_TRAMWAY = ('car', 'motorcycle', 'car', 'tram', 'car', 'bus', 'car', 'car', 'truck', 'car')
 _ROAD = ('car', 'motorcycle', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
 _FAST = ('car', 'car', 'motorcycle', 'car', 'car', 'car', 'car')
 _SLOW = ('car', 'car', 'lorry', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
@@ -81,7 +81,7 @@ LANES: dict[str, tuple[Lane, ...]] = {
     ),
 }  # fmt: skip
 EGO_LANE = {'town': 0, 'country': 0, 'motorway': 0}
-_EGO_SPEED = {'town': 10.0, 'country': 21.0, 'motorway': 30.0}
+_EGO_SPEED = {'town': 10.0, 'country': 21.0, 'motorway': 28.0}
 BEHIND = {'town': 130.0, 'country': 160.0, 'motorway': 200.0}
 AHEAD = {'town': 250.0, 'country': 400.0, 'motorway': 480.0}
 """How much of the road is populated around the ego vehicle, in metres."""
@@ -236,6 +236,7 @@ class Traffic:
             self.route.seed, self.route.number, name, int(state.variant[i])
         )
         if i == 0:
+            state.kind[i] = fleet.KINDS.index('car')
             state.length[i] = _EGO_LENGTH
             state.desired[i] = _EGO_SPEED[self.route.environment]
 
@@ -335,7 +336,7 @@ class Traffic:
         direction = self._direction[state.lane]
         front = direction * state.s + state.length / 2
         # Lateral 6 m and beyond drives on rails of its own, but the crossing is everybody's.
-        for index in crossings(float(state.s[0]), self._behind + 20, self._ahead + 60):
+        for index in crossings(float(state.s[0]), self._behind + 120, self._ahead + 60):
             light = self._signals.state(index, time)
             for sign, line in ((1, STOP_BEFORE), (-1, STOP_BEYOND)):
                 at = sign * (BLOCK * index + line)

@@ -22,7 +22,7 @@ _SHORTEST_S = 2e-5
 _TARGET = 0.39
 """Mean grey value, 0 to 1, that the auto exposure aims at by day."""
 
-_DARKER = 0.095
+_DARKER = 0.12
 """How much darker the aim is for each e-fold of exposure beyond the day's."""
 
 _NOISE_LENGTH = 1 << 21
@@ -75,7 +75,7 @@ def meter(radiance: Array, camera: CameraConfig) -> Exposure:
 
 def _target(log_total: float) -> float:
     """Mean grey value aimed at: dusk is not to look like day, nor night like dusk."""
-    return float(np.clip(_TARGET - _DARKER * max(log_total - np.log(4.0), 0), 0.20, 1))
+    return float(np.clip(_TARGET - _DARKER * max(log_total - np.log(4.0), 0), 0.16, 1))
 
 
 def expose(exposure: Exposure, factor: float, camera: CameraConfig) -> Exposure:

@@ -183,6 +183,14 @@ def learn_convention(
         stamps_ns: Of the clouds; without them times far from 0 are believed to be absolute.
         period_s: From scan to scan, where known: a scan's points do not span much more.
     """
+    # Random bytes may be any number.
+    with np.errstate(over='ignore', invalid='ignore'):
+        return _learn(clouds, stamps_ns, period_s)
+
+
+def _learn(
+    clouds: list[np.ndarray], stamps_ns: list[int] | None, period_s: float | None
+) -> Convention:
     known = [(c, None if stamps_ns is None else stamps_ns[i]) for i, c in enumerate(clouds)]
     known = [(cloud, stamp) for cloud, stamp in known if len(cloud)]
     if not known:

@@ -137,9 +137,9 @@ def pose_matrix(position: Any, orientation: Any) -> np.ndarray:
         CalibrationError: The quaternion is zero, or a place is not on Earth.
     """
     q = orientation
-    T = make_transform(
-        rotation_from_quaternion(q.x, q.y, q.z, q.w), [position.x, position.y, position.z]
-    )
+    with np.errstate(over='ignore', invalid='ignore'):
+        rotation = rotation_from_quaternion(q.x, q.y, q.z, q.w)
+    T = make_transform(rotation, [position.x, position.y, position.z])
     if not (np.abs(T[:3, 3]) < _FARTHEST_M).all():
         raise CalibrationError(f'a position of {T[:3, 3].tolist()} m is impossible')
     return check_transform(T, 'transform')

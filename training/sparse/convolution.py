@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.sparse.kernel_map import Chunk, KernelMap
-from training.sparse.matmul import add_outer, add_product, multiply
+from training.sparse.matmul import add_outer, multiply, put_product
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,24 @@ def convolve(
     Returns:
         (n_targets, C_out).
     """
-    out = features.new_empty((pairs.n_targets, kernel.shape[2]))
-    matrices = kernel.unbind(0)
+    out, matrices = None, kernel.unbind(0)
     for chunk in pairs.chunks:
         rows = chunk.rows
-        out[rows] = _sums(_gather(features, chunk), matrices, chunk)
+        out = _put(out, pairs.n_targets, rows, _sums(_gather(features, chunk), matrices, chunk))
         if pairs.centre is not None:
-            add_product(out[rows], features[rows], matrices[pairs.centre])
+            put_product(out[rows], features[rows], matrices[pairs.centre], add=True)
         if epilogue is not None:
             epilogue.apply_(out[rows], rows)
+    return features.new_empty((0, kernel.shape[2])) if out is None else out
+
+
+def _put(out: Tensor | None, n: int, rows: slice, values: Tensor) -> Tensor:
+    """Put rows into n of them, which are made with the first; if these are all, they are it."""
+    if out is None:
+        if len(values) == n:
+            return values
+        out = values.new_empty((n, values.shape[1]))
+    out[rows] = values
     return out
 
 
@@ -114,15 +123,15 @@ def gradients(
     turned = [len(kernel) - 1 - t if centre is not None else t for t in range(len(kernel))]
     by_offset = kernel.transpose(1, 2).unbind(0)
     matrices = tuple(by_offset[t] for t in turned)
-    out = features.new_empty(features.shape) if wanted[0] else None
+    out = features.new_empty(features.shape) if wanted[0] and not back.chunks else None
     kernel_grad = torch.zeros_like(kernel) if wanted[1] else None
     for chunk in back.chunks:
         rows = chunk.rows
         gathered = _gather(grad, chunk)
-        if out is not None:
-            out[rows] = _sums(gathered, matrices, chunk)
+        if wanted[0]:
+            out = _put(out, len(features), rows, _sums(gathered, matrices, chunk))
             if centre is not None:
-                add_product(out[rows], grad[rows], matrices[centre])
+                put_product(out[rows], grad[rows], matrices[centre], add=True)
         if kernel_grad is not None:
             gathered.index_fill_(0, chunk.blank, 0)
             inputs = features.index_select(0, chunk.scatter)

@@ -119,13 +119,14 @@ def blocks(x: Tensor) -> list[int]:
     return [*sizes, n] if n else sizes
 
 
-def add_product(out: Tensor, x: Tensor, matrix: Tensor) -> None:
-    """Add `x @ matrix` to `out`, for any number of rows."""
+def put_product(out: Tensor, x: Tensor, matrix: Tensor, add: bool = False) -> None:
+    """Put `x @ matrix` into `out` or add it, for any number of rows."""
     sizes = blocks(x)
     rows, sums = list(x.split(sizes)), list(out.split(sizes))
     if _is_odd(x, sizes):
-        sums.pop().add_(_pad(rows.pop()).mm(matrix)[: sizes[-1]])
-    multiply(rows, [matrix] * len(rows), sums, add=True)
+        last = _pad(rows.pop()).mm(matrix)[: sizes[-1]]
+        sums.pop().copy_(last) if not add else sums.pop().add_(last)
+    multiply(rows, [matrix] * len(rows), sums, add)
 
 
 def add_outer(out: Tensor, x: Tensor, y: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.sparse.convolution import Epilogue
-from training.sparse.matmul import add_outer, add_product
+from training.sparse.matmul import add_outer, put_product
 
 
 def pointwise(features: Tensor, matrix: Tensor, epilogue: Epilogue | None = None) -> Tensor:
@@ -24,8 +24,8 @@ def pointwise(features: Tensor, matrix: Tensor, epilogue: Epilogue | None = None
     Returns:
         (N, C_out).
     """
-    out = features.new_zeros((len(features), matrix.shape[1]))
-    add_product(out, features, matrix)
+    out = features.new_empty((len(features), matrix.shape[1]))
+    put_product(out, features, matrix)
     if epilogue is not None:
         epilogue.apply_(out, slice(None))
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.sparse.matmul import add_outer, add_product, blocks, multiply
+from training.sparse.matmul import add_outer, blocks, multiply, put_product
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}
 
@@ -20,8 +20,10 @@ def test_products_of_any_number_of_rows(rows: int, dtype: torch.dtype) -> None:
     )
     exact = x.double() @ matrix.double() + 1
     out = torch.ones(rows, 64, dtype=dtype)
-    add_product(out, x, matrix)
+    put_product(out, x, matrix, add=True)
     assert (out.double() - exact).norm() <= TOLERANCE[dtype] * exact.norm()
+    put_product(out, x, matrix)
+    assert (out.double() - (exact - 1)).norm() <= TOLERANCE[dtype] * exact.norm()
     exact = x.double().T @ y.double() + 1
     out = torch.ones(96, 64, dtype=dtype)
     add_outer(out, x, y)

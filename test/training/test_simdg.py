@@ -234,6 +234,22 @@ def test_encoder_frozen_and_from_a_file(folder: Path, tmp_path: Path) -> None:
     assert (trained.model.conv_stem.weight != encoder.model.conv_stem.weight).any()
 
 
+def test_another_network_than_the_baseline_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.models.image_encoder import ImageEncoder
+    from training.simdg.benchmark import _note_other_network
+
+    for name in ('test_efficientnet', 'test_resnet'):
+        ImageEncoder(name).save(tmp_path / f'{name}.safetensors', (64, 96), {})
+        _note_other_network(SMALLEST, Recipe('mine', str(tmp_path / f'{name}.safetensors')))
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        'note: mine is a test_resnet, the baseline of tiny a test_efficientnet: the difference is '
+        'not that of the pretraining alone'
+    ]
+
+
 def test_data_of_a_size_are_reused_and_told_apart(folder: Path) -> None:
     data = prepare(SMALLEST, folder, workers=1)
     stamp = (data.pairs / 'index.parquet').stat().st_mtime_ns

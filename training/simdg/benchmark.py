@@ -25,6 +25,7 @@ from clcp_ros.errors import ModelError
 from training.cli import atomic_path, git_commit
 from training.evaluate import measure
 from training.finetune import finetune
+from training.models.image_encoder import architecture_of
 from training.segmentation.metrics import ConfusionMatrix
 from training.segmentation.predictors import open_predictor
 from training.segmentation.results import Evaluation
@@ -120,6 +121,8 @@ def run_benchmark(
         raise ModelError('recipes need names of their own; give them as name=path')
     for recipe in recipes:
         recipe.check()
+    for recipe in recipes:
+        _note_other_network(size, recipe)
     data = prepare(size, out, workers, pairs)
     chosen = size.seeds if seeds is None else tuple(seeds)
     rows: list[Row] = []
@@ -129,6 +132,17 @@ def run_benchmark(
             rows += _one(size, data, recipe, seed, split)
             write_report(size, data, split)
     return Report(tuple(rows), _about(size, data, split))
+
+
+def _note_other_network(size: Size, recipe: Recipe) -> None:
+    """Say when a comparison with the baseline is one of networks, too."""
+    if recipe.encoder.endswith('.safetensors'):
+        network = architecture_of(Path(recipe.encoder))
+        if network and network != size.architecture:
+            print(
+                f'note: {recipe.name} is a {network}, the baseline of {size.name} a '
+                f'{size.architecture}: the difference is not that of the pretraining alone'
+            )
 
 
 def size_of(size: Size | str) -> Size:

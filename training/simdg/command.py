@@ -55,7 +55,10 @@ def simdg(
     if prepare:
         data = prepare_data(chosen, out, workers)
         print(f'{data.labelled}: labelled frames, {data.pairs}: unlabelled pairs')
-        next_step(f'python training/pretrain.py --pairs {data.pairs}')
+        next_step(
+            f'python training/pretrain.py --pairs {data.pairs} '
+            f'--model.image_encoder {chosen.architecture} --out runs/simdg'
+        )
         return None
     recipes = recipes_of(encoder, models, frozen, baseline)
     report = run_benchmark(chosen, recipes, out, split, range(seeds) if seeds else None, workers)

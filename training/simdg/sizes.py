@@ -92,12 +92,12 @@ SIZES: dict[str, Size] = {
             val_frames=5,
             test_frames=8,
             pair_frames=10,
-            architecture='resnet10t',
+            architecture='mobilenetv4_conv_small',
             training={
-                'input_size': (400, 640), 'max_steps': 2000, 'batch_size': 4,
-                'checkpoint_every': 200,
+                'input_size': (400, 640), 'max_steps': 1500, 'batch_size': 8,
+                'checkpoint_every': 150,
                 'augmentation': AugmentationConfig(crop=(192, 256), scale=(0.75, 1.5)),
-                'optimizer': OptimizerConfig(lr=1e-3, warmup=100),
+                'optimizer': OptimizerConfig(lr=2e-3, warmup=100),
             },
         ),
         Size(

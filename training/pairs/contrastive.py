@@ -83,7 +83,8 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         width, height = image_codec.image_size(pair.encoded)
         uv, _ = project_points(pair.xyz, pair.K, pair.T_camera_lidar)
         low, high = self.config.crop_fraction if self.train else (1.0, 1.0)
-        side = int(low * min(height, width)), int(high * min(height, width))
+        # Rounded: the thesis' 0.7417 of 1208 rows are the 896 that shrink to 224 exactly.
+        side = round(low * min(height, width)), round(high * min(height, width))
         crop = sample_square(rng, uv, (width, height), side, self.config.min_points)
         size = self.config.image_size
         # The crop decides how little of the image has to be decoded.

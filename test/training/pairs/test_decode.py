@@ -136,3 +136,9 @@ def test_windows_outside_are_refused():
         decode_crop(image_codec.encode_png(picture(7, 64, 64)), Crop(40, 40, 32, 32), 8, 8)
     with pytest.raises(ImageError, match='cannot encode'):
         jpeg.encode_seekable(np.zeros((4, 4), np.uint8), 90)
+
+
+def test_the_recipe_of_the_thesis_is_decoded_at_a_quarter():
+    side = round(0.7417 * 1208)  # config/pretrain/clcp_a2d2.yaml, as ContrastivePairs has it
+    crop = snap(Crop(501, 77, side, side), 224, 224, (1920, 1208))
+    assert (crop, reduction(crop, 224, 224)) == (Crop(500, 76, 896, 896), 4)

@@ -20,7 +20,7 @@ from training.simulation.signals import BLOCK, CROSSING, Signals, crossings
 from training.simulation.traffic import State, Traffic
 from training.simulation.vehicles import ID
 
-SIGHT_OF_PEOPLE = 90.0
+SIGHT_OF_PEOPLE = 75.0
 """People farther ahead than this are too small to matter, in metres."""
 
 TOWN_EDGE = (-10.6, 9.6)
@@ -234,7 +234,7 @@ class Population:
         found = []
         for side, edge in zip((-1, 1), edges, strict=True):
             rng = self.route.rng(9, index, side + 1)
-            count = int(rng.integers(11, 20) if kind == 'town' else rng.integers(2, 6))
+            count = int(rng.integers(10, 18) if kind == 'town' else rng.integers(2, 6))
             pace = float(rng.uniform(1.1, 1.5))
             length, width = BLOCK - CROSSING - 9.0, 0.85
             around = 2 * (length + width)

@@ -82,9 +82,11 @@ def model(seed: int, number: int, kind: str, variant: int, part: int = 0) -> Mod
     elif kind == 'train':
         mesh = vehicles.railcar(rng, part)
     elif bare == 'bicycle':
-        mesh = people.bicycle(rng, ridden=kind == bare)
+        mesh = people.bicycle(rng, kind == bare)
+        coarse = people.bicycle(again, kind == bare, fine=False)
     elif bare == 'motorcycle':
-        mesh = people.motorcycle(rng, ridden=kind == bare)
+        mesh = people.motorcycle(rng, kind == bare)
+        coarse = people.motorcycle(again, kind == bare, fine=False)
     else:
         make = {'car': vehicles.car, 'bus': vehicles.bus}[kind]
         mesh, coarse = make(rng), make(again, fine=False)

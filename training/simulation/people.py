@@ -77,7 +77,7 @@ def _limb(b: MeshBuilder, joints: list[tuple[float, float, float]], radii: list[
     for (p, q), (r0, r1) in zip(
         itertools.pairwise(joints), itertools.pairwise(radii), strict=True
     ):
-        b.cylinder(p, q, r0, r1, n=5)
+        b.cylinder(p, q, r0, r1, n=5 if b.fine else 3)
 
 
 def _upper(
@@ -96,7 +96,7 @@ def _upper(
             (sx, 0, z + 0.44 * scale, 0.125 * g, 0.20 * g),
             (sx, 0, z + 0.55 * scale, 0.09, 0.15),
             (sx + 0.01, 0, z + 0.60 * scale, 0.055, 0.06),
-        ]), closed=True,
+        ], 7 if b.fine else 4), closed=True,
     )  # fmt: skip
     b.use(c, Material.SKIN, who.skin)
     b.skin(
@@ -105,7 +105,7 @@ def _upper(
             (sx + 0.05, 0, z + 0.66 * scale, 0.08, 0.065),
             (sx + 0.05, 0, z + 0.76 * scale, 0.10, 0.08),
             (sx + 0.05, 0, z + 0.80 * scale, 0.095, 0.078),
-        ], 6), closed=True,
+        ], 6 if b.fine else 4), closed=True,
     )  # fmt: skip
     hat = who.bag == 3
     b.use(c, Material.CLOTH if hat else Material.SKIN, who.bag_color if hat else who.hair)
@@ -115,7 +115,7 @@ def _upper(
             (sx + 0.02, 0, z + 0.80 * scale, 0.11, 0.095),
             (sx + 0.03, 0, z + 0.87 * scale, 0.07, 0.06),
             (sx + 0.03, 0, z + 0.885 * scale, 0.01, 0.01),
-        ], 6), closed=True,
+        ], 6 if b.fine else 4), closed=True,
     )  # fmt: skip
     if who.bag == 1:
         b.use(c, Material.CLOTH, who.bag_color)
@@ -167,31 +167,28 @@ def person(who: Looks, phase: float = 0.0, stride: float = 0.3) -> Mesh:
 
 def figure(who: Looks, phase: float = 0.0, stride: float = 0.3) -> Mesh:
     """Somebody as `person`, with few triangles, for a distance."""
-    b, c = MeshBuilder(), ID['person']
+    b, c = MeshBuilder(fine=False), ID['person']
     swing = float(np.sin(2 * np.pi * phase))
-    for side in (-1, 1):
-        y = side * 0.09
-        b.use(c, Material.CLOTH, who.legs)
-        b.cylinder((0, y, 0.92), (side * stride * swing + 0.03, y, 0), 0.09, 0.06, n=3)
-        b.use(c, Material.CLOTH, who.top)
-        out = side * (0.2 * who.girth + 0.03)
-        b.cylinder((0.03, out, 1.42), (0.06 - side * stride * swing * 0.8, out, 0.85), 0.06, n=3)
     g = who.girth
-    b.use(c, Material.CLOTH, who.top)
+    for side in (-1, 1):
+        y, out = side * 0.09, side * (0.2 * g + 0.03)
+        foot, hand = side * stride * swing + 0.03, 0.06 - side * stride * swing * 0.8
+        b.use(c, Material.CLOTH, who.legs)
+        b.skin(_rings([(0, y, 0.92, 0.1, 0.1), (foot, y, 0, 0.08, 0.07)], 3), closed=True)
+        b.use(c, Material.CLOTH, who.top)
+        b.skin(
+            _rings([(0.03, out, 1.42, 0.06, 0.06), (hand, out, 0.8, 0.05, 0.05)], 3), closed=True
+        )
     b.skin(
         _rings([
-            (0, 0, 0.82 - who.coat, 0.13 * g, 0.17 * g + 0.1 * who.coat),
-            (0.02, 0, 1.15, 0.11 * g, 0.15 * g), (0.03, 0, 1.42, 0.1, 0.19 * g),
-            (0.04, 0, 1.5, 0.04, 0.05),
-        ], 5), closed=True,
+            (0, 0, 0.82 - who.coat, 0.14 * g, 0.19 * g + 0.1 * who.coat),
+            (0.03, 0, 1.4, 0.12 * g, 0.21 * g), (0.04, 0, 1.52, 0.04, 0.05),
+        ], 4), closed=True,
     )  # fmt: skip
     b.use(c, Material.SKIN, who.skin)
-    b.skin(_rings([(0.05, 0, 1.47, 0.06, 0.06), (0.08, 0, 1.68, 0.1, 0.08)], 4), closed=True)
+    b.skin(_rings([(0.05, 0, 1.47, 0.07, 0.07), (0.08, 0, 1.68, 0.11, 0.1)], 4), closed=True)
     b.use(c, Material.SKIN, who.bag_color if who.bag == 3 else who.hair)
-    b.skin(_rings([(0.05, 0, 1.64, 0.1, 0.09), (0.06, 0, 1.79, 0.03, 0.03)], 4), closed=True)
-    if who.bag == 1:
-        b.use(c, Material.CLOTH, who.bag_color)
-        b.box((-0.3, -0.16, 1.0), (-0.08, 0.16, 1.4), 0.85)
+    b.skin(_rings([(0.05, 0, 1.64, 0.12, 0.11), (0.06, 0, 1.79, 0.01, 0.01)], 4), closed=True)
     return b.build().scaled(who.height / 1.79)
 
 
@@ -212,13 +209,13 @@ def _rider(
                   (bar[0], y * 1.15, bar[1])], [0.055, 0.05, 0.04])  # fmt: skip
     if helmet:
         b.use(c, Material.PAINT, who.bag_color)
-        b.blob((sx + 0.03, 0, sz + 0.31), (0.15, 0.12, 0.12))
+        b.blob((sx + 0.03, 0, sz + 0.31), (0.15, 0.12, 0.12), fine=b.fine)
 
 
-def bicycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
+def bicycle(rng: np.random.Generator, ridden: bool = True, fine: bool = True) -> Mesh:
     """A bicycle, with a rider on it or parked."""
-    b, c = MeshBuilder(), ID['bicycle']
-    angle = np.linspace(0, 2 * np.pi, 13)
+    b, c = MeshBuilder(fine), ID['bicycle']
+    angle = np.linspace(0, 2 * np.pi, 13 if fine else 8)
     for x in (-0.52, 0.52):
         b.use(c, Material.RUBBER, DARK)
         radius, half = 0.345, 0.022
@@ -228,7 +225,7 @@ def bicycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
         left, right = (hub + radius * circle + np.array([0, y, 0]) for y in (half, -half))
         b.skin(np.stack([inner, left, right, inner], 1))
         b.use(c, Material.METAL, GREY)
-        for k in range(0, 12, 2):
+        for k in range(0, 12, 2) if fine else ():
             b.cylinder((x, 0, 0.35), inner[k], 0.006, n=3)
     b.use(c, Material.PAINT, pick(rng, PAINTS))
     for p, q in (
@@ -236,7 +233,7 @@ def bicycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
         ((-0.1, 0, 0.3), (0.36, 0, 0.78)), ((-0.18, 0, 0.75), (0.36, 0, 0.8)),
         ((-0.52, 0, 0.35), (-0.18, 0, 0.75)), ((0.52, 0, 0.35), (0.36, 0, 0.98)),
     ):  # fmt: skip
-        b.cylinder(p, q, 0.024, n=4)
+        b.cylinder(p, q, 0.024, n=4 if fine else 3)
     b.use(c, Material.RUBBER, DARK)
     b.cylinder((0.38, -0.28, 1.0), (0.38, 0.28, 1.0), 0.02, n=4)
     b.box((-0.34, -0.08, 0.88), (-0.08, 0.08, 0.95), 0.8)
@@ -256,15 +253,15 @@ def bicycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
     return b.build()
 
 
-def motorcycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
+def motorcycle(rng: np.random.Generator, ridden: bool = True, fine: bool = True) -> Mesh:
     """A motorcycle or scooter, with a rider on it or parked."""
-    b, c = MeshBuilder(), ID['motorcycle']
+    b, c = MeshBuilder(fine), ID['motorcycle']
     for x in (-0.7, 0.72):
         b.use(c, Material.RUBBER, DARK)
         for y in (-0.07, 0.07):
             b.wheel((x, y, 0.31), 0.31, 0.07, n=12)
         b.use(c, Material.METAL, GREY)
-        for y in (-0.08, 0.08):
+        for y in (-0.08, 0.08) if fine else ():
             b.disc((x, y, 0.31), (0, np.sign(y), 0), 0.17, n=7)
     b.use(c, Material.METAL, GREY)
     b.box((-0.35, -0.19, 0.22), (0.34, 0.19, 0.6), 0.85)
@@ -284,7 +281,7 @@ def motorcycle(rng: np.random.Generator, ridden: bool = True) -> Mesh:
     for y in (-0.34, 0.34):
         b.box((0.4, y - 0.07, 1.2), (0.45, y + 0.07, 1.3))
     b.use(c, Material.HEADLIGHT, (0.9, 0.9, 0.85))
-    b.blob((0.66, 0, 0.86), (0.08, 0.11, 0.11))
+    b.blob((0.66, 0, 0.86), (0.08, 0.11, 0.11), fine=fine)
     b.use(c, Material.TAILLIGHT, (0.55, 0.02, 0.02))
     b.box((-1.03, -0.1, 0.78), (-0.95, 0.1, 0.88))
     b.use(c, Material.PLATE, (0.75, 0.75, 0.7))

@@ -58,8 +58,11 @@ class Lane:
     neighbours: tuple[int | None, int | None] = (None, None)
 
 
-_STREET = ('car', 'car', 'motorcycle', 'car', 'truck', 'car', 'car', 'motorcycle', 'car')
-_TRAMWAY = ('car', 'motorcycle', 'car', 'tram', 'car', 'bus', 'car', 'car', 'truck', 'car')
+_STREET = ('car', 'car', 'motorcycle', 'car', 'car', 'truck', 'car', 'motorcycle', 'car', 'car')
+_TRAMWAY = (
+    'car', 'motorcycle', 'car', 'tram', 'car', 'bus', 'car', 'car', 'motorcycle', 'car', 'car',
+    'car', 'car', 'car', 'car',
+)  # fmt: skip
 _ROAD = ('car', 'motorcycle', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
 _FAST = ('car', 'car', 'motorcycle', 'car', 'car', 'car', 'car')
 _SLOW = ('car', 'car', 'lorry', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')

@@ -253,8 +253,9 @@ class _Work:
                 todo.append(job)
         total = 0
         for number, job in enumerate(todo):
-            if job.recording is not None:
-                # In this process, before the first is read: what is missing shows at once.
+            if job.recording is not None and self.engine.alone:
+                # Before the first is read: what is missing shows at once. Several processes match
+                # side by side instead, since some bags tell their stamps only when read.
                 matches = matched(job.recording, self.options)
                 todo[number] = replace(job, matches=matches)
                 total += len(matches)

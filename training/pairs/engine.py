@@ -55,6 +55,11 @@ class Engine:
         if self.workers < 0:
             raise PairSetError(f'--workers {self.workers}: it must not be negative')
 
+    @property
+    def alone(self) -> bool:
+        """Whether jobs run one after the other in this process."""
+        return self.name == 'local' and (self.workers or _processors()) <= 1
+
     def run(
         self,
         jobs: Sequence[Job],

@@ -125,6 +125,10 @@ def run_job(job: Job, folder: str, options: BuildOptions, tell: Tell) -> list[st
     writer = PairSetWriter(open_folder(folder), options.image_format, options.shard_mb * 10**6)
     if job.recording is not None:
         if writer.part(job.sequence) is None:
+            if job.matches is None:
+                job = replace(job, matches=matched(job.recording, options))
+                tell(Update(total=len(job.matches or ())))
+            assert job.recording is not None
             _convert(writer, job, job.recording, options, tell)
         return [job.sequence]
     listed = staged_sequences(writer, job)

@@ -137,7 +137,8 @@ def gradients(
             inputs = features.index_select(0, chunk.scatter)
             targets = [kernel_grad[turned[t]] for t in chunk.offsets]
             columns = [part.T for part in inputs.split(chunk.sizes)]
-            multiply(columns, gathered.split(chunk.sizes), targets, add=True)
+            several = len(back.chunks) > 1  # one alone overwrites, which is cheaper than adding
+            multiply(columns, gathered.split(chunk.sizes), targets, add=several)
             if centre is not None:
                 add_outer(kernel_grad[centre], features[rows], grad[rows])
     return out, kernel_grad

@@ -242,7 +242,7 @@ def _networks(architecture: str, device: str) -> Bench:
 
         spconv = SpconvMinkUNet(net).to(where)
     except Exception as error:  # also what fails to link
-        print(f'spconv does not load: {type(error).__name__}: {str(error).splitlines()[:1]}')
+        print('spconv does not load:', f'{type(error).__name__}: {error}'.splitlines()[0])
     threads = torch.get_num_threads()
     folded, bfloat16 = (other.to(where) for other in frozen)
     return Bench(net.to(where), folded, bfloat16, spconv, where, threads)

@@ -35,9 +35,10 @@ from training.sources._pointcloud2 import (
     learn_convention,
 )
 from training.sources._rosbag_calibration import Calibration, read_calibration
-from training.sources._rosbag_file import NO_STAMP, Bag, Stamps, bag_groups, header_stamp
+from training.sources._rosbag_file import Bag, bag_groups, header_stamp
 from training.sources._rosbag_livox import livox_fields
 from training.sources._rosbag_motion import BagMotion, bag_motion
+from training.sources._rosbag_times import Times
 from training.sources._rosbag_topics import LIVOX_TYPES, Topics, choose_topics
 from training.sources.base import Drops, Recording, SourceOptions, fingerprint_files
 
@@ -46,9 +47,6 @@ LEARN_FROM = 5
 
 STAMPS = ('header', 'bag')
 DESKEW = ('auto', 'none', 'odom', 'tf', 'kiss-icp')
-
-_JUMP_NS = 500_000_000
-"""A header's clock that goes back by more was set; less are messages out of order."""
 
 _LOOK_AHEAD = 4
 """Pairs per thread that are decoded before they are asked for."""
@@ -68,7 +66,7 @@ class BagRecording:
     def __post_init__(self) -> None:
         self.camera = self.topics.camera
         self.lidar = self.topics.lidar
-        self._times: _Times | None = None
+        self._times: Times | None = None
 
     def match(self, max_gap: float) -> Matches:
         """See `Recording.match`."""
@@ -135,11 +133,11 @@ class BagRecording:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _read_times(self, bag: Bag) -> _Times:
+    def _read_times(self, bag: Bag) -> Times:
         if self._times is None:
             topics = [self.topics.image, self.topics.points]
             stamps = bag.stamps(topics)
-            self._times = _Times.of([stamps[t] for t in topics], self.options)
+            self._times = Times.of([stamps[t] for t in topics], self.options)
         for note in self._times.notes:
             self._note(note)
         if self._times.problem:
@@ -151,7 +149,7 @@ class BagRecording:
             return livox_fields(raw, bag.is_ros2)
         return cloud_fields(bag.decode(self.topics.points, raw))
 
-    def _learn(self, bag: Bag, times: _Times) -> Convention:
+    def _learn(self, bag: Bag, times: Times) -> Convention:
         """What the columns mean, from scans all over the recording."""
         clouds: list[np.ndarray] = []
         stamps: list[int] = []
@@ -179,7 +177,7 @@ class BagRecording:
         return learn_convention(clouds, stamps if known else None, period or None)
 
     def _motion(
-        self, bag: Bag, times: _Times, calibration: Calibration, convention: Convention
+        self, bag: Bag, times: Times, calibration: Calibration, convention: Convention
     ) -> BagMotion | None:
         kind = self.options.deskew or 'auto'
         if times.jumps:
@@ -220,7 +218,7 @@ class BagRecording:
         return True
 
     def _all_scans(
-        self, bag: Bag, times: _Times, convention: Convention
+        self, bag: Bag, times: Times, convention: Convention
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
         stamps = times.of_messages(1)
         for position, (_, time, raw) in enumerate(bag.raw_messages([self.topics.points])):
@@ -233,7 +231,7 @@ class BagRecording:
             yield int(stamps[position]), points[:, :3], offsets
 
     def _partners(
-        self, bag: Bag, matches: Matches, times: _Times
+        self, bag: Bag, matches: Matches, times: Times
     ) -> Iterator[tuple[int, _Raw, _Raw]]:
         """Place in the matches, raw image and raw scan.
 
@@ -280,113 +278,6 @@ class _Raw:
 
 
 @dataclass
-class _Times:
-    """When images and scans were taken.
-
-    Attributes:
-        images: Times of the messages.
-        scans: Times of the messages.
-        use_bag: The times of recording count.
-        offsets_ns: Added to the images' and the scans' stamps.
-        jumps: Times of recording at which a header's clock was set back.
-        notes: For the report.
-        problem: Why nothing can be matched.
-    """
-
-    images: Stamps
-    scans: Stamps
-    use_bag: bool
-    offsets_ns: tuple[int, int]
-    jumps: list[int] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problem: str = ''
-
-    @classmethod
-    def of(cls, stamps: list[Stamps], options: SourceOptions) -> _Times:
-        """Decide which time counts, and find where clocks were set."""
-        offsets = tuple(
-            round((seconds or 0.0) * 1e9)
-            for seconds in (options.camera_offset, options.lidar_offset)
-        )
-        times = cls(stamps[0], stamps[1], options.stamp == 'bag', (offsets[0], offsets[1]))
-        usable = [_valid(s.header_ns) for s in stamps]
-        if times.use_bag:
-            times.notes.append('stamps are the times of recording')
-        elif any(len(s) and not s.any() for s in usable):
-            times.use_bag = True
-            times.notes.append('headers without stamps: the times of recording are used')
-        for name, offset in zip(('images', 'scans'), offsets, strict=True):
-            if offset:
-                times.notes.append(f'{offset * 1e-9:g} s are added to the stamps of the {name}')
-        if not times.use_bag:
-            times._find_jumps()
-            times._compare_clocks(usable)
-        return times
-
-    def of_messages(self, which: int) -> np.ndarray:
-        """(N,) int64 stamps of the images (0) or scans (1)."""
-        own = (self.images, self.scans)[which]
-        return (own.receive_ns if self.use_bag else own.header_ns) + self.offsets_ns[which]
-
-    def matched(self, which: int) -> np.ndarray:
-        """As `of_messages`, but each stretch between two jumps of the clock is far from others."""
-        stamps = self.of_messages(which)
-        if not self.jumps:
-            return stamps
-        receive = (self.images.receive_ns, self.scans.receive_ns)
-        part = np.searchsorted(self.jumps, receive[which], side='right')
-        return stamps + part * self._stretch_ns()
-
-    def _stretch_ns(self) -> int:
-        """More than any two stamps are apart."""
-        both = np.concatenate([_valid(self.images.header_ns), _valid(self.scans.header_ns)])
-        day = 86_400_000_000_000
-        return int(both.max()) - int(both.min()) + sum(map(abs, self.offsets_ns)) + day
-
-    def _find_jumps(self) -> None:
-        found: list[int] = []
-        for own in (self.images, self.scans):
-            known = own.header_ns != NO_STAMP
-            stamps, receive = own.header_ns[known], own.receive_ns[known]
-            if len(stamps) < 2:
-                continue
-            # A single wild stamp, high or low, is not a clock that was set.
-            before = np.minimum(stamps[:-1], np.concatenate([stamps[:1], stamps[:-2]]))
-            after = np.maximum(stamps[1:], np.concatenate([stamps[2:], stamps[-1:]]))
-            found += receive[1:][after < before - _JUMP_NS].tolist()
-        for time in sorted(found):
-            if not self.jumps or time - self.jumps[-1] > 2_000_000_000:
-                self.jumps.append(time)
-        if self.jumps and self._stretch_ns() * (len(self.jumps) + 2) > 1 << 62:
-            self.problem = 'the stamps in the headers make no sense: use --stamp bag'
-        elif self.jumps:
-            self.notes.append(
-                f'the clock of the headers jumps back {len(self.jumps)} time(s): frames are '
-                'paired within each stretch; no poses, nothing is de-skewed'
-            )
-
-    def _compare_clocks(self, usable: list[np.ndarray]) -> None:
-        if not all(len(stamps) for stamps in usable):
-            return
-        a, b = usable
-        apart = max(int(a.min() - b.max()), int(b.min() - a.max()))
-        received = [self.images.receive_ns, self.scans.receive_ns]
-        together = (
-            received[0].min() <= received[1].max() and received[1].min() <= received[0].max()
-        )
-        if apart > 1_000_000_000 and together and not any(self.offsets_ns):
-            self.problem = (
-                f'the stamps in the headers of images and scans are at least {apart * 1e-9:.1f} s '
-                'apart, though they were recorded together: use --stamp bag, or give the '
-                'difference with --camera-offset'
-            )
-
-
-def _valid(header_ns: np.ndarray) -> np.ndarray:
-    return header_ns[header_ns != NO_STAMP]
-
-
-@dataclass
 class _Found:
     """What became of a pair."""
 
@@ -400,7 +291,7 @@ class _Decoder:
 
     recording: BagRecording
     bag: Bag
-    times: _Times
+    times: Times
     calibration: Calibration
     convention: Convention
     motion: BagMotion | None

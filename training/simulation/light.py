@@ -105,7 +105,7 @@ def sun_direction(scene: Scene, condition: Condition) -> np.ndarray:
     azimuth, elevation = np.radians(3), np.radians(6)
     low = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
     low = scene.T_world_base[:3, :3].T @ (low / np.linalg.norm(low))
-    share = condition.severity**0.5
+    share = 1 - (1 - condition.severity) ** 2
     mixed = (1 - share) * np.asarray(scene.sun, np.float64) + share * low
     result: np.ndarray = (mixed / np.linalg.norm(mixed)).astype(np.float32)
     return result

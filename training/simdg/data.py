@@ -8,6 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from training.pairs.build import BuildOptions, build, plan
 from training.segmentation.frames import FrameSet, open_frames
@@ -116,6 +117,6 @@ class PairTown(A2D2):
         super().__init__(f'recordings/town{town:02d}', town, first_scene=town * len(CONDITIONS))
         self.frames = size.pair_frames
 
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """See `Recording.settings`."""
         return {'frames': self.frames}

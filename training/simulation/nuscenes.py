@@ -301,7 +301,7 @@ class Tables:
             }
         )  # fmt: skip
         key_indices = [t.facts['index'] for t in truths if is_key(config, t.facts['index'])]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for truth in truths:
             index = truth.facts['index']
             stamp_ns = truth.facts['lidar_stamp_ns'] if camera is None else truth.stamp_ns

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,8 @@ class Moment:
         with_lidar: bool = True,
         cameras: Sequence[str] | None = None,
     ) -> None:
+        if town < 0 or not math.isfinite(time):
+            raise SimulationError(f'there is no town {town} at {time} s')
         self._config, self._town, self.time = config, town, time
         # Times may be negative: a camera can have frozen before the drive began.
         self._key = (config.seed, town, round(time * 1e6) & 0xFFFFFFFFFFFFFFFF)

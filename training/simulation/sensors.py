@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -15,6 +16,12 @@ from training.simulation.lens import PLUMB_BOB, check_distortion, project, unpro
 
 OPTICAL = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float64)
 """Optical axes (x right, y down, z forward) of a camera that looks along x of `base_link`."""
+
+
+def _three_numbers(**vectors: tuple[float, ...]) -> None:
+    for name, value in vectors.items():
+        if len(value) != 3 or not all(math.isfinite(v) for v in value):
+            raise SimulationError(f'{name} must be three numbers, not {value}')
 
 
 def rotation(roll: float, pitch: float, yaw: float) -> np.ndarray:
@@ -76,6 +83,11 @@ class CameraConfig:
         if self.width < 16 or self.height < 16:
             name = 'width' if self.width < 16 else 'height'
             raise SimulationError(f'{name} must be at least 16, not {getattr(self, name)}')
+        if self.width != int(self.width) or self.height != int(self.height):
+            raise SimulationError(
+                f'width and height must be whole, not {self.width}, {self.height}'
+            )
+        _three_numbers(position=self.position, rotation=self.rotation)
         if not 0 < self.hfov < math.pi:
             raise SimulationError(f'hfov must lie between 0 and pi, not {self.hfov}')
         if self.intrinsics is not None and not (
@@ -184,6 +196,9 @@ class LidarConfig:
             raise SimulationError(f'motion must be {" or ".join(MOTIONS)}, not {self.motion!r}')
         if self.table and len(self.table) != self.beams:
             raise SimulationError(f'table holds {len(self.table)} angles for {self.beams} beams')
+        if any(not a < b for a, b in itertools.pairwise(self.table)):
+            raise SimulationError('table must go upwards: ring 0 looks lowest')
+        _three_numbers(position=self.position, rotation=self.rotation)
         if self.response[0] != (0, 0) or self.response[-1][0] != 1:
             raise SimulationError('response must go from (0, 0) to a reflectance of 1')
         if not 0 <= self.dropout < 1:

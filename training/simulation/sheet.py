@@ -29,7 +29,7 @@ _TILE = (352, 220)
 
 
 def contact_sheet(
-    town: int = 1, time: float = 14.5, severity: float = 0.8, seed: int = 0, columns: int = 4
+    town: int = 3, time: float = 29.5, severity: float = 0.8, seed: int = 0, columns: int = 4
 ) -> np.ndarray:
     """Every condition and fault at one pose, labels, scans, and another lens.
 
@@ -88,7 +88,7 @@ def _with_points(frame: Frame) -> np.ndarray:
 
 
 def main(
-    out: Path, town: int = 1, time: float = 14.5, severity: float = 0.8, seed: int = 0
+    out: Path, town: int = 3, time: float = 29.5, severity: float = 0.8, seed: int = 0
 ) -> None:
     """Draw the sheet.
 

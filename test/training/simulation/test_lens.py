@@ -61,7 +61,9 @@ def test_equidistant_is_opencvs_fisheye_and_reaches_past_the_side() -> None:
         ({'distortion_model': 'barrel'}, 'plumb_bob, equidistant'),
         ({'intrinsics': (0.0, 1.0, 2.0, 3.0)}, 'fx, fy, cx, cy'),
         ({'vignetting': 1.0}, 'vignetting'), ({'jpeg_quality': 0}, 'jpeg_quality'),
-        ({'height': 8}, 'height must be at least 16'), ({'hfov': 4.0}, 'hfov'),
+        ({'height': 8}, 'height must be at least 16'), ({'width': 48.5}, 'whole'),
+        ({'position': (1.0, float('nan'), 0.0)}, 'position must be three numbers'),
+        ({'hfov': 4.0}, 'hfov'),
     ],
 )  # fmt: skip
 def test_impossible_lenses_are_one_clear_line(wrong: dict[str, object], words: str) -> None:
@@ -121,5 +123,8 @@ def test_unknown_rigs_and_cameras_are_named() -> None:
         camera_rig('roof')
     with pytest.raises(SimulationError, match="no camera 'rear'; there are front"):
         Moment(SimulationConfig(width=32, height=32), 1, 0.0, False, cameras=['rear'])
+    for town, time in ((-1, 0.0), (1, float('nan'))):
+        with pytest.raises(SimulationError, match='there is no town'):
+            Moment(SimulationConfig(), town, time)
     with pytest.raises(SimulationError, match='names of their own'):
         SimulationConfig(camera_configs=(CameraConfig(), CameraConfig()))

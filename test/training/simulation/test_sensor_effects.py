@@ -390,7 +390,8 @@ def test_intensity_depends_on_the_material() -> None:
     'wrong',
     [
         {'motion': 'skewed'}, {'beams': 1}, {'columns': 4}, {'table': (0.1,)}, {'dropout': 1.0},
-        {'max_range': 0.0}, {'range_noise': -1.0}, {'response': ((0.0, 0.1), (1.0, 1.0))},
+        {'max_range': 0.0}, {'range_noise': -1.0}, {'table': (0.2, 0.1), 'beams': 2},
+        {'position': (0.0, 0.0)}, {'response': ((0.0, 0.1), (1.0, 1.0))},
     ],
 )  # fmt: skip
 def test_impossible_lidars_are_refused(wrong: dict[str, object]) -> None:

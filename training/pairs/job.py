@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clcp_ros import image_codec
 from clcp_ros.errors import ClcpError, ImageError, PairSetError
 from training.pairs.occlusion import hidden_points
 from training.pairs.offset import estimate_offset
@@ -263,7 +264,7 @@ class _Reading:
         if self._too_near(pair):
             return TOO_NEAR
         if self.options.visible_only:
-            height, width = pair.pixels().shape[:2]
+            width, height = pair.size()
             hidden = hidden_points(pair.xyz, pair.K, pair.T_camera_lidar, width, height)
             if hidden.any():
                 self.dropped.add('points: hidden from the camera', count=int(hidden.sum()))
@@ -319,7 +320,10 @@ def _image_problem(pair: Pair) -> str | None:
     """Why the image cannot be used, without the particulars that would make each reason unique."""
     try:
         # Also a file that is kept as recorded: damage between intact ends shows only so.
-        pair.pixels()
+        if pair.encoded is None:
+            pair.pixels()
+        elif not pair.checked:
+            image_codec.verify_bytes(pair.encoded)
     except ImageError as error:
         return str(error).partition(':')[0]
     return None

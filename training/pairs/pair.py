@@ -40,6 +40,7 @@ class Pair:
         tags: Condition, weather, light, ...
         source: Reader and file names.
         encoded: The image as a whole JPEG or PNG file, kept as recorded when it needs no change.
+        checked: The reader has found that `encoded` can be decoded.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Pair:
     tags: dict[str, str] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     encoded: bytes | memoryview | None = None
+    checked: bool = False
 
     @property
     def xyz(self) -> np.ndarray:
@@ -67,6 +69,13 @@ class Pair:
     def intensity(self) -> np.ndarray:
         """(N,) float32 in [0, 1]."""
         return self.points[:, 3]
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the image, which is not decoded for that."""
+        if self.image is None and self.encoded is not None:
+            return image_codec.image_size(self.encoded)
+        height, width = self.pixels().shape[:2]
+        return width, height
 
     def pixels(self) -> np.ndarray:
         """The image, (H, W, 3) uint8 RGB, decoded if need be."""

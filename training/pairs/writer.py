@@ -248,7 +248,8 @@ class PairSetWriter:
         if pair.encoded is not None:
             recorded = bytes(pair.encoded)
             if image_codec.image_format(recorded) == self.image_format:
-                return (recorded, self.image_format, *image_codec.check_bytes(recorded))
+                size = image_codec.image_size if pair.checked else image_codec.check_bytes
+                return (recorded, self.image_format, *size(recorded))
         image = pair.pixels()
         height, width = image.shape[:2]
         if self.image_format == 'png':

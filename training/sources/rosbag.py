@@ -355,8 +355,8 @@ class _Decoder:
             T_world_ego=pose,
             tags=self.conditions.tags(image.time_ns),
             source=source,
+            checked=True,
         )
-        vars(found.pair)['checked'] = True
         return found
 
 

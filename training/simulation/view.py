@@ -93,7 +93,12 @@ class View:
         if key not in self._sun:
             cosine = _dot(self.normal, sun)
             np.clip(cosine, 0, 1, out=cosine)
-            cosine *= self.scene.sunlit(self.hits, sun)
+            # Shadows at half the resolution take a third of the time. Where the sampled pixel
+            # faces away, or is sky, its neighbours must not get a dark fringe.
+            lit = self.scene.sunlit(self.hits, sun, every=2)
+            away = cosine[::2, ::2] <= 0
+            h, w = cosine.shape
+            cosine *= np.maximum(lit, away.repeat(2, 0).repeat(2, 1)[:h, :w])
             self._sun[key] = cosine
         return self._sun[key]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from clcp_ros.errors import ClcpError
+from training.allocator import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +46,7 @@ def run_command(
     """
     from jsonargparse import auto_cli
 
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format='%(levelname).1s %(name)s: %(message)s')
     given = sys.argv[1:] if args is None else args
     program = Path(sys.argv[0]).name

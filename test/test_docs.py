@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 
-from training.cli import normalize_arguments
+from training.cli import normalize_arguments, subcommand
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -46,7 +46,11 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return
     assert (ROOT / script).is_file(), command
     module = importlib.import_module(f'training.{Path(script).stem}')
-    function = getattr(module, command_function(ROOT / script))
+    subcommands = getattr(module, 'SUBCOMMANDS', {})
+    if arguments and arguments[0] in subcommands:
+        function = subcommand(subcommands, arguments.pop(0))
+    else:
+        function = getattr(module, command_function(ROOT / script))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument('--config', action='config')
     parser.add_function_arguments(function, as_positional=True)

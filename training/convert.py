@@ -77,7 +77,7 @@ def convert(
         workers: Processes that convert recordings side by side; 0 is one for each processor.
         engine: Where the work is done: on this machine, or as Ray Data tasks on a cluster.
         reader: Name of the reader instead of guessing.
-        camera: Which camera of A2D2 (front_center) or KITTI (image_02).
+        camera: Which camera of a data set that names them; several with commas, or all.
         image_topic: Topic of the images in a bag.
         points_topic: Topic of the scans in a bag.
         camera_info_topic: Topic of the calibration in a bag.

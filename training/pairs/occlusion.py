@@ -68,7 +68,7 @@ def unoccluded(
 
     In simulated towns, where the truth is known, with 64 beams this loses 1.3 % of the visible
     points and finds 85 % of the hidden ones (the plain test: 16 % and 95 %), with every fourth of
-    those beams 2.2 % and 49 % (3.6 % and 32 %).
+    those beams 2.2 % and 49 % (3.6 % and 32 %). The rule was chosen among eight on these frames.
 
     Args:
         uv: (N, 2) pixels, all on the image.

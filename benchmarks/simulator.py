@@ -81,10 +81,8 @@ def stages(config: SimulationConfig, town: int, when: float, times: Times) -> No
 def _limit(scene: Scene, origin: np.ndarray, rays: np.ndarray, name: str, times: Times) -> None:
     flat = np.ascontiguousarray(rays.reshape(-1, 3), np.float32)
     start = np.broadcast_to(np.asarray(origin, np.float32), flat.shape).copy()
-    standing, moving = scene.soups
     with timed(times, name):
-        standing.trace(start, flat)
-        moving.trace(start, flat)
+        scene.soup.trace(start, flat)
 
 
 def main(

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.simulation.agents import Agent
-from training.simulation.mesh import Material, Mesh, MeshBuilder, concatenate
+from training.simulation.hits import Hits, cast
+from training.simulation.mesh import Material, Mesh
+from training.simulation.movers import Mover, Movers, soup_of
 from training.simulation.roads import environment_of
-from training.simulation.soup import SKY, Hits, Soup, cast
+from training.simulation.soup import SKY, Soup
 from training.simulation.world import Surroundings, World, load_world, surroundings
 
 SUN_ELEVATION = np.radians(38)
@@ -85,10 +87,11 @@ class Scene:
         world = self._world
         self.T_world_base, self.velocity, self.yaw_rate, self.ego_s = world.population.ego(time)
         self._place: Surroundings = surroundings(*self._key, self.ego_s)
-        self._turn = self.T_world_base[:3, :3].T.astype(np.float32)
-        self._offset = (self.T_world_base[:3, 3] - self._place.origin).astype(np.float32)
+        turn, here = self._place.turn, self.T_world_base[:3, 3]
+        self._turn = (self.T_world_base[:3, :3].T @ turn).astype(np.float32)
+        self._offset = ((here - self._place.origin) @ turn).astype(np.float32)
         self.agents = self._near(world.population.at(time))
-        self._moving = _soup_of(self.agents, self._place.origin, self.T_world_base[:3, 3])
+        self._movers = self._moving()
 
     @property
     def _world(self) -> World:
@@ -150,9 +153,9 @@ class Scene:
         )
 
     @property
-    def soups(self) -> tuple[Soup, Soup]:
-        """What stands and what moves."""
-        return self._place.soup, self._moving
+    def soup(self) -> Soup:
+        """What stands."""
+        return self._place.soup
 
     def cast(self, origin: np.ndarray, direction: np.ndarray) -> Hits:
         """Cast rays.
@@ -161,7 +164,7 @@ class Scene:
             origin: (3,) common origin or (..., 3) one per ray, in `base_link`.
             direction: (..., 3) unit vectors in `base_link`.
         """
-        return cast(self.soups, origin, direction, self._turn, self._offset)
+        return cast(self._place.soup, self._movers, origin, direction, self._turn, self._offset)
 
     def sunlit(self, hits: Hits, sun: np.ndarray | None = None, every: int = 1) -> np.ndarray:
         """Whether the sun shines on what was hit.
@@ -187,7 +190,7 @@ class Scene:
             ray = np.ascontiguousarray((towards @ self._turn)[None])
             blocked = self._place.soup.blocked(start, ray)
             free = np.flatnonzero(~blocked)
-            blocked[free] = self._moving.blocked(start[free], ray) if len(free) else True
+            blocked[free] = self._movers.blocked(start[free], ray)
             lit[facing] = ~blocked
         if every > 1:
             rows, columns = hits.shape
@@ -244,10 +247,30 @@ class Scene:
             at = at @ self.T_world_base[:3, :3]
             dt = dt_of(np.arctan2(at[:, 1], at[:, 0]))
             other.agents = [_later(a, float(t)) for a, t in zip(self.agents, dt, strict=True)]
-            other._moving = _soup_of(
-                other.agents, self._place.origin, self.T_world_base[:3, 3], 0.5
-            )
+            other._movers = other._moving(0.5)
         return other
+
+    def _moving(self, sharpness: float = 1.0) -> Movers:
+        """What moves, relative to the soup; from afar with fewer triangles."""
+        turn, here = self._place.turn, self.T_world_base[:3, 3]
+        found = []
+        for agent in self.agents:
+            place = agent.T_world[:3, 3]
+            away = np.abs(place[:2] - here[:2]).max()
+            if sharpness < 1 and away > _LIDAR_SIGHT:
+                continue
+            far = agent.coarse is not None and away > _COARSE * sharpness
+            mesh = agent.coarse if far and agent.coarse else agent.mesh
+            found.append(
+                Mover(
+                    soup_of(mesh),
+                    (turn.T @ agent.T_world[:3, :3]).astype(np.float32),
+                    ((place - self._place.origin) @ turn).astype(np.float32),
+                    agent.tag % 65536,
+                    (agent.velocity @ turn).astype(np.float32),
+                )
+            )
+        return Movers(found)
 
 
 def _later(agent: Agent, dt: float) -> Agent:
@@ -258,33 +281,6 @@ def _later(agent: Agent, dt: float) -> Agent:
         agent.mesh, T, agent.velocity, agent.turning, agent.tag, agent.category, agent.size,
         agent.solid, agent.coarse,
     )  # fmt: skip
-
-
-@functools.lru_cache(maxsize=1)
-def _nothing() -> Mesh:
-    """A speck far below the ground: Embree wants at least one triangle."""
-    b = MeshBuilder()
-    b.use(SKY, Material.ASPHALT, (0, 0, 0))
-    b.quad((0, 0, -999), (0.01, 0, -999), (0.01, 0.01, -999), (0, 0.01, -999))
-    return b.build()
-
-
-def _soup_of(
-    agents: list[Agent], origin: np.ndarray, viewer: np.ndarray, sharpness: float = 1.0
-) -> Soup:
-    """What moves, relative to `origin`; from afar with fewer triangles."""
-    parts, speeds = [_nothing()], [np.zeros((2, 3), np.float32)]
-    for agent in agents:
-        local = agent.T_world.copy()
-        away = np.abs(local[:2, 3] - viewer[:2]).max()
-        if sharpness < 1 and away > _LIDAR_SIGHT:
-            continue
-        local[:3, 3] -= origin
-        far = agent.coarse is not None and away > _COARSE * sharpness
-        mesh = (agent.coarse if far and agent.coarse else agent.mesh).moved(local, agent.tag)
-        parts.append(mesh)
-        speeds.append(np.broadcast_to(agent.velocity.astype(np.float32), (len(mesh), 3)))
-    return Soup(concatenate(parts), np.concatenate(speeds))
 
 
 _POINTS: dict[int, tuple[Mesh, list[np.ndarray]]] = {}

@@ -8,10 +8,12 @@ import pytest
 
 from clcp_ros.classes import CITYSCAPES
 from training.simulation.config import SimulationError
-from training.simulation.mesh import Material, Mesh, MeshBuilder
+from training.simulation.hits import Hits, cast
+from training.simulation.mesh import Material, MeshBuilder
+from training.simulation.movers import Mover, Movers
 from training.simulation.roads import ENVIRONMENTS, environment_of
 from training.simulation.scene import Scene
-from training.simulation.soup import SKY, Hits, Soup, cast
+from training.simulation.soup import SKY, Soup
 from training.simulation.world import block, load_world
 
 ROAD, CAR, BUILDING = (CITYSCAPES.names.index(n) for n in ('road', 'car', 'building'))
@@ -25,27 +27,20 @@ def fan(width: int = 80, height: int = 50) -> np.ndarray:
     return (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def speck() -> Mesh:
-    b = MeshBuilder()
-    b.use(SKY, Material.ASPHALT, (0, 0, 0))
-    b.quad((0, 0, -900), (1, 0, -900), (1, 1, -900), (0, 1, -900))
-    return b.build()
-
-
-def plane_and_box() -> tuple[Soup, Soup]:
+def plane_and_box() -> tuple[Soup, Movers]:
     """A floor at z = 0 that stands and a cube of 2 m before it that drives at 3 m/s along y."""
     floor, cube = MeshBuilder(), MeshBuilder()
     floor.use(ROAD, Material.ASPHALT, (0.1, 0.2, 0.3), tag=7)
     floor.plate((-50, 50), (-50, 50), 0.0)
     cube.use(CAR, Material.PAINT, (0.5, 0, 0), tag=9)
     cube.box((10, -1, 0), (12, 1, 2))
-    mesh = cube.build()
-    speed = np.tile(np.array([[0, 3, 0]], np.float32), (len(mesh), 1))
-    return Soup(floor.build()), Soup(mesh, speed)
+    soup, still = Soup(cube.build()), np.zeros(3, np.float32)
+    mover = Mover(soup, np.eye(3, dtype=np.float32), still, 9, np.array([0, 3, 0], np.float32))
+    return Soup(floor.build()), Movers([mover])
 
 
 def shoot(origin: np.ndarray, rays: np.ndarray) -> Hits:
-    return cast(plane_and_box(), origin, rays, np.eye(3, dtype=np.float32), np.zeros(3))
+    return cast(*plane_and_box(), origin, rays, np.eye(3, dtype=np.float32), np.zeros(3))
 
 
 def test_rays_hit_a_plane_and_a_box_at_the_analytic_distances() -> None:
@@ -82,7 +77,7 @@ def test_a_turned_and_shifted_frame_changes_nothing_but_the_frame() -> None:
     offset = np.array([2.0, -1.0, 0.5], np.float32)
     ahead = np.array([[1.0, 0, 0]]) @ turn.T
     up = np.array([0, 1.0, 0.5]) @ turn.T
-    hits = cast(plane_and_box(), up, ahead, turn, offset)
+    hits = cast(*plane_and_box(), up, ahead, turn, offset)
     np.testing.assert_allclose(hits.distance, [8.0], rtol=1e-5)
     np.testing.assert_allclose(hits.normal, np.array([[-1.0, 0, 0]]) @ turn.T, atol=1e-6)
     np.testing.assert_allclose(hits.velocity, np.array([[0, 3.0, 0]]) @ turn.T, atol=1e-6)

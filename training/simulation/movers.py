@@ -1,0 +1,239 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What moves, for rays: each thing keeps the soup of its model, only its pose changes.
+
+Building one soup of all movers anew for every moment costs more than all rays into it. Here rays
+are turned into a mover's own frame instead, and only bundles of rays that can meet it are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.simulation.mesh import Mesh
+from training.simulation.soup import Soup
+
+Array = np.ndarray
+
+_SIDE, _RUN = 8, 16
+"""Rays of a grid are bundled in squares, those of a list in runs."""
+
+_MARGIN_M = 0.02
+"""Added to the reach of everything, against rounding."""
+
+_KEPT = 1500
+"""Soups of models: of about five towns."""
+
+
+@dataclass(frozen=True)
+class Mover:
+    """A thing at one moment.
+
+    Attributes:
+        soup: Its triangles about its own origin.
+        turn: (3, 3) float32 rotation from its own frame into that of what stands.
+        position: (3,) float32 of its origin in that frame.
+        tag: Number of the object.
+        velocity: (3,) float32 m/s in that frame.
+    """
+
+    soup: Soup
+    turn: Array
+    position: Array
+    tag: int
+    velocity: Array
+
+
+@dataclass(frozen=True)
+class Met:
+    """Rays that meet a mover before anything else.
+
+    Attributes:
+        where: (M,) numbers of the rays, by mover.
+        distance: (M,) float32 metres.
+        u: (M,) float32, Embree's coordinates within the triangle.
+        v: (M,) float32.
+        triangles: Per mover that is met, its rays' triangles in the order of `where`.
+        movers: These movers.
+    """
+
+    where: Array
+    distance: Array
+    u: Array
+    v: Array
+    triangles: tuple[Array, ...] = ()
+    movers: tuple[Mover, ...] = ()
+
+    def gather(self, name: str) -> Array:
+        """(M, ...) values of an attribute of the triangles, in the soup's frame; M > 0."""
+        parts = []
+        for mover, index in zip(self.movers, self.triangles, strict=True):
+            if name == 'tag':
+                parts.append(np.full(len(index), mover.tag, np.uint16))
+            elif name == 'velocity':
+                parts.append(np.broadcast_to(mover.velocity, (len(index), 3)))
+            else:
+                values = getattr(mover.soup, name).take(index, axis=0)
+                parts.append(values @ mover.turn.T if name == 'normal' else values)
+        return np.concatenate(parts)
+
+
+class Movers:
+    """Everything that moves at one moment.
+
+    Args:
+        movers: In the frame of what stands; none is fine.
+    """
+
+    def __init__(self, movers: Sequence[Mover]) -> None:
+        self._movers = list(movers)
+        count = len(self._movers)
+        self._turn = np.array([m.turn for m in self._movers], np.float32).reshape(count, 3, 3)
+        half = np.array([m.soup.half for m in self._movers], np.float32).reshape(count, 3)
+        middle = np.array([m.soup.middle for m in self._movers], np.float32).reshape(count, 3)
+        place = np.array([m.position for m in self._movers], np.float32).reshape(count, 3)
+        self._half = half + np.float32(_MARGIN_M)
+        self._middle = np.einsum('aij,aj->ai', self._turn, middle) + place
+        self._radius = np.sqrt((half * half).sum(1)) + np.float32(_MARGIN_M)
+
+    def __len__(self) -> int:
+        return len(self._movers)
+
+    def trace(self, origins: Array, rays: Array, limit: Array, shape: tuple[int, ...]) -> Met:
+        """First hits of (N, 3) rays nearer than `limit`.
+
+        Args:
+            origins: (1, 3) or (N, 3) float32.
+            rays: (N, 3) float32 unit vectors.
+            limit: (N,) float32 metres.
+            shape: Of the rays' grid; neighbours are to be close together.
+        """
+        near = limit.copy()
+        who = np.full(len(rays), -1, np.int32)
+        table = _bundles(shape)
+        answers = np.empty((2, len(rays)), np.float32)
+        triangle = np.empty(len(rays), np.int32)
+        for k, part in self._candidates(origins, rays, limit, table):
+            mover = self._movers[k]
+            index = table[part].ravel()
+            start = origins if len(origins) == 1 else origins.take(index, axis=0)
+            start = (start - mover.position) @ mover.turn
+            if len(start) == 1:
+                start = start.repeat(len(index), axis=0)
+            found = mover.soup.trace(start, rays.take(index, axis=0) @ mover.turn, near[index])
+            hit = np.flatnonzero(found['primID'] >= 0)
+            if len(hit):
+                at = index[hit]
+                near[at], who[at] = found['tfar'][hit], k
+                answers[0, at], answers[1, at] = found['u'][hit], found['v'][hit]
+                triangle[at] = found['primID'][hit]
+        where = np.flatnonzero(who >= 0)
+        where = where[np.argsort(who[where], kind='stable')]
+        met, begin = np.unique(who[where], return_index=True)
+        return Met(
+            where, near[where], answers[0, where], answers[1, where],
+            tuple(np.split(triangle[where], begin[1:])) if len(met) else (),
+            tuple(self._movers[k] for k in met),
+        )  # fmt: skip
+
+    def _candidates(
+        self, origins: Array, rays: Array, limit: Array, table: Array
+    ) -> list[tuple[int, Array]]:
+        """Movers from near to far, and which bundles of rays can meet the ball about each.
+
+        A bundle is a cone about its mean ray that begins somewhere in a ball about its mean
+        origin, and ends where all its rays have met something.
+        """
+        if not len(self):
+            return []
+        inside = rays.take(table, axis=0)
+        axis = inside.mean(1)
+        axis /= np.sqrt(np.einsum('ti,ti->t', axis, axis))[:, None]
+        narrow = np.clip(np.matmul(inside, axis[:, :, None])[..., 0].min(1) - 1e-6, -1, 1)
+        wide = np.sqrt(1 - narrow * narrow)
+        center = origins.mean(0, dtype=np.float64).astype(np.float32)
+        middle = self._middle - center
+        if len(origins) == 1:
+            begin, spread = np.zeros((1, 3), np.float32), np.zeros(1, np.float32)
+        else:
+            starts = origins.take(table, axis=0) - center
+            begin = starts.mean(1)
+            starts -= begin[:, None]
+            spread = np.sqrt(np.einsum('tki,tki->tk', starts, starts).max(1))
+        along = middle @ axis.T - np.einsum('ti,ti->t', np.broadcast_to(begin, axis.shape), axis)
+        away = (middle * middle).sum(1)[:, None] + (begin * begin).sum(1) - 2 * middle @ begin.T
+        away = np.sqrt(np.maximum(away, 1e-6))
+        reach = self._radius[:, None] + spread
+        sine = np.minimum(reach / away, 1)
+        cosine = np.sqrt(1 - sine * sine)
+        meets = along >= away * (cosine * narrow - sine * wide) - np.float32(_MARGIN_M)
+        meets |= away <= reach
+        meets &= away - reach < limit[table].max(1)
+        order = np.argsort(away.min(1), kind='stable')
+        return [(int(k), part) for k in order if len(part := np.flatnonzero(meets[k]))]
+
+    def blocked(self, origins: Array, ray: Array) -> Array:
+        """Bool per (N, 3) origin: a mover lies in the direction of the only (1, 3) ray."""
+        hidden = np.zeros(len(origins), bool)
+        if not len(self):
+            return hidden
+        # In the plane across the ray a shadow is a flat thing: sorted one way, most of the
+        # points are left out at once.
+        across = _frame(ray[0])
+        at = origins @ across.T
+        middle = self._middle @ across.T
+        reach = np.einsum('akj,aj->ak', np.abs(across @ self._turn), self._half)
+        order = np.argsort(at[:, 0], kind='stable')
+        at = np.ascontiguousarray(at[order].T)
+        first = np.searchsorted(at[0], middle[:, 0] - reach[:, 0])
+        last = np.searchsorted(at[0], middle[:, 0] + reach[:, 0])
+        for k, mover in enumerate(self._movers):
+            part = slice(first[k], last[k])
+            near = np.abs(at[1, part] - middle[k, 1]) < reach[k, 1]
+            near &= at[2, part] < middle[k, 2] + reach[k, 2]
+            index = order[part][near]
+            if len(index):
+                start = (origins.take(index, axis=0) - mover.position) @ mover.turn
+                hidden[index] |= mover.soup.blocked(start, ray @ mover.turn)
+        return hidden
+
+
+@functools.lru_cache(maxsize=16)
+def _bundles(shape: tuple[int, ...]) -> Array:
+    """(B, K) numbers of neighbouring rays; some occur twice where the grid does not divide."""
+    if len(shape) != 2:
+        count = int(np.prod(shape))
+        runs = -(-count // _RUN)
+        return np.minimum(np.arange(runs * _RUN), count - 1).reshape(runs, _RUN)
+    rows, columns = (
+        np.minimum(np.arange(-(-n // _SIDE) * _SIDE), n - 1).reshape(-1, _SIDE) for n in shape
+    )
+    grid = rows[:, None, :, None] * shape[1] + columns[None, :, None, :]
+    return np.ascontiguousarray(grid.reshape(-1, _SIDE * _SIDE))
+
+
+def _frame(ray: Array) -> Array:
+    """(3, 3) float32 rows: two unit vectors across the ray, and the ray."""
+    third = np.asarray(ray, np.float64) / np.linalg.norm(ray)
+    first = np.cross(third, np.eye(3)[np.argmin(np.abs(third))])
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(third, first), third]).astype(np.float32)
+
+
+_SOUPS: dict[int, tuple[Mesh, Soup]] = {}
+
+
+def soup_of(mesh: Mesh) -> Soup:
+    """The soup of a mesh; kept, since models come again in every moment."""
+    known = _SOUPS.get(id(mesh))
+    if known is not None and known[0] is mesh:
+        return known[1]
+    if len(_SOUPS) > _KEPT:
+        _SOUPS.clear()
+    soup = Soup(mesh)
+    _SOUPS[id(mesh)] = (mesh, soup)
+    return soup

@@ -21,16 +21,17 @@ if __package__ in (None, ''):
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.allocator import keep_freed_memory
 from training.cli import run_command
 from training.models.minkunet import ARCHITECTURES, MinkUNet
 from training.sparse import SparseGrid, Voxels, join_voxels, voxelize
@@ -350,6 +351,7 @@ def _train_once(
 ) -> tuple[float, float]:
     """Train two steps; the peak memory in GB, and seconds of the second."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the commands do
     net = MinkUNet(architecture, checkpoint_activations=checkpointed).to(device)
     optimizer = torch.optim.AdamW(net.parameters())
     rng = np.random.default_rng(0)
@@ -364,7 +366,13 @@ def _train_once(
     seconds = time.process_time() - start
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 1e9, seconds
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, seconds
+    return _peak_memory(), seconds
+
+
+def _peak_memory() -> float:
+    """Peak of this process in GB; getrusage would count that of the process it came from, too."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.split('VmHWM:')[1].split()[0]) * 1024 / 1e9
 
 
 if __name__ == '__main__':

@@ -103,7 +103,8 @@ def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> l
     """Accept what people type: `--max-gap 1`, `--live`, `--no-preview`, several plain paths.
 
     jsonargparse wants option names as in the signature, `true` or `false` after a boolean, and one
-    JSON list for a list.
+    JSON list for a list. An option of a group may leave the group out where that is unambiguous:
+    `--sparse-backend` for `--model.sparse_backend`.
 
     Args:
         function: The command.
@@ -126,13 +127,12 @@ def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> l
             continue
         name, equals, value = argument[2:].partition('=')
         name = name.replace('-', '_')
-        positive = name.removeprefix('no_')
-        if (
-            kinds.get(positive) == 'bool'
-            and not equals
-            and (name != positive or following not in ('true', 'false'))
-        ):
-            options.append(f'--{positive}={"false" if name != positive else "true"}')
+        opposite = _in_group(name.removeprefix('no_'), kinds)
+        negated = name.startswith('no_') and kinds.get(opposite) == 'bool'
+        name = opposite if negated else _in_group(name, kinds)
+        bare = negated or following not in ('true', 'false')
+        if kinds.get(name) == 'bool' and not equals and bare:
+            options.append(f'--{name}={"false" if negated else "true"}')
         elif equals or name in ('help', 'print_config') or following is None:
             options.append(f'--{name}{equals}{value}')
         else:
@@ -141,6 +141,12 @@ def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> l
     if takes_list and plain:
         plain = [json.dumps(plain)]
     return [*plain, *options]
+
+
+def _in_group(name: str, kinds: dict[str, str]) -> str:
+    """The name with its group, where only one option of a group is called so."""
+    grouped = [option for option in kinds if option.endswith(f'.{name}')]
+    return grouped[0] if name not in kinds and len(grouped) == 1 else name
 
 
 def _option_kinds(function: Callable[..., Any]) -> dict[str, str]:

@@ -59,6 +59,13 @@ def test_what_people_type() -> None:
     assert normalize_arguments(one, ['b', '--live', 'true', '--views.flag', '--out', 'a-b']) == [
         'b', '--live', 'true', '--views.flag=true', '--out', 'a-b',
     ]  # fmt: skip
+    # The group may be left out.
+    assert normalize_arguments(one, ['b', '--no-flag', '--size', '3']) == [
+        'b', '--views.flag=false', '--views.size', '3',
+    ]  # fmt: skip
+    assert normalize_arguments(one, ['b', '--flag', '--size=3']) == [
+        'b', '--views.flag=true', '--views.size=3',
+    ]  # fmt: skip
     assert normalize_arguments(one, ['--help']) == ['--help']
     assert normalize_arguments(one, ['--out']) == ['--out']
 

@@ -111,7 +111,7 @@ def sweep(scene: Scene, lidar: LidarConfig) -> Returns:
         hits = scene.cast(mount[:3, 3], direction)
         return Returns(hits, rays, np.zeros((1, 1, 3), np.float32))
     poses = np.asarray(scene.ego_pose(firing_times(lidar))) @ mount  # (columns, 4, 4) of the lidar
-    direction = np.einsum('cij,cbj->cbi', poses[:, :3, :3], rays).astype(np.float32)
+    direction = _turned(rays, poses)
     start = np.broadcast_to(poses[:, None, :3, 3].astype(np.float32), direction.shape)
     turn = lidar.rotation[2]
     world = scene.rolling(
@@ -121,8 +121,13 @@ def sweep(scene: Scene, lidar: LidarConfig) -> Returns:
     if lidar.motion == 'raw':
         return Returns(hits, rays, np.zeros((1, 1, 3), np.float32))
     relative = np.linalg.inv(mount) @ poses
-    rays = np.einsum('cij,cbj->cbi', relative[:, :3, :3], rays).astype(np.float32)
-    return Returns(hits, rays, relative[:, None, :3, 3].astype(np.float32))
+    return Returns(hits, _turned(rays, relative), relative[:, None, :3, 3].astype(np.float32))
+
+
+def _turned(rays: Array, poses: Array) -> Array:
+    """(columns, beams, 3) float32 rays, each column turned by its (4, 4) pose."""
+    turn = poses[:, :3, :3].swapaxes(1, 2).astype(np.float32)
+    return np.asarray(np.matmul(rays, np.ascontiguousarray(turn)))
 
 
 def _wrapped(angle: Array) -> Array:

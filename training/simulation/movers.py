@@ -143,38 +143,67 @@ class Movers:
     def _candidates(
         self, origins: Array, rays: Array, limit: Array, table: Array
     ) -> list[tuple[int, Array]]:
-        """Movers from near to far, and which bundles of rays can meet the ball about each.
+        """Movers from near to far, and which bundles of rays can meet the box about each.
 
-        A bundle is a cone about its mean ray that begins somewhere in a ball about its mean
+        A bundle is a cone about its middle that begins somewhere in a ball about its mean
         origin, and ends where all its rays have met something.
         """
         if not len(self):
             return []
         inside = rays.take(table, axis=0)
-        axis = inside.mean(1)
-        axis /= np.sqrt(np.einsum('ti,ti->t', axis, axis))[:, None]
-        narrow = np.clip(np.matmul(inside, axis[:, :, None])[..., 0].min(1) - 1e-6, -1, 1)
+        axis = _sums(inside)
+        axis /= np.maximum(np.sqrt((axis * axis).sum(1)), np.float32(1e-6))[:, None]
+        narrow = np.clip(_dots(inside, axis).min(1) - np.float32(1e-6), -1, 1)
         wide = np.sqrt(1 - narrow * narrow)
-        center = origins.mean(0, dtype=np.float64).astype(np.float32)
+        center = origins[0]
         middle = self._middle - center
         if len(origins) == 1:
             begin, spread = np.zeros((1, 3), np.float32), np.zeros(1, np.float32)
         else:
             starts = origins.take(table, axis=0) - center
-            begin = starts.mean(1)
+            begin = _sums(starts) / np.float32(table.shape[1])
             starts -= begin[:, None]
-            spread = np.sqrt(np.einsum('tki,tki->tk', starts, starts).max(1))
-        along = middle @ axis.T - np.einsum('ti,ti->t', np.broadcast_to(begin, axis.shape), axis)
+            starts *= starts
+            spread = np.sqrt((starts[..., 0] + starts[..., 1] + starts[..., 2]).max(1))
+        # (movers, bundles): the ball about a mover against the cone of a bundle.
+        along = middle @ axis.T - (begin * axis).sum(1)
         away = (middle * middle).sum(1)[:, None] + (begin * begin).sum(1) - 2 * middle @ begin.T
-        away = np.sqrt(np.maximum(away, 1e-6))
+        away = np.sqrt(np.maximum(away, np.float32(1e-6)))
         reach = self._radius[:, None] + spread
         sine = np.minimum(reach / away, 1)
         cosine = np.sqrt(1 - sine * sine)
         meets = along >= away * (cosine * narrow - sine * wide) - np.float32(_MARGIN_M)
         meets |= away <= reach
         meets &= away - reach < limit[table].max(1)
+        if table.shape[1] == _SIDE**2:
+            self._leave_out(meets, inside, axis, narrow, middle, begin, spread)
         order = np.argsort(away.min(1), kind='stable')
         return [(int(k), part) for k in order if len(part := np.flatnonzero(meets[k]))]
+
+    def _leave_out(
+        self, meets: Array, inside: Array, axis: Array, narrow: Array, middle: Array,
+        begin: Array, spread: Array,
+    ) -> None:  # fmt: skip
+        """Clear `meets` where a box lies behind a side of the pyramid of a square bundle."""
+        mover, bundle = np.nonzero(meets)
+        to = middle[mover] - (begin[bundle] if len(begin) > 1 else begin)
+        margin = spread[bundle] if len(spread) > 1 else spread
+        corners = inside[:, [0, _SIDE - 1, _SIDE**2 - 1, _SIDE**2 - _SIDE]]
+        outside = np.zeros(len(mover), bool)
+        wide = narrow < np.float32(0.1)
+        for k in range(4):
+            side = np.cross(corners[:, k], corners[:, (k + 1) % 4])
+            side *= np.sign((side * axis).sum(1))[:, None]
+            # The rays between two corners may lie a little outside of the plane through these.
+            beyond = np.maximum(-_dots(inside, side).min(1), 0) + np.float32(1e-6)
+            side += (beyond / np.maximum(narrow, np.float32(0.1)))[:, None] * axis
+            side /= np.maximum(np.sqrt((side * side).sum(1)), np.float32(1e-9))[:, None]
+            normal = side[bundle]
+            turned = np.matmul(normal[:, None], self._turn[mover])[:, 0]
+            extent = (np.abs(turned) * self._half[mover]).sum(1)
+            outside |= (normal * to).sum(1) + extent + margin < 0
+        outside &= ~wide[bundle]
+        meets[mover[outside], bundle[outside]] = False
 
     def blocked(self, origins: Array, ray: Array) -> Array:
         """Bool per (N, 3) origin: a mover lies in the direction of the only (1, 3) ray."""
@@ -200,6 +229,22 @@ class Movers:
                 start = (origins.take(index, axis=0) - mover.position) @ mover.turn
                 hidden[index] |= mover.soup.blocked(start, ray @ mover.turn)
         return hidden
+
+
+def _sums(vectors: Array) -> Array:
+    """(B, 3) sums over the middle axis of (B, K, 3); numpy's own is slow there."""
+    bundles, count, _ = vectors.shape
+    each = np.tile(np.eye(3, dtype=np.float32), (count, 1))
+    total: Array = vectors.reshape(bundles, 3 * count) @ each
+    return total
+
+
+def _dots(vectors: Array, axis: Array) -> Array:
+    """(B, K) dot products of (B, K, 3) with (B, 3)."""
+    result = vectors[..., 0] * axis[:, 0, None]
+    result += vectors[..., 1] * axis[:, 1, None]
+    result += vectors[..., 2] * axis[:, 2, None]
+    return result
 
 
 @functools.lru_cache(maxsize=16)

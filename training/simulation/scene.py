@@ -253,23 +253,21 @@ class Scene:
     def _moving(self, sharpness: float = 1.0) -> Movers:
         """What moves, relative to the soup; from afar with fewer triangles."""
         turn, here = self._place.turn, self.T_world_base[:3, 3]
+        if not self.agents:
+            return Movers([])
+        poses = np.stack([a.T_world for a in self.agents])
+        away = np.abs(poses[:, :2, 3] - here[:2]).max(1)
+        turns = np.matmul(turn.T, poses[:, :3, :3]).astype(np.float32)
+        places = ((poses[:, :3, 3] - self._place.origin) @ turn).astype(np.float32)
+        velocities = (np.stack([a.velocity for a in self.agents]) @ turn).astype(np.float32)
         found = []
-        for agent in self.agents:
-            place = agent.T_world[:3, 3]
-            away = np.abs(place[:2] - here[:2]).max()
-            if sharpness < 1 and away > _LIDAR_SIGHT:
+        for k, agent in enumerate(self.agents):
+            if sharpness < 1 and away[k] > _LIDAR_SIGHT:
                 continue
-            far = agent.coarse is not None and away > _COARSE * sharpness
-            mesh = agent.coarse if far and agent.coarse else agent.mesh
-            found.append(
-                Mover(
-                    soup_of(mesh),
-                    (turn.T @ agent.T_world[:3, :3]).astype(np.float32),
-                    ((place - self._place.origin) @ turn).astype(np.float32),
-                    agent.tag % 65536,
-                    (agent.velocity @ turn).astype(np.float32),
-                )
-            )
+            far = away[k] > _COARSE * sharpness
+            mesh = agent.coarse if far and agent.coarse is not None else agent.mesh
+            tag = agent.tag % 65536
+            found.append(Mover(soup_of(mesh), turns[k], places[k], tag, velocities[k]))
         return Movers(found)
 
 

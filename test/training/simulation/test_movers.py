@@ -104,3 +104,12 @@ def test_the_soup_of_a_model_is_kept_and_another_models_is_its_own() -> None:
     first, second = box((1, 1, 1)), box((1, 1, 1))
     assert soup_of(first) is soup_of(first)
     assert soup_of(first) is not soup_of(second)
+
+
+def test_a_bundle_as_wide_as_the_world_leaves_nothing_out(crowd: tuple[Movers, Soup]) -> None:
+    movers, together = crowd
+    rays = np.random.default_rng(9).permutation(directions((64, 8)))
+    limit = np.full(len(rays), 1e30, np.float32)
+    met = movers.trace(np.zeros((1, 3), np.float32), rays, limit, (64, 8))
+    truth = together.trace(np.zeros_like(rays), rays)['primID']
+    assert abs(len(met.where) - (truth >= 0).sum()) <= 2

@@ -103,7 +103,10 @@ class Hits:
         corner = self._gather('uv')
         u, v = self._found['u'], self._found['v']
         u[self._met.where], v[self._met.where] = self._met.u, self._met.v
-        return self._out(corner[:, :2] + u[:, None] * corner[:, 2:4] + v[:, None] * corner[:, 4:])
+        uv = corner[:, 2:4] * u[:, None]
+        uv += corner[:, :2]
+        uv += corner[:, 4:] * v[:, None]
+        return self._out(uv)
 
     @functools.cached_property
     def category(self) -> Array:

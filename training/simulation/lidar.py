@@ -174,7 +174,8 @@ def measure(
     power = reflected * through / (distance * distance)
     faintest = 0.10 / (0.8 * lidar.max_range) ** 2
     ratio = power / np.float32(faintest)
-    chance = ratio**3 / (1 + ratio**3) * np.float32(1 - lidar.dropout)
+    cubed = ratio * ratio * ratio
+    chance = cubed / (1 + cubed) * np.float32(1 - lidar.dropout)
     seen = hit & (luck < chance) & (distance < lidar.max_range)
     sigma = lidar.range_noise * np.sqrt(1 + np.minimum(2 / np.maximum(ratio, 1e-3), 20))
     measured = distance + sigma * jitter

@@ -185,7 +185,10 @@ class Movers:
         begin: Array, spread: Array,
     ) -> None:  # fmt: skip
         """Clear `meets` where a box lies behind a side of the pyramid of a square bundle."""
-        mover, bundle = np.nonzero(meets)
+        used = np.flatnonzero(meets.any(0))
+        inside, axis, narrow = inside[used], axis[used], narrow[used]
+        mover, place = np.nonzero(meets[:, used])
+        bundle = used[place]
         to = middle[mover] - (begin[bundle] if len(begin) > 1 else begin)
         margin = spread[bundle] if len(spread) > 1 else spread
         corners = inside[:, [0, _SIDE - 1, _SIDE**2 - 1, _SIDE**2 - _SIDE]]
@@ -198,11 +201,11 @@ class Movers:
             beyond = np.maximum(-_dots(inside, side).min(1), 0) + np.float32(1e-6)
             side += (beyond / np.maximum(narrow, np.float32(0.1)))[:, None] * axis
             side /= np.maximum(np.sqrt((side * side).sum(1)), np.float32(1e-9))[:, None]
-            normal = side[bundle]
+            normal = side[place]
             turned = np.matmul(normal[:, None], self._turn[mover])[:, 0]
             extent = (np.abs(turned) * self._half[mover]).sum(1)
             outside |= (normal * to).sum(1) + extent + margin < 0
-        outside &= ~wide[bundle]
+        outside &= ~wide[place]
         meets[mover[outside], bundle[outside]] = False
 
     def blocked(self, origins: Array, ray: Array) -> Array:

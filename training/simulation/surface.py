@@ -42,6 +42,7 @@ _PROPERTIES = {
     _M.INDICATOR: (0.0, 0.0, 0.2, 1.0, 0.5), _M.SIGN_TEXT: (0.0, 0.02, 0.05, 1.0, 0.7),
 }  # fmt: skip
 _TABLE = np.array([_PROPERTIES.get(m, (0.1, 0.1, 0.0, 1.0, 0.0)) for m in Material], np.float32)
+_COLUMNS = np.ascontiguousarray(_TABLE.T)
 
 # Radiance of what shines, in the unit of `light`: 1 is white in full sun, about 12 000 cd/m2.
 # Seen from beside their beam: the beams themselves are the glare's business.
@@ -136,7 +137,7 @@ def reflectivity(hits: Hits) -> tuple[Array, Array, Array]:
     Returns:
         Diffuse reflectivity in [0.01, 1], retroreflected part, gloss; float32 per hit.
     """
-    _, _, gloss, infrared, retro = (_TABLE[:, i][hits.material] for i in range(5))
+    _, _, gloss, infrared, retro = (column.take(hits.material) for column in _COLUMNS)
     color = hits.color
     grey = color[..., 0] * 0.45 + color[..., 1] * 0.35 + color[..., 2] * 0.2
     uv = hits.uv
@@ -151,7 +152,7 @@ def describe(hits: Hits, pixel: float) -> Surface:
         hits: A 2-D grid of hits.
         pixel: Radians between neighbouring rays; textures finer than that are faded out.
     """
-    coarse, fine, gloss, _, retro = (_TABLE[:, i][hits.material] for i in range(5))
+    coarse, fine, gloss, _, retro = (column.take(hits.material) for column in _COLUMNS)
     footprint = np.minimum(hits.distance, 1000) * np.float32(pixel)
     footprint /= np.maximum(hits.cosine, 0.1)
     shift = hits.tag * np.float32(1.37)

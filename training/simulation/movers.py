@@ -148,7 +148,7 @@ class Movers:
         A bundle is a cone about its middle that begins somewhere in a ball about its mean
         origin, and ends where all its rays have met something.
         """
-        if not len(self):
+        if not len(self) or not len(rays):
             return []
         inside = rays.take(table, axis=0)
         axis = _sums(inside)

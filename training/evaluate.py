@@ -4,8 +4,9 @@
 
 Takes weights (training/finetune.py) or a bundle (training/export.py). Every frame goes through the
 preprocessing of the node, and its logits are upsampled to the label's own size. Writes
-`evaluation.json`, `evaluation.md` and pictures of predictions. Without arguments it works on the
-simulated drive. The subcommand `simdg` runs the benchmark of domain generalisation.
+`evaluation.json`, `.md`, `.tex` and `.html` with the best, median and worst frames, and pictures.
+Without arguments it works on the simulated drive. The subcommand `simdg` runs the benchmark of
+domain generalisation.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if __package__ in (None, ''):
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -28,20 +30,24 @@ from tqdm import tqdm
 
 from clcp_ros import bundle as bundle_files
 from clcp_ros.bundle import sha256_of
-from clcp_ros.decision import decide
 from clcp_ros.errors import LabelError, ModelError
 from clcp_ros.image_codec import encode_png
 from training.cli import atomic_path, next_step, run_command
 from training.defaults import MODEL
+from training.reporting.evaluation import evaluation_page
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
-from training.segmentation.metrics import ConfusionMatrix
+from training.segmentation.inference import Decision, InferenceConfig, read_ahead
 from training.segmentation.predictors import Predictor, open_predictor
+from training.segmentation.published import THESIS_4_1, THESIS_4_3, latex, markdown
 from training.segmentation.results import Evaluation, choose_source
+from training.segmentation.scores import Scores
 
 _logger = logging.getLogger(__name__)
 
 RESULT = 'evaluation.json'
 TABLE = 'evaluation.md'
+LATEX = 'evaluation.tex'
+PAGE = 'evaluation.html'
 PICTURES = 'predictions'
 FRAMES = 'frames.txt'
 
@@ -57,6 +63,8 @@ def evaluate(
     layout: str = 'auto',
     out: Path | None = None,
     pictures: int = 2,
+    inference: InferenceConfig = InferenceConfig(),  # noqa: B008  # never changed
+    boundary: bool = True,
 ) -> Evaluation:
     """Evaluate a model and print the table.
 
@@ -71,6 +79,8 @@ def evaluate(
         layout: Layout of the data; auto guesses.
         out: Folder to write to; by default beside the weights, `runs/evaluate` for a bundle.
         pictures: Pictures per condition.
+        inference: Whole frames as on the robot, or sliding windows.
+        boundary: Measure boundary mIoU, which takes as long as everything else but the model.
 
     Returns:
         The figures.
@@ -95,18 +105,17 @@ def evaluate(
         )
     _warn_of_training_frames(path, sets[0])
     folder = out or (Path('runs/evaluate') if path.is_dir() else path.parent)
-    matrices: dict[str, ConfusionMatrix] = {}
-    counts: dict[str, int] = {}
+    scores: dict[str, Scores] = {}
     drawings: dict[str, bytes] = {}
     for frames in sets:
         shown = _evenly(frames, pictures)
-        measured = measure(predictor, frames)
-        for frame, image, label, mask in measured:
-            matrix = matrices.setdefault(frame.condition, ConfusionMatrix(len(predictor.classes)))
-            matrix.update(mask, label)
-            counts[frame.condition] = counts.get(frame.condition, 0) + 1
+        for frame, image, label, decision in measure(predictor, frames, inference):
+            score = scores.setdefault(
+                frame.condition, Scores.of(len(predictor.classes), boundary)
+            )  # fmt: skip
+            score.update(frame.name, decision, label)
             if frame in shown:
-                drawing = picture(image, label, mask, predictor.classes.palette)
+                drawing = picture(image, label, decision.mask, predictor.classes.palette)
                 drawings[f'{frame.condition}-{shown[frame]}.png'] = encode_png(drawing)
     about = {
         'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
@@ -115,36 +124,74 @@ def evaluate(
         'split': split,
         'simulated': any(s.simulated for s in sets),
         'trained_on': predictor.provenance.get('data'),
+        'inference': asdict(inference),
     }
-    result = Evaluation(predictor.classes, matrices, counts, chosen, about)
+    result = Evaluation(
+        predictor.classes,
+        {c: s.matrix for c, s in scores.items()},
+        {c: len(s.frames) for c, s in scores.items()},
+        chosen,
+        about,
+        {c: s.boundary.miou() for c, s in scores.items() if s.boundary is not None},
+        {c: s.calibration for c, s in scores.items()},
+    )
     _write(folder, result, drawings)
+    gallery = _gallery(predictor, sets, scores, inference)
+    (folder / PAGE).write_text(evaluation_page(result, gallery))
     print(f'\n{"simulated data, " if about["simulated"] else ""}{about["data"]} ({split})\n')
     print(result.table())
-    print(f'wrote {folder / RESULT}, {folder / TABLE}, {folder / PICTURES}/')
+    print(f'wrote {folder / RESULT}, {folder / TABLE}, {folder / PAGE}, {folder / PICTURES}/')
     return result
 
 
 def measure(
-    predictor: Predictor, frames: FrameSet
-) -> Iterator[tuple[Frame, np.ndarray, np.ndarray, np.ndarray]]:
-    """Predict all frames of a set, with a progress bar.
+    predictor: Predictor,
+    frames: FrameSet,
+    how: InferenceConfig = InferenceConfig(),  # noqa: B008
+) -> Iterator[tuple[Frame, np.ndarray, np.ndarray, Decision]]:
+    """Predict all frames of a set, with a progress bar; the next frames are read meanwhile.
 
     Args:
         predictor: Weights or a bundle.
         frames: What to predict.
+        how: Whole or by windows.
 
     Yields:
-        The frame, its image (H, W, 3) uint8 RGB, its label and its mask, both (H, W) uint8.
+        The frame, its image (H, W, 3) uint8 RGB, its label (H, W) uint8, and mask and confidence
+        of the label's size.
 
     Raises:
         LabelError: The frames have other classes than the model, or are damaged.
     """
     _check_classes(frames, predictor)
-    for frame in tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame'):
-        image, label = frames.read(frame)
-        mask, _ = decide(predictor.predict(image).logits, *label.shape)
-        yield frame, image, label, mask
+    bar = tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame')
+    for frame, (image, label) in read_ahead(frames.read, bar):
+        height, width = label.shape
+        yield frame, image, label, predictor.segment(image, (height, width), how)
     frames.labels.report(frames.classes)
+
+
+def _gallery(
+    predictor: Predictor, sets: list[FrameSet], scores: dict[str, Scores], how: InferenceConfig
+) -> dict[str, dict[str, tuple[str, np.ndarray]]]:
+    """By condition: name and picture of its best, median and worst frame, predicted once more."""
+    wanted = {condition: score.chosen() for condition, score in scores.items()}
+    names = {name for chosen in wanted.values() for name in chosen.values()}
+    drawn: dict[tuple[str, str], np.ndarray] = {}
+    for frames in sets:
+        for frame in frames.frames:
+            if frame.name in names:
+                image, label = frames.read(frame)
+                height, width = label.shape
+                mask = predictor.segment(image, (height, width), how).mask
+                drawn[frame.condition, frame.name] = picture(
+                    image, label, mask, predictor.classes.palette
+                )
+        frames.labels.take()
+    return {
+        condition: {kind: (name, drawn[condition, name]) for kind, name in chosen.items()}
+        for condition, chosen in wanted.items()
+    }
 
 
 def picture(
@@ -173,7 +220,14 @@ def _write(folder: Path, result: Evaluation, drawings: dict[str, bytes]) -> None
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for name, drawing in drawings.items():
         (folder / PICTURES / name).write_bytes(drawing)
-    (folder / TABLE).write_text(f'{result.heading()}\n{result.table()}')
+    own = result.row(str(result.about['model']))
+    published = [*THESIS_4_1, *THESIS_4_3[2:]]
+    source, target = result.source, ', '.join(result.targets)
+    comparison = markdown([own, *published], source, target)
+    note = 'Published rows are Cityscapes -> ACDC, and of other models, resolutions and data.\n'
+    beside = f'## Beside published figures\n\n{note}\n{comparison}'
+    (folder / TABLE).write_text(f'{result.heading()}\n{result.table()}\n{beside}')
+    (folder / LATEX).write_text(latex([own, *published], source, target))
     with atomic_path(folder / RESULT) as file:
         file.write_text(json.dumps(result.to_json(), indent=1) + '\n')
 

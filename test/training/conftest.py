@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.export import export
 from training.finetune import finetune
 from training.segmentation.task import OptimizerConfig
 from training.segmentation.transforms import AugmentationConfig
@@ -38,6 +39,14 @@ def toy_model(toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory) ->
         augmentation=AugmentationConfig(crop=None, photometric=False, scale=(0.8, 1.25)),
         optimizer=OptimizerConfig(lr=3e-3),
     )  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def toy_bundle(
+    toy_model: Path, toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The toy model's bundle."""
+    return export(toy_model, toy_cityscapes, tmp_path_factory.mktemp('exported') / 'bundle')
 
 
 def write_scene(root: Path, split: str, city: str, index: int) -> None:

@@ -20,6 +20,7 @@ from training.cli import run_command
 from training.evaluate import SUBCOMMANDS, evaluate
 from training.models.segmenter import load_model, save_model
 from training.segmentation.frames import open_frames
+from training.segmentation.inference import InferenceConfig
 from training.segmentation.metrics import ConfusionMatrix
 
 
@@ -41,6 +42,40 @@ def test_figures_per_condition(
     pictures = sorted(p.name for p in (tmp_path / 'predictions').iterdir())
     assert pictures == ['clear-1.png', 'clear-2.png', 'night-1.png', 'night-2.png']
     assert cv2.imread(str(tmp_path / 'predictions' / pictures[0])).shape == (206, 960, 3)
+
+
+def test_boundaries_calibration_and_the_page(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    result = evaluate(toy_model, toy_cityscapes, out=tmp_path)
+    figures = json.loads((tmp_path / 'evaluation.json').read_text())['conditions']['clear']
+    assert figures['boundary_miou'] == round(100 * result.boundary['clear'], 2)
+    assert 0 < figures['boundary_miou'] < 100
+    assert figures['ece'] == round(100 * result.calibration['clear'].error(), 2)
+    table = (tmp_path / 'evaluation.md').read_text()
+    assert '| boundary mIoU | ECE |' in table
+    assert '| timm-ViT-S | 68.01 | 37.93 | 0.56 | published: CLCP thesis, table 4.1 |' in table
+    assert r'timm-ViT-S$^\dagger$ & 68.01' in (tmp_path / 'evaluation.tex').read_text()
+    page = (tmp_path / 'evaluation.html').read_text()
+    assert page.count('data:image/jpeg') == 6  # best, median and worst of two conditions
+    assert 'worst: val/' in page
+    assert '<script' not in page
+
+
+def test_windows_see_every_pixel(
+    toy_model: Path, toy_bundle: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    whole = evaluate(toy_model, toy_cityscapes, 'val:clear', out=tmp_path, boundary=False)
+    windows = InferenceConfig('slide', window=(48, 64), stride=(24, 32))
+    slid = evaluate(toy_model, toy_cityscapes, 'val:clear', out=tmp_path, inference=windows)
+    assert slid.matrices['clear'].counts.sum() == whole.matrices['clear'].counts.sum()
+    assert slid.miou('clear') > 0.5 * whole.miou('clear')  # windows see less around a pixel
+    same = InferenceConfig('slide', resize=(64, 96))  # one window: the input itself
+    for model in (toy_model, toy_bundle):
+        once = evaluate(model, toy_cityscapes, 'val:clear', out=tmp_path, inference=same)
+        assert once.miou('clear') == pytest.approx(whole.miou('clear'), abs=0.01)
+    with pytest.raises(ModelError, match='windows of 64 x 96 only'):
+        evaluate(toy_bundle, toy_cityscapes, 'val:clear', out=tmp_path, inference=windows)
 
 
 def test_agrees_with_torch_upsampling_to_the_labels_size(

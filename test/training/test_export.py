@@ -26,14 +26,6 @@ from training.onnx_export import export_onnx, verify_onnx
 from training.segmentation.frames import open_frames
 
 
-@pytest.fixture(scope='session')
-def toy_bundle(
-    toy_model: Path, toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The toy model's bundle."""
-    return export(toy_model, toy_cityscapes, tmp_path_factory.mktemp('exported') / 'bundle')
-
-
 @pytest.mark.parametrize('architecture', ['test_vit', 'test_resnet'])
 def test_onnx_says_what_torch_says(architecture: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

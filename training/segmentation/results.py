@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from clcp_ros.classes import ClassSet
+from training.segmentation.calibration import Calibration
 from training.segmentation.metrics import ConfusionMatrix
+from training.segmentation.published import Row
 
 _PREFERRED = ('clear', 'day', 'all')
 
@@ -26,6 +28,8 @@ class Evaluation:
         frames: Number of frames of each condition.
         source: Condition that the model was trained for.
         about: Model, data and whether they are simulated.
+        boundary: Boundary mIoU of each condition, in [0, 1]; where it was measured.
+        calibration: Calibration of each condition's confidence; where it was measured.
     """
 
     classes: ClassSet
@@ -33,6 +37,8 @@ class Evaluation:
     frames: dict[str, int]
     source: str
     about: dict[str, Any]
+    boundary: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Calibration] = field(default_factory=dict)
 
     @property
     def targets(self) -> list[str]:
@@ -70,6 +76,7 @@ class Evaluation:
                 'frames': self.frames[name],
                 'miou': _figure(self.miou(name)),
                 'pixel_accuracy': _figure(100 * matrix.pixel_accuracy()),
+                **self._further(name),
                 'rpd': _figure(self.rpd(name), 4) if name != self.source else None,
                 'iou': {
                     c: _figure(100 * v)
@@ -85,35 +92,59 @@ class Evaluation:
             'conditions': conditions,
         }
 
+    def _further(self, name: str) -> dict[str, Any]:
+        further: dict[str, Any] = {}
+        if name in self.boundary:
+            further['boundary_miou'] = _figure(100 * self.boundary[name])
+        if name in self.calibration:
+            further['ece'] = _figure(100 * self.calibration[name].error())
+        return further
+
+    def row(self, name: str) -> Row:
+        """The line of a table that compares models: this source, that target.
+
+        Args:
+            name: Of the model.
+        """
+        target = float(np.mean([self.miou(c) for c in self.targets])) if self.targets else math.nan
+        return Row(name, self.miou(self.source), target, self.mean_rpd())
+
+    def overview(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of a table: conditions down, figures across."""
+        header = ['condition', 'frames', 'mIoU', 'rPD', 'pixel accuracy']
+        header += ['boundary mIoU'] * bool(self.boundary) + ['ECE'] * bool(self.calibration)
+        rows = []
+        for name in (self.source, *self.targets):
+            source = name == self.source
+            cells = [
+                f'{name} (source)' if source else name, str(self.frames[name]),
+                _text(self.miou(name)), '' if source else _text(self.rpd(name)),
+                _text(100 * self.matrices[name].pixel_accuracy()),
+            ]  # fmt: skip
+            if self.boundary:
+                cells.append(_text(100 * self.boundary[name]))
+            if self.calibration:
+                cells.append(_text(100 * self.calibration[name].error()))
+            rows.append(cells)
+        if len(self.targets) > 1:
+            mean = self.row('').target
+            frames = sum(self.frames[c] for c in self.targets)
+            cells = ['mean of targets', str(frames), _text(mean), _text(self.mean_rpd())]
+            rows.append(cells + [''] * (len(header) - len(cells)))
+        return header, rows
+
+    def per_class(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows of a table: classes down, IoU in each condition across."""
+        names = [self.source, *self.targets]
+        columns = [self.matrices[n].iou() for n in names]
+        return ['IoU', *names], [
+            [name, *(_text(100 * c[i]) for c in columns)]
+            for i, name in enumerate(self.classes.names)
+        ]
+
     def table(self) -> str:
         """Markdown: conditions down, figures across; then IoU of each class."""
-        names = [self.source, *self.targets]
-        lines = [
-            '| condition | frames | mIoU | rPD | pixel accuracy |',
-            '|---|---:|---:|---:|---:|',
-        ]
-        for name in names:
-            source = name == self.source
-            lines.append(
-                f'| {name}{" (source)" if source else ""} | {self.frames[name]} '
-                f'| {_text(self.miou(name))} | {"" if source else _text(self.rpd(name))} '
-                f'| {_text(100 * self.matrices[name].pixel_accuracy())} |'
-            )
-        if len(self.targets) > 1:
-            mean = float(np.mean([self.miou(c) for c in self.targets]))
-            frames = sum(self.frames[c] for c in self.targets)
-            lines.append(
-                f'| mean of targets | {frames} | {_text(mean)} | {_text(self.mean_rpd())} | |'
-            )
-        lines += [
-            '',
-            f'| IoU | {" | ".join(names)} |',
-            f'|---|{"---:|" * len(names)}',
-        ]
-        columns = [self.matrices[n].iou() for n in names]
-        for i, name in enumerate(self.classes.names):
-            lines.append(f'| {name} | {" | ".join(_text(100 * c[i]) for c in columns)} |')
-        return '\n'.join(lines) + '\n'
+        return f'{_markdown(*self.overview())}\n{_markdown(*self.per_class())}'
 
     def heading(self) -> str:
         """Markdown: what the table is of."""
@@ -122,8 +153,16 @@ class Evaluation:
             f'# Evaluation\n\n{simulated}Model `{self.about["model"]}`, data '
             f'`{self.about["data"]}`, split `{self.about["split"]}`. One confusion matrix over '
             'all frames of a condition, ground truth at its own resolution; mIoU in percent over '
-            'the classes that occur; rPD = mIoU of the target / mIoU of the source.\n'
+            'the classes that occur; rPD = mIoU of the target / mIoU of the source; boundary mIoU '
+            'of bands 2 % of the diagonal wide (Cheng et al. 2021); ECE in percent over 15 bins '
+            '(Guo et al. 2017).\n'
         )
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [f'| {" | ".join(header)} |', f'|---|{"---:|" * (len(header) - 1)}']
+    lines += [f'| {" | ".join(row)} |' for row in rows]
+    return '\n'.join(lines) + '\n'
 
 
 def choose_source(conditions: list[str], wanted: str) -> str | None:

@@ -251,8 +251,8 @@ def conditions_of(model: Path, data: BenchmarkData, split: str) -> dict[str, Any
     frames = data.frames(split)
     matrices = {c: ConfusionMatrix(len(predictor.classes)) for c in frames.conditions}
     counts = dict.fromkeys(frames.conditions, 0)
-    for frame, _, label, mask in measure(predictor, frames):
-        matrices[frame.condition].update(mask, label)
+    for frame, _, label, decision in measure(predictor, frames):
+        matrices[frame.condition].update(decision.mask, label)
         counts[frame.condition] += 1
     result = Evaluation(predictor.classes, matrices, counts, SOURCE, {}).to_json()['conditions']
     # The confusion matrices are of no use in a table and large.

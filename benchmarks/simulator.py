@@ -5,7 +5,7 @@
 Every frame is a new moment of a drive at 10 Hz with both sensors, and every condition comes by
 turns; building the blocks that come into view and encoding JPEG, PNG and points are counted. The
 stages are measured by themselves, on other moments. For comparison, Embree alone casts the same
-rays from arrays that lie ready: no program around it can be faster.
+rays from arrays that lie ready into what stands: no program around it can be faster.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import pytest
 
 from clcp_ros.errors import ClcpError
 from training.demo import demo, steps_of
+from training.simulation import CONDITIONS
 
 
 def run_demo(root: Path, out: Path) -> str:
@@ -45,7 +46,7 @@ def test_the_whole_way(root: Path, tmp_path: Path) -> None:
     assert replay['live']['received'] > 0
     assert replay['live']['exit_code'] == 0
     evaluation = json.loads((out / 'evaluation/evaluation.json').read_text())
-    assert set(evaluation['conditions']) == {'clear', 'dusk', 'fog', 'night', 'rain', 'snow'}
+    assert set(evaluation['conditions']) == set(CONDITIONS)
 
     start = time.monotonic()
     again = run_demo(root, out)

@@ -55,6 +55,8 @@ from training.segmentation.batches import (
     collate,
 )
 from training.segmentation.frames import DATA, FrameSet, open_frames
+from training.segmentation.frequencies import balanced_weights, class_counts
+from training.segmentation.frequencies import report as frequency_report
 from training.segmentation.task import OptimizerConfig, SegmentationTask
 from training.segmentation.transforms import AugmentationConfig
 
@@ -90,6 +92,7 @@ def finetune(
     augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008  # never changed
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     drop_path: float = 0.0,
+    balance: float = 0.0,
     max_steps: int = 450,
     batch_size: int = 8,
     validation_split: str = 'val',
@@ -118,6 +121,8 @@ def finetune(
         augmentation: Random scale, crop and colours.
         optimizer: Optimizer and schedule.
         drop_path: Stochastic depth of the encoder.
+        balance: Weight classes in the loss by their frequency to the minus this power: 0 for none,
+            0.5 helps what is thin or rare, 1 makes all classes count alike.
         max_steps: Steps of the whole run.
         batch_size: Frames per step.
         validation_split: Frames to validate on while training; several with commas.
@@ -148,8 +153,8 @@ def finetune(
         frames=_digest('\n'.join(f.name for f in frames.frames).encode()),
         encoder=model.encoder.architecture, initial_weights=_weights_digest(model),
         freeze_encoder=freeze_encoder, input_size=list(input_size), head=head,
-        augmentation=augmentation, optimizer=optimizer, drop_path=drop_path, max_steps=max_steps,
-        batch_size=batch_size, precision=precision, seed=seed,
+        augmentation=augmentation, optimizer=optimizer, drop_path=drop_path, balance=balance,
+        max_steps=max_steps, batch_size=batch_size, precision=precision, seed=seed,
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
     if run.state == 'done':
@@ -172,7 +177,10 @@ def finetune(
         checkpoint_every=checkpoint_every,
         precision=precision, gradient_clip=optimizer.clip, ema=optimizer.ema,
     )  # fmt: skip
-    task = SegmentationTask(model, optimizer, max_steps, frames.labels)
+    counts = class_counts(frames)
+    print(f'percent of the labelled pixels: {frequency_report(counts, frames.classes.names)}')
+    class_weights = balanced_weights(counts, balance) if balance else None
+    task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights)
     fit(trainer, task, data_module)
     if trainer.is_global_zero:
         frames.labels.report(frames.classes)

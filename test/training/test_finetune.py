@@ -67,7 +67,7 @@ class Stop(Exception):  # noqa: N818
 
 AVERAGED = {
     'optimizer': OptimizerConfig(ema=0.7, layer_decay=0.8, head_warmup=2), 'drop_path': 0.1,
-    'validate_every': 4,
+    'validate_every': 4, 'balance': 0.5,
 }  # fmt: skip
 
 
@@ -166,6 +166,22 @@ def test_layers_near_the_input_learn_more_slowly(toy_cityscapes: Path) -> None:
     assert rate[id(model.decoder.proj_patch)] == 1.0
     assert decay[id(vit.pos_embed)] == decay[id(vit.norm.weight)] == 0
     assert len(rate) == len(list(model.parameters()))
+
+
+def test_balancing_helps_what_is_rare(toy_cityscapes: Path, tmp_path: Path) -> None:
+    """Cars are a tenth of the pixels: weighed by 1 / frequency they are predicted more."""
+    shares = []
+    for balance in (0.0, 1.0):
+        model = run(
+            toy_cityscapes, tmp_path / str(balance), max_steps=20, balance=balance,
+            optimizer=OptimizerConfig(lr=3e-3),
+        )  # fmt: skip
+        predictor, frames = open_predictor(model), open_frames(toy_cityscapes, 'val:clear')
+        masks = [
+            decide(predictor.predict(frames.read(f)[0]).logits, 72, 112)[0] for f in frames.frames
+        ]
+        shares.append(float((np.stack(masks) == 13).mean()))
+    assert shares[1] > shares[0] + 0.01
 
 
 def test_validation_agrees_with_evaluation(toy_cityscapes: Path, tmp_path: Path) -> None:

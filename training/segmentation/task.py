@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,6 +83,7 @@ class SegmentationTask(L.LightningModule):
         optimizer: Optimizer and schedule.
         max_steps: Length of the schedule.
         labels: Takes the counts of ids outside the class set.
+        class_weights: (C,) weight of each class in the loss; none for one.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class SegmentationTask(L.LightningModule):
         optimizer: OptimizerConfig,
         max_steps: int,
         labels: LabelReader,
+        class_weights: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         # A fifth faster on a CPU, and what a GPU's convolutions want.
@@ -97,6 +100,9 @@ class SegmentationTask(L.LightningModule):
         self.settings = optimizer
         self.max_steps = max_steps
         self.labels = labels
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        # Not in the checkpoint: it is computed from the data, as the loss is.
+        self.register_buffer('class_weights', weights, persistent=False)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of a batch.
@@ -111,9 +117,11 @@ class SegmentationTask(L.LightningModule):
         )  # fmt: skip
         labelled = batch.labels != UNLABELLED
         count = labelled.sum().clamp(min=1)
-        # Not the mean reduction, which is NaN for a batch without any label.
+        weights = cast('Tensor | None', self.class_weights)
+        # Not the mean reduction, which is NaN for a batch without any label. Weights are one on
+        # average, so that the sum is divided by the number of pixels with them, too.
         loss = F.cross_entropy(
-            logits.float(), batch.labels, ignore_index=UNLABELLED, reduction='sum'
+            logits.float(), batch.labels, weights, ignore_index=UNLABELLED, reduction='sum'
         ) / count  # fmt: skip
         right = (logits.argmax(1) == batch.labels) & labelled
         self.log('train_loss', loss.detach(), prog_bar=True)

@@ -95,7 +95,7 @@ SIZES: dict[str, Size] = {
             architecture='mobilenetv4_conv_small',
             training={
                 'input_size': (400, 640), 'max_steps': 1500, 'batch_size': 8,
-                'checkpoint_every': 150,
+                'checkpoint_every': 150, 'balance': 0.5,
                 'augmentation': AugmentationConfig(crop=(192, 256), scale=(0.75, 1.5)),
                 'optimizer': OptimizerConfig(lr=2e-3, warmup=100),
             },
@@ -115,7 +115,7 @@ SIZES: dict[str, Size] = {
             architecture='resnet26t',
             training={
                 'input_size': (608, 960), 'max_steps': 6000, 'batch_size': 16, 'workers': 12,
-                'precision': 'bf16-mixed', 'checkpoint_every': 500,
+                'precision': 'bf16-mixed', 'checkpoint_every': 500, 'balance': 0.5,
                 'augmentation': AugmentationConfig(crop=(384, 512), scale=(0.75, 2.0)),
                 'optimizer': OptimizerConfig(lr=1e-3, warmup=300, weight_decay=0.05),
             },

@@ -47,6 +47,7 @@ from training.onnx_export import export_onnx, verify_onnx
 from training.onnx_reduce import Comparison, Precision, compare, to_half, to_int8
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
 from training.segmentation.labels import read_image
+from training.segmentation.listing import thinned
 
 _logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def export(
         export_onnx(loaded, folder / bundle_files.MODEL)
         bundle = Bundle(folder, name, loaded.classes, loaded.input)
         segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
-        images = [read_image(f.image) for f in _thinned(domain.fit, _VERIFIED_FRAMES)]
+        images = [read_image(f.image) for f in thinned(domain.fit, _VERIFIED_FRAMES)]
         differences = verify_onnx(loaded, segmenter, images)
         change = None
         if precision != 'fp32':
@@ -192,15 +193,17 @@ def _reduce(
 ) -> tuple[Segmenter, Comparison]:
     """Put a smaller model in the place of the bundle's, and say what that changes."""
     reduced = bundle.path / 'reduced.onnx'
+    seen: list[Frame] = []
     if precision == 'fp16':
         to_half(bundle.model_path, reduced)
     else:
-        chosen = _thinned(domain.fit, _CALIBRATION_FRAMES)
-        to_int8(bundle.model_path, reduced, [read_image(f.image) for f in chosen], bundle.input)
+        seen = thinned(domain.fit, _CALIBRATION_FRAMES)
+        to_int8(bundle.model_path, reduced, [read_image(f.image) for f in seen], bundle.input)
     reduced.replace(bundle.model_path)
     segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
     # Other frames than those of the calibration, where there are more.
-    others = _thinned(domain.fit[1::2] or domain.fit, _COMPARED_FRAMES)
+    unseen = [f for f in domain.fit if f not in seen]
+    others = thinned(unseen or domain.fit, _COMPARED_FRAMES)
     frames = (domain.read(f) for f in tqdm(others, desc=f'compare {precision}', unit='frame'))
     return segmenter, compare(full, segmenter, frames)
 
@@ -243,7 +246,7 @@ def _domain(
     max_frames: int,
 ) -> _Domain:
     frames = _in_domain(open_frames(data, split, layout), loaded, conditions)
-    fit = _thinned(list(frames.frames), max_frames)
+    fit = thinned(frames.frames, max_frames)
     drives = [f.drive for f in fit]
     number = len(set(drives))
     if held_out:
@@ -252,7 +255,7 @@ def _domain(
         if not others:
             raise LabelError(f'{data}: {held_out} has no drives that {split} does not have')
         how = f'{number} drives, calibrated on {len({f.drive for f in others})} of {held_out}'
-        return _Domain(fit, _thinned(others, max_frames), drives, how, frames.read)
+        return _Domain(fit, thinned(others, max_frames), drives, how, frames.read)
     if number >= _MANY_DRIVES:
         return _Domain(fit, [], drives, f'{number} drives, each left out in turn', frames.read)
     _logger.warning(
@@ -297,12 +300,6 @@ def _features(segmenter: Segmenter, frames: list[Frame], title: str) -> dict[str
         for name in FEATURES:
             rows[name].append(prediction.features[name])
     return {name: np.stack(values) for name, values in rows.items()}
-
-
-def _thinned(frames: list[Frame], count: int) -> list[Frame]:
-    if len(frames) <= count:
-        return frames
-    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
 def _record(frames: list[Frame]) -> dict[str, Any]:

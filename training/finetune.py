@@ -178,7 +178,8 @@ def finetune(
         precision=precision, gradient_clip=optimizer.clip, ema=optimizer.ema,
     )  # fmt: skip
     counts = class_counts(frames)
-    print(f'percent of the labelled pixels: {frequency_report(counts, frames.classes.names)}')
+    if trainer.is_global_zero:
+        print(f'percent of the labelled pixels: {frequency_report(counts, frames.classes.names)}')
     class_weights = balanced_weights(counts, balance) if balance else None
     task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights)
     fit(trainer, task, data_module)

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from clcp_ros.classes import ClassSet
-from clcp_ros.errors import LabelError
+from clcp_ros.errors import ImageError, LabelError
+from clcp_ros.image_codec import image_size
 from training.defaults import SIMULATION, ensure_simulation, is_simulated
 from training.segmentation import a2d2, acdc, camvid, cityscapes
 from training.segmentation.labels import LabelReader, read_image
@@ -97,6 +98,25 @@ class FrameSet:
         """
         image = read_image(frame.image)
         return image, self.labels.read(frame.label, image.shape[:2])
+
+    def read_label(self, frame: Frame) -> np.ndarray:
+        """Read a label without decoding its image.
+
+        Args:
+            frame: One of the frames.
+
+        Returns:
+            (H, W) uint8 class ids with 255 for unlabelled.
+
+        Raises:
+            ImageError: The image's header is unreadable.
+            LabelError: The label is missing, unreadable or of another size.
+        """
+        try:
+            width, height = image_size(frame.image.read_bytes())
+        except ImageError as error:
+            raise ImageError(f'{frame.image}: {error}') from None
+        return self.labels.read(frame.label, (height, width))
 
     def only(self, conditions: Iterable[str]) -> FrameSet:
         """The frames of some conditions.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.segmentation.frames import FrameSet
+from training.segmentation.listing import thinned
 
 FRAMES = 100
 """Labels looked at, spread over the set."""
@@ -22,11 +23,9 @@ def class_counts(frames: FrameSet, most: int = FRAMES) -> np.ndarray:
     Returns:
         (C,) int64.
     """
-    places = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
     total = np.zeros(len(frames.classes), np.int64)
-    for place in places:
-        _, label = frames.read(frames.frames[place])
-        total += np.bincount(label.ravel(), minlength=256)[: len(total)]
+    for frame in thinned(frames.frames, most):
+        total += np.bincount(frames.read_label(frame).ravel(), minlength=256)[: len(total)]
     return total
 
 

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 CONDITIONS = ('clear', 'day', 'low_sun', 'dusk', 'night', 'fog', 'rain', 'snow')
 """Weather and light that a folder's name may state."""
@@ -30,6 +33,18 @@ class Frame:
     drive: str
     condition: str
     label_ids: str
+
+
+def thinned(frames: Sequence[Frame], most: int) -> list[Frame]:
+    """All frames, or some of them evenly spread.
+
+    Args:
+        frames: The frames.
+        most: Their largest number.
+    """
+    if len(frames) <= most:
+        return list(frames)
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, most).round().astype(int)]
 
 
 def folders(path: Path) -> list[str]:

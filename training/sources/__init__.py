@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from pathlib import Path
 
 from clcp_ros.errors import RecordingError
+from training.registry import found_in
 from training.sources.base import Recording, Source, SourceOptions
 
 __all__ = ['Recording', 'Source', 'SourceOptions', 'open_source', 'sources']
@@ -18,13 +17,7 @@ __all__ = ['Recording', 'Source', 'SourceOptions', 'open_source', 'sources']
 @functools.cache
 def sources() -> dict[str, Source]:
     """All readers by name: the `SOURCE` of each module in this folder that has one."""
-    found: dict[str, Source] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f'{__name__}.{info.name}')
-        source = getattr(module, 'SOURCE', None)
-        if source is not None:
-            found[source.name] = source
-    return found
+    return found_in(__name__, __path__, 'SOURCE')
 
 
 def open_source(

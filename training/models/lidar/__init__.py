@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-import pkgutil
 from typing import Any
 
 from clcp_ros.errors import ModelError
@@ -21,6 +19,7 @@ from training.models.lidar.base import (
     Preparation,
     make_settings,
 )
+from training.registry import found_in
 
 __all__ = [
     'LidarBatch',
@@ -39,13 +38,7 @@ __all__ = [
 @functools.cache
 def lidar_families() -> dict[str, LidarFamily]:
     """All families by name: the `FAMILY` of each module in this folder that has one."""
-    found: dict[str, LidarFamily] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f'{__name__}.{info.name}')
-        family = getattr(module, 'FAMILY', None)
-        if family is not None:
-            found[family.name] = family
-    return found
+    return found_in(__name__, __path__, 'FAMILY')
 
 
 def create_lidar_encoder(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcp_ros import image_codec
-from clcp_ros.errors import CalibrationError, ClcpError, ImageError, RecordingError
+from clcp_ros.errors import CalibrationError, ClcpError, RecordingError
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import project_points
-from training.pairs.pair import Pair
 from training.sources import SourceOptions, kitti_odometry, open_source
-from training.sources.base import Drops, keep_finite
 
 # Camera 2 is 0.06 m left of camera 0 (P[0, 3] = fx * 0.06), camera 3 0.48 m right of it.
 CALIB = """P0: 700 0 60 0 0 700 18 0 0 0 1 0
@@ -250,19 +247,6 @@ def test_times_that_do_not_fit(tmp_path):
     assert 'no times.txt that fits' in pairs.report['recordings'][0]['notes'][0]
 
 
-def read_all(path: Path) -> list[Pair]:
-    """What a set would be made of."""
-    found = []
-    for recording in open_source(path)[1]:
-        dropped = Drops()
-        for pair in recording.read(recording.match(0.05), recording.sequence, dropped):
-            pair.points = keep_finite(pair.points, dropped)
-            with contextlib.suppress(ImageError):
-                pair.pixels()
-                found.append(pair)
-    return found
-
-
 @settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -272,16 +256,12 @@ def read_all(path: Path) -> list[Pair]:
     bit=st.integers(0, 7),
     cut=st.booleans(),
 )
-def test_damaged_files_give_one_line_or_drops(tmp_path_factory, name, place, bit, cut):
+def test_damaged_files_give_one_line_or_drops(
+    tmp_path_factory, read_all, damage, name, place, bit, cut
+):
     root = tmp_path_factory.mktemp('odometry')
     path = sequence(root, count=2) / name
-    data = bytearray(path.read_bytes())
-    position = int(place * len(data))
-    if cut:
-        del data[position:]
-    else:
-        data[position] ^= 1 << bit
-    path.write_bytes(data)
+    damage(path, place, bit, cut)
     try:
         pairs = read_all(root)
     except ClcpError as error:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import tracemalloc
@@ -17,14 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcp_ros import image_codec
-from clcp_ros.errors import CalibrationError, ClcpError, ImageError, RecordingError
+from clcp_ros.errors import CalibrationError, ClcpError, RecordingError
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import project_points
-from training.pairs.pair import Pair
 from training.sources import SourceOptions, nuscenes, open_source
 from training.sources._nuscenes_tables import rows, tags_of_description
-from training.sources.base import Drops, keep_finite
 
 START = 1_532_402_927_000_000
 F = 100.0
@@ -386,19 +383,6 @@ def test_large_tables_do_not_fill_the_memory(tmp_path):
     assert peak < 8e6
 
 
-def read_all(path: Path) -> list[Pair]:
-    """What a set would be made of."""
-    found = []
-    for recording in open_source(path)[1]:
-        dropped = Drops()
-        for pair in recording.read(recording.match(0.05), recording.sequence, dropped):
-            pair.points = keep_finite(pair.points, dropped)
-            with contextlib.suppress(ImageError):
-                pair.pixels()
-                found.append(pair)
-    return found
-
-
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -409,16 +393,12 @@ def read_all(path: Path) -> list[Pair]:
     bit=st.integers(0, 7),
     cut=st.booleans(),
 )  # fmt: skip
-def test_damaged_tables_give_one_line_or_drops(tmp_path_factory, table, place, bit, cut):
+def test_damaged_tables_give_one_line_or_drops(
+    tmp_path_factory, read_all, damage, table, place, bit, cut
+):
     root = DataSet(tmp_path_factory.mktemp('nuscenes'), samples=1).write()
     path = root / 'v1.0-mini' / f'{table}.json'
-    data = bytearray(path.read_bytes())
-    position = int(place * len(data))
-    if cut:
-        del data[position:]
-    else:
-        data[position] ^= 1 << bit
-    path.write_bytes(data)
+    damage(path, place, bit, cut)
     try:
         read_all(root)
     except ClcpError as error:

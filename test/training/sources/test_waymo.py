@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clcp_ros import image_codec
-from clcp_ros.errors import ClcpError, ImageError, RecordingError
+from clcp_ros.errors import ClcpError, RecordingError
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import project_points
@@ -31,7 +30,6 @@ from training.sources._waymo_parquet import (
     inclinations,
     to_points,
 )
-from training.sources.base import Drops, keep_finite
 
 SEGMENT = '1005081002024129653_5313_150_5333_150'
 START = 1_510_593_600_000_000
@@ -413,19 +411,6 @@ def written(tmp_path_factory) -> Path:
     return Segment(tmp_path_factory.mktemp('whole'), 1).write(write_page_checksum=True)
 
 
-def read_all(path: Path) -> list[Pair]:
-    """What a set would be made of."""
-    found = []
-    for recording in open_source(path)[1]:
-        dropped = Drops()
-        for pair in recording.read(recording.match(0.05), recording.sequence, dropped):
-            pair.points = keep_finite(pair.points, dropped)
-            with contextlib.suppress(ImageError):
-                pair.pixels()
-                found.append(pair)
-    return found
-
-
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -439,18 +424,12 @@ def read_all(path: Path) -> list[Pair]:
     cut=st.booleans(),
 )  # fmt: skip
 def test_damaged_files_give_one_line_or_drops(
-    written, tmp_path_factory, component, place, bit, cut
+    written, tmp_path_factory, read_all, damage, component, place, bit, cut
 ):
     folder = tmp_path_factory.mktemp('waymo')
     shutil.copytree(written, folder, dirs_exist_ok=True)
     path = folder / 'training' / component / f'{SEGMENT}.parquet'
-    data = bytearray(path.read_bytes())
-    position = int(place * len(data))
-    if cut:
-        del data[position:]
-    else:
-        data[position] ^= 1 << bit
-    path.write_bytes(data)
+    damage(path, place, bit, cut)
     try:
         pairs = read_all(folder)
     except ClcpError as error:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
-from training.models.torchvision_names import torchvision_mobilenetv2_to_timm
+from training.models.foreign_names import to_timm_names
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ImageEncoder(nn.Module):
     Args:
         architecture: Name of a timm model.
         weights: A file of weights to start from: `.safetensors` of this project or of timm, or a
-            state dict in `.pth`; torchvision's MobileNetV2 names are understood.
+            state dict in `.pth`; `foreign_names` tells whose names are understood.
         pretrained: Let timm download its weights (needs network).
         pool: Global embedding: mean of the map (`avg`) or the class token (`token`).
         input_size: (height, width) for networks that are built for one size; others take any.
@@ -199,9 +199,9 @@ class ImageEncoder(nn.Module):
             self.mean, self.std = (tuple(json.loads(metadata[k])) for k in ('mean', 'std'))
         self.match_positions(state.get('pos_embed'))
         own = self.model.state_dict()
-        if 'features.0.0.weight' in state and self.architecture.startswith('mobilenetv2_100'):
-            state = torchvision_mobilenetv2_to_timm(state)
-            self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        state, mean, std = to_timm_names(state, self.architecture)
+        if mean is not None and std is not None:
+            self.mean, self.std = mean, std
         missing = [k for k in own if k not in state]
         wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
         if missing or wrong:

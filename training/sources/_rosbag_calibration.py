@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from clcp_ros import image_codec
+from clcp_ros.bag_file import Bag, header_frame
 from clcp_ros.errors import CalibrationError, ClcpError, RecordingError
 from training.pairs.geometry import (
     Rectifier,
@@ -19,7 +20,6 @@ from training.pairs.geometry import (
     check_transform,
     make_transform,
 )
-from training.sources._rosbag_file import Bag, header_frame
 from training.sources._rosbag_tf import TransformTree, frame_name, static_tree
 from training.sources._rosbag_topics import Topics
 from training.sources.base import SourceOptions

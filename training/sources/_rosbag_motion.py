@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from clcp_ros.bag_file import Bag
 from clcp_ros.errors import ClcpError, RecordingError
 from training.pairs.motion import Trajectory
-from training.sources._rosbag_file import Bag
 from training.sources._rosbag_tf import (
     Edge,
     Motion,

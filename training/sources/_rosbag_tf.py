@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clcp_ros.bag_file import Bag
 from clcp_ros.errors import CalibrationError, ClcpError
 from training.pairs.geometry import (
     check_transform,
@@ -17,7 +18,6 @@ from training.pairs.geometry import (
     make_transform,
     rotation_from_quaternion,
 )
-from training.sources._rosbag_file import Bag
 
 STATIC, MOVING = '/tf_static', '/tf'
 

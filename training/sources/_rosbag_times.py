@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.sources._rosbag_file import NO_STAMP, Stamps
+from clcp_ros.bag_file import NO_STAMP, Stamps
 from training.sources.base import SourceOptions
 
 _JUMP_NS = 500_000_000

@@ -4,8 +4,8 @@
 
 Topics are chosen by their types and names (`_rosbag_topics`); intrinsics come from CameraInfo,
 extrinsics from `/tf_static`, both or either from a YAML file instead (`_rosbag_calibration`).
-Stamps come from the bag's index (`_rosbag_index`), so that the data is read once; images and scans
-are decoded in threads, since the libraries that do it let go of the interpreter.
+Stamps come from the bag's index (`clcp_ros.bag_index`), so that the data is read once; images and
+scans are decoded in threads, since the libraries that do it let go of the interpreter.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from clcp_ros import image_codec
+from clcp_ros.bag_file import Bag, bag_groups, header_stamp
 from clcp_ros.errors import ClcpError, ImageError, RecordingError
 from clcp_ros.replay import CONDITION_TOPIC
 from training.pairs.geometry import Rectifier, inside_image, project_points
@@ -35,7 +36,6 @@ from training.sources._pointcloud2 import (
     learn_convention,
 )
 from training.sources._rosbag_calibration import Calibration, read_calibration
-from training.sources._rosbag_file import Bag, bag_groups, header_stamp
 from training.sources._rosbag_livox import livox_fields
 from training.sources._rosbag_motion import BagMotion, bag_motion
 from training.sources._rosbag_times import Times

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
+from clcp_ros.bag_file import Bag
 from clcp_ros.errors import ClcpError, RecordingError
-from training.sources._rosbag_file import Bag
 
 
 def test_every_container_gives_the_same_pairs(bags, tmp_path, container):

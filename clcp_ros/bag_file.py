@@ -22,8 +22,8 @@ from rosbags.rosbag2 import Reader as Reader2
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from clcp_ros.bag_index import indexed_messages
 from clcp_ros.errors import ClcpError, RecordingError
-from training.sources._rosbag_index import indexed_messages
 
 SUFFIXES = ('.bag', '.mcap', '.db3')
 

@@ -121,6 +121,10 @@ class Segmenter:
         self._check_interface()
         self.provider: str = self._session.get_providers()[0]
         """The execution provider that is really used."""
+        self.fallback_reason = ''
+        """Why the accelerator was left for the CPU; empty while it was not."""
+        self.takes_batches = not isinstance(self._session.get_inputs()[0].shape[0], int)
+        """Whether the model takes any number of frames at once."""
 
     def _check_interface(self) -> None:
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
@@ -149,11 +153,22 @@ class Segmenter:
         Returns:
             Logits and features.
         """
-        batch = preprocess(image, self.bundle.input)[None]
+        return self.run(preprocess(image, self.bundle.input)[None])[0]
+
+    def run(self, batch: np.ndarray) -> list[Prediction]:
+        """Run the model on prepared frames.
+
+        Args:
+            batch: (N, 3, height, width) float32, normalised; N is 1 unless `takes_batches`.
+
+        Returns:
+            N predictions.
+        """
         logits, *features = self._session.run(['logits', *FEATURES], {'image': batch})
-        return Prediction(
-            logits[0], {name: f[0] for name, f in zip(FEATURES, features, strict=True)}
-        )
+        return [
+            Prediction(one, {name: f[i] for name, f in zip(FEATURES, features, strict=True)})
+            for i, one in enumerate(logits)
+        ]
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on prepared frames or windows.

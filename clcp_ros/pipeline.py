@@ -1,19 +1,46 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to one camera's frame, without ROS: the node and replay both run this."""
+"""What happens to the cameras' frames, without ROS: the node and replay both run this."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clcp_ros.bundle import Bundle, load_bundle
 from clcp_ros.decision import decide
-from clcp_ros.inference import Segmenter
+from clcp_ros.errors import BundleError, ClcpError
+from clcp_ros.frame import Frame
+from clcp_ros.inference import Prediction, Segmenter, preprocess
 from clcp_ros.monitor import MonitorConfig, ShiftMonitor, ShiftReference, ShiftState
+
+
+class FrameError(ClcpError):
+    """A frame that could be read could not be segmented."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame that is ready for the model.
+
+    Attributes:
+        camera: Its camera.
+        stamp_ns: Its stamp.
+        frame: The image.
+        batch: (1, 3, height, width) float32, normalised.
+        seconds: Time spent so far, by stage.
+    """
+
+    camera: str
+    stamp_ns: int
+    frame: Frame
+    batch: np.ndarray
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,7 +52,10 @@ class FrameResult:
         mask: (H, W) uint8 class ids, 255 = unlabelled.
         confidence: (H, W) uint8, 255 stands for probability 1.
         shift: The monitor's verdict.
-        seconds: Time spent on the model and on everything, by name (monotonic clock).
+        seconds: Time spent on `decode`, `preprocess`, `model`, `decide` and `monitor`, and their
+            sum `total` (monotonic clock; the model's is the whole batch's).
+        camera: The camera.
+        frame: The image, for whoever draws or saves it.
     """
 
     stamp_ns: int
@@ -33,59 +63,202 @@ class FrameResult:
     confidence: np.ndarray
     shift: ShiftState
     seconds: dict[str, float]
+    camera: str
+    frame: Frame = field(repr=False)
 
 
 class FramePipeline:
-    """Segments and judges the frames of one camera.
+    """Segments and judges the frames of one camera or several.
+
+    `process` and `process_batch` do everything. Whoever wants the next frame decoded while the
+    model runs calls the three stages: `prepare` from any one thread, then `infer` and `finish`
+    from another one. Frames of a camera must be finished in the order of their arrival.
 
     Args:
         bundle: A verified bundle, or the folder of one.
-        monitor: Thresholds of the monitor.
+        cameras: Names of the cameras; each has its own monitor.
+        monitor: Thresholds of the monitors.
         providers: ONNX Runtime execution providers in order of preference.
         threads: Threads inside an operator; 0 leaves it to ONNX Runtime.
         image_resolution: Masks at the image's resolution instead of the network's.
 
     Raises:
         BundleError: The bundle cannot be used.
+        ValueError: No camera, or two of the same name.
     """
 
     def __init__(
         self,
         bundle: Bundle | str | Path,
         *,
+        cameras: Sequence[str] = ('',),
         monitor: MonitorConfig | None = None,
         providers: list[str] | None = None,
         threads: int = 0,
         image_resolution: bool = False,
     ) -> None:
+        if not cameras or len(set(cameras)) < len(cameras):
+            raise ValueError(f'cameras must have names of their own, not {list(cameras)}')
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        self.cameras = tuple(cameras)
         self.segmenter = Segmenter(self.bundle, providers, threads)
         reference = ShiftReference.load(
             self.bundle.reference_path, self.bundle.sha256[self.bundle.model_path.name]
         )
-        self.monitor = ShiftMonitor(reference, monitor)
+        self.monitors = {camera: ShiftMonitor(reference, monitor) for camera in cameras}
         self.image_resolution = image_resolution
 
-    def process(self, image: np.ndarray, stamp_ns: int) -> FrameResult:
+    @property
+    def monitor(self) -> ShiftMonitor:
+        """The first camera's monitor."""
+        return self.monitors[self.cameras[0]]
+
+    def warm_up(self) -> float:
+        """Run the model on a gray frame: a self-test, and it allocates and optimises.
+
+        Returns:
+            Seconds that a second run took.
+
+        Raises:
+            BundleError: The model fails, or gives NaN or infinity.
+        """
+        spec = self.bundle.input
+        gray = preprocess(np.full((spec.height, spec.width, 3), 128, np.uint8), spec)[None]
+        seconds = 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            try:
+                (prediction,) = self.segmenter.run(gray)
+            except Exception as error:  # the run time raises many private types
+                raise BundleError(
+                    f'{self.bundle.model_path}: the model fails on a gray image: {error}'
+                ) from error
+            seconds = time.perf_counter() - start
+            if not prediction.finite:
+                raise BundleError(
+                    f'{self.bundle.model_path}: the model gives NaN or infinity for a gray image; '
+                    'export it again'
+                )
+        return seconds
+
+    def process(self, frame: Any, stamp_ns: int, camera: str | None = None) -> FrameResult:
         """Segment a frame and judge it.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            frame: A message, or (H, W, 3) uint8 RGB; see `Frame`.
             stamp_ns: The image's acquisition stamp.
+            camera: Default: the first one.
 
         Returns:
             Mask, confidence and the monitor's verdict. A frame with non-finite logits gives a mask
             that is unlabelled everywhere, with confidence 0.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+            FrameError: The model failed.
+        """
+        name = self.cameras[0] if camera is None else camera
+        prepared = self.prepare(name, frame, stamp_ns)
+        (prediction,) = self.infer([prepared])
+        if isinstance(prediction, ClcpError):
+            raise prediction
+        return self.finish(prepared, prediction)
+
+    def process_batch(
+        self, frames: Sequence[tuple[str, Any, int]]
+    ) -> list[FrameResult | ClcpError]:
+        """Segment frames that wait together, in one call of the model where it takes batches.
+
+        Args:
+            frames: Camera, frame and stamp, as of `process`; of a camera in order.
+
+        Returns:
+            For each frame, in the same order, what `process` would have returned or raised.
+        """
+        prepared: list[Prepared | ClcpError] = []
+        for camera, frame, stamp_ns in frames:
+            try:
+                prepared.append(self.prepare(camera, frame, stamp_ns))
+            except ClcpError as error:
+                prepared.append(error)
+        predictions = iter(self.infer([p for p in prepared if isinstance(p, Prepared)]))
+        results: list[FrameResult | ClcpError] = []
+        for item in prepared:
+            if isinstance(item, ClcpError):
+                results.append(item)
+                continue
+            prediction = next(predictions)
+            if isinstance(prediction, ClcpError):
+                results.append(prediction)
+            else:
+                results.append(self.finish(item, prediction))
+        return results
+
+    def prepare(self, camera: str, frame: Any, stamp_ns: int) -> Prepared:
+        """Decode a frame as far as needed, resize and normalise it. Changes no state.
+
+        Args:
+            camera: One of `cameras`.
+            frame: A message, or (H, W, 3) uint8 RGB; see `Frame`.
+            stamp_ns: The image's acquisition stamp.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+        """
+        if camera not in self.monitors:
+            raise FrameError(f'no camera {camera!r}; known are {", ".join(self.cameras)}')
+        start = time.perf_counter()
+        frame = Frame(frame)
+        pixels = frame.pixels
+        decoded = time.perf_counter()
+        batch = preprocess(pixels, self.bundle.input)[None]
+        seconds = {'decode': decoded - start, 'preprocess': time.perf_counter() - decoded}
+        return Prepared(camera, stamp_ns, frame, batch, seconds)
+
+    def infer(self, prepared: Sequence[Prepared]) -> list[Prediction | ClcpError]:
+        """Run the model, for all frames at once where its batch is free.
+
+        Returns:
+            A prediction for each frame, or a FrameError where the model failed on that frame.
         """
         start = time.perf_counter()
-        prediction = self.segmenter.predict(image)
-        modelled = time.perf_counter()
+        predictions: list[Prediction | ClcpError] = []
+        if len(prepared) > 1 and self.segmenter.takes_batches:
+            try:
+                predictions += self.segmenter.run(np.concatenate([p.batch for p in prepared]))
+            except Exception:  # one by one, then, and only the bad one is lost
+                predictions.clear()
+        if not predictions:
+            predictions += [self._infer_one(p) for p in prepared]
+        for p in prepared:
+            p.seconds['model'] = time.perf_counter() - start
+        return predictions
+
+    def _infer_one(self, prepared: Prepared) -> Prediction | ClcpError:
+        try:
+            return self.segmenter.run(prepared.batch)[0]
+        except Exception as error:  # the run time raises many private types
+            return FrameError(f'the model failed: {error}')
+
+    def finish(self, prepared: Prepared, prediction: Prediction) -> FrameResult:
+        """Make mask and confidence, and let the camera's monitor judge the frame."""
+        start = time.perf_counter()
         spec = self.bundle.input
-        size = image.shape[:2] if self.image_resolution else (spec.height, spec.width)
+        size = prepared.frame.size if self.image_resolution else (spec.height, spec.width)
         if prediction.finite:
             mask, confidence = decide(prediction.logits, *size)
         else:
             mask, confidence = np.full(size, 255, np.uint8), np.zeros(size, np.uint8)
-        shift = self.monitor.update(stamp_ns, image, prediction.features)
-        seconds = {'model': modelled - start, 'total': time.perf_counter() - start}
-        return FrameResult(stamp_ns, mask, confidence, shift, seconds)
+        decided = time.perf_counter()
+        shift = self.monitors[prepared.camera].update(
+            prepared.stamp_ns, prepared.frame.pixels, prediction.features
+        )
+        seconds = {
+            **prepared.seconds,
+            'decide': decided - start,
+            'monitor': time.perf_counter() - decided,
+        }
+        seconds['total'] = sum(seconds.values())
+        return FrameResult(
+            prepared.stamp_ns, mask, confidence, shift, seconds, prepared.camera, prepared.frame
+        )

@@ -204,16 +204,16 @@ def test_truncated_jpeg_is_counted_and_the_node_goes_on(make_rig, daylight_image
 def test_failing_model_is_reported_and_the_node_goes_on(make_rig, daylight_image, monkeypatch):
     rig = make_rig().start().listen('mask')
     segmenter = rig.node._pipeline.segmenter
-    real = segmenter.predict
+    real = segmenter.run
 
-    def fail(image):
+    def fail(batch):
         raise MemoryError('no memory on the accelerator')
 
-    monkeypatch.setattr(segmenter, 'predict', fail)
+    monkeypatch.setattr(segmenter, 'run', fail)
     rig.send(daylight_image(0), time.time_ns())
     rig.until(lambda: rig.values('input').get('failed') == '1')
     assert 'no memory on the accelerator' in rig.status('input').message
-    monkeypatch.setattr(segmenter, 'predict', real)
+    monkeypatch.setattr(segmenter, 'run', real)
     rig.send(daylight_image(0), time.time_ns())
     rig.until(lambda: rig.got['mask'])
 
@@ -221,8 +221,8 @@ def test_failing_model_is_reported_and_the_node_goes_on(make_rig, daylight_image
 def test_newest_frame_wins_and_drops_are_counted(make_rig, daylight_image, monkeypatch):
     rig = make_rig().start().listen('mask')
     segmenter = rig.node._pipeline.segmenter
-    real = segmenter.predict
-    monkeypatch.setattr(segmenter, 'predict', lambda image: time.sleep(0.5) or real(image))
+    real = segmenter.run
+    monkeypatch.setattr(segmenter, 'run', lambda batch: time.sleep(0.5) or real(batch))
     start_ns = time.time_ns()
     for i in range(5):
         rig.send(daylight_image(i), start_ns + i)

@@ -121,6 +121,8 @@ class Segmenter:
         self._check_interface()
         self.provider: str = self._session.get_providers()[0]
         """The execution provider that is really used."""
+        self.wanted = tuple(providers or ())
+        """The execution providers that were asked for; empty when none was."""
         self.fallback_reason = ''
         """Why the accelerator was left for the CPU; empty while it was not."""
         self.takes_batches = not isinstance(self._session.get_inputs()[0].shape[0], int)

@@ -16,7 +16,7 @@ from clcp_ros.bundle import Bundle, load_bundle
 from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError, ClcpError
 from clcp_ros.frame import Frame
-from clcp_ros.inference import Prediction, Segmenter, preprocess
+from clcp_ros.inference import Prediction, Segmenter, preprocess, resize
 from clcp_ros.monitor import MonitorConfig, ShiftMonitor, ShiftReference, ShiftState
 
 
@@ -56,6 +56,7 @@ class FrameResult:
             sum `total` (monotonic clock; the model's is the whole batch's).
         camera: The camera.
         frame: The image, for whoever draws or saves it.
+        monitored: The monitor scored this frame; it scores a few a second.
     """
 
     stamp_ns: int
@@ -65,6 +66,17 @@ class FrameResult:
     seconds: dict[str, float]
     camera: str
     frame: Frame = field(repr=False)
+    monitored: bool = True
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB at the mask's resolution, for an overlay."""
+        return resize(self.frame.pixels, *self.mask.shape)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the image as it was sent."""
+        return self.frame.size
 
 
 class FramePipeline:
@@ -112,6 +124,11 @@ class FramePipeline:
     def monitor(self) -> ShiftMonitor:
         """The first camera's monitor."""
         return self.monitors[self.cameras[0]]
+
+    @property
+    def max_batch(self) -> int:
+        """Frames that the model takes at once; 0 where any number is fine."""
+        return 0 if self.segmenter.takes_batches else 1
 
     def warm_up(self) -> float:
         """Run the model on a gray frame: a self-test, and it allocates and optimises.

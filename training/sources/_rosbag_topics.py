@@ -5,13 +5,22 @@
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
 from dataclasses import dataclass
 
+from clcp_ros.bag_topics import (
+    CAMERA_INFO_TYPE,
+    IMAGE_TYPES,
+    base_topic,
+    camera_info_topic,
+    camera_name,
+    camera_topics,
+    contains,
+    describe,
+    plain,
+)
 from clcp_ros.errors import RecordingError
 from training.sources.base import SourceOptions
 
-IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 CLOUD_TYPE = 'sensor_msgs/msg/PointCloud2'
 LIVOX_TYPES = (
     'livox_ros_driver/msg/CustomMsg',
@@ -19,7 +28,6 @@ LIVOX_TYPES = (
     'livox_interfaces/msg/CustomMsg',
 )
 CLOUD_TYPES = (CLOUD_TYPE, *LIVOX_TYPES)
-CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 
 _PACKETS = {
     'velodyne_msgs/msg/VelodyneScan': 'play it through velodyne_pointcloud',
@@ -35,8 +43,7 @@ _PACKETS = {
 }
 """Packets as the sensor sends them: only its driver makes points of them."""
 
-# Pictures that are not what a camera saw, and clouds that are not what a lidar measured.
-_NO_CAMERA = ('depth', 'mask', 'label', 'overlay', 'disparity', 'confidence', 'segment', 'debug')
+# Clouds that are not what a lidar measured.
 _NO_LIDAR = ('depth', 'camera', 'stereo', 'radar', 'map', 'ground', 'obstacle', 'cluster')
 _COMPENSATED = ('deskew', 'undistort', 'motion', 'corrected', 'compensated', 'rectified')
 
@@ -64,7 +71,7 @@ class Topics:
     @property
     def compensated(self) -> bool:
         """Whether the name of the topic says that the motion within scans was taken out."""
-        return _contains(self.points, _COMPENSATED)
+        return contains(self.points, _COMPENSATED)
 
     def describe(self) -> str:
         """For the report: what was chosen."""
@@ -88,11 +95,11 @@ def choose_topics(
     """
     images = _several(topics, where, 'image', options.image_topic, IMAGE_TYPES)
     if images is None:
-        images = _cameras(topics)
+        images = camera_topics(topics)
     if not images:
         raise RecordingError(_missing(topics, where, 'no image topic'))
     if options.points_topic == 'all':
-        lidars = [t for t in _lidars(topics, where) if not _contains(t, _NO_LIDAR)]
+        lidars = [t for t in _lidars(topics, where) if not contains(t, _NO_LIDAR)]
         lidars = sorted(lidars) or _lidars(topics, where)[:1]
     else:
         named = _several(topics, where, 'points', options.points_topic, CLOUD_TYPES)
@@ -107,8 +114,8 @@ def choose_topics(
         if infos is not None:
             info: str | None = infos[number % len(infos)]
         else:
-            info = _camera_info(topics, image, alone=len(images) == 1)
-        rectified = 'rect' in posixpath.basename(_base(image))
+            info = camera_info_topic(topics, image, alone=len(images) == 1)
+        rectified = 'rect' in posixpath.basename(base_topic(image))
         chosen += [
             Topics(camera_name(image), lidar_name(points), image, points, info, rectified)
             for points in lidars
@@ -118,7 +125,7 @@ def choose_topics(
 
 def lidar_name(topic: str) -> str:
     """A lidar's name from its topic: the namespace, or what stands for it."""
-    return _plain(posixpath.dirname(topic) if topic.count('/') > 1 else topic)
+    return plain(posixpath.dirname(topic) if topic.count('/') > 1 else topic)
 
 
 def _lidars(topics: dict[str, tuple[str, int]], where: str) -> list[str]:
@@ -132,51 +139,7 @@ def _lidars(topics: dict[str, tuple[str, int]], where: str) -> list[str]:
                     f'{_PACKETS[kind]} and record the PointCloud2 that it publishes'
                 )
         raise RecordingError(_missing(topics, where, 'no PointCloud2 topic'))
-    return sorted(clouds, key=lambda t: (_contains(t, _NO_LIDAR), -topics[t][1], t))
-
-
-def camera_name(topic: str) -> str:
-    """A camera's name from its image topic: the namespace, or what stands for it."""
-    return _plain(_camera_key(topic))
-
-
-def _cameras(topics: dict[str, tuple[str, int]]) -> list[str]:
-    """One image topic per camera."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for topic, (kind, count) in topics.items():
-        if kind in IMAGE_TYPES and count and not _contains(topic, _NO_CAMERA):
-            groups[_camera_key(topic)].append(topic)
-
-    def rank(topic: str) -> tuple[bool, bool, bool, str]:
-        name = posixpath.basename(_base(topic))
-        compressed = topics[topic][0] == IMAGE_TYPES[1]
-        return 'mono' in name, 'rect' not in name, compressed, topic
-
-    return sorted(min(group, key=rank) for group in groups.values())
-
-
-def _camera_key(topic: str) -> str:
-    # image_raw, image_color and image_rect of one namespace are the same camera.
-    base = _base(topic)
-    namespace, name = posixpath.split(base)
-    return namespace if name.startswith('image') and namespace != '/' else base
-
-
-def _base(topic: str) -> str:
-    """A topic without image_transport's suffix."""
-    return topic.removesuffix('/compressed').rstrip('/')
-
-
-def _camera_info(topics: dict[str, tuple[str, int]], image: str, alone: bool) -> str | None:
-    infos = [t for t, (kind, count) in topics.items() if kind == CAMERA_INFO_TYPE and count]
-    base = _base(image)
-    for candidate in (
-        posixpath.join(posixpath.dirname(base), 'camera_info'),
-        f'{base}/camera_info',
-    ):
-        if candidate in infos:
-            return candidate
-    return infos[0] if alone and len(infos) == 1 else None
+    return sorted(clouds, key=lambda t: (contains(t, _NO_LIDAR), -topics[t][1], t))
 
 
 def _several(
@@ -209,13 +172,4 @@ def _named(
 
 
 def _missing(topics: dict[str, tuple[str, int]], where: str, what: str) -> str:
-    there = ', '.join(f'{t} ({kind}, {count})' for t, (kind, count) in sorted(topics.items()))
-    return f'{where}: {what}; the bag has {there or "no topics"}'
-
-
-def _contains(topic: str, words: tuple[str, ...]) -> bool:
-    return any(word in topic.lower() for word in words)
-
-
-def _plain(topic: str) -> str:
-    return topic.strip('/').replace('/', '_') or 'sensor'
+    return f'{where}: {what}; {describe(topics)}'

@@ -8,6 +8,7 @@ Parameter names are those of the authors' release, so that weights can be exchan
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,16 +227,21 @@ def save_model(
         'classes': json.dumps(asdict(classes)),
         'provenance': json.dumps(provenance),
     }
+    if (epsilon := norm_epsilon(model.encoder)) is not None:
+        metadata['norm_epsilon'] = json.dumps(epsilon)
+    if (grid := _position_grid(model.encoder)) is not None:
+        metadata['position_grid'] = json.dumps(grid)
     temporary = path.with_name(f'.{path.name}.partial')
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
     temporary.replace(path)
 
 
-def load_model(path: Path) -> LoadedModel:
+def load_model(path: Path, drop_path: float = 0.0) -> LoadedModel:
     """Read a model that `save_model` wrote.
 
     Args:
         path: The `.safetensors` file.
+        drop_path: Stochastic depth of the encoder, for training on.
 
     Returns:
         The model in evaluation mode, and its description.
@@ -253,7 +259,11 @@ def load_model(path: Path) -> LoadedModel:
         mean, std = (tuple(json.loads(metadata[k])) for k in ('mean', 'std'))
         settings = HeadSettings(**json.loads(metadata['head']))
         provenance = json.loads(metadata['provenance'])
-        encoder = ImageEncoder(metadata['architecture'], input_size=(height, width))
+        epsilon = float(json.loads(metadata.get('norm_epsilon', 'NaN')))
+        grid = json.loads(metadata.get('position_grid', 'null'))
+        encoder = ImageEncoder(
+            metadata['architecture'], input_size=(height, width), drop_path=drop_path
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise ModelError(
             f'{path} is not a segmentation model ({error!r}); '
@@ -261,7 +271,12 @@ def load_model(path: Path) -> LoadedModel:
         ) from None
     model = SegmentationModel(encoder, MaskTransformer(len(classes), encoder.embed_dim, settings))
     encoder.mean, encoder.std = mean, std
-    encoder.match_positions(state.get('encoder.pos_embed'))
+    if not math.isnan(epsilon):
+        set_norm_epsilon(encoder, epsilon)
+    if grid is None:
+        encoder.match_positions(state.get('encoder.pos_embed'))
+    else:
+        encoder.set_input_size(grid[0] * encoder.stride, grid[1] * encoder.stride)
     for name, part in (('encoder', encoder.model), ('decoder', model.decoder)):
         own = {k.removeprefix(f'{name}.'): v for k, v in state.items() if k.startswith(name)}
         try:
@@ -271,6 +286,36 @@ def load_model(path: Path) -> LoadedModel:
             raise ModelError(f'{path}: the {name} does not fit: {reason}') from None
     encoder.set_input_size(height, width)
     return LoadedModel(model.eval(), classes, InputSpec(height, width, mean, std), provenance)
+
+
+def norm_epsilon(encoder: ImageEncoder) -> float | None:
+    """The epsilon of an encoder's layer norms where all have one; releases differ in it.
+
+    Args:
+        encoder: Any.
+    """
+    values = {m.eps for m in encoder.modules() if isinstance(m, nn.LayerNorm)}
+    return values.pop() if len(values) == 1 else None
+
+
+def set_norm_epsilon(encoder: ImageEncoder, epsilon: float) -> None:
+    """Give all layer norms of an encoder one epsilon.
+
+    Args:
+        encoder: Any.
+        epsilon: As it was trained with.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon
+
+
+def _position_grid(encoder: ImageEncoder) -> list[int] | None:
+    """(rows, columns) of a ViT's position embeddings, None for networks without."""
+    model = encoder.model
+    if getattr(model, 'pos_embed', None) is None or not hasattr(model, 'patch_embed'):
+        return None
+    return list(model.patch_embed.grid_size)
 
 
 def _init_weights(module: nn.Module) -> None:

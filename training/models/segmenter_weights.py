@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -35,17 +36,30 @@ _HEAD = {'dec_proj': 'proj_dec', 'layers': 'blocks'}
 _ENCODER = {'patch_embed.projection': 'patch_embed.proj', 'layers': 'blocks', 'ln1': 'norm'}
 _TRANSPOSED = {'patch_proj.weight': 'proj_patch', 'classes_proj.weight': 'proj_classes'}
 
-_UNUSED = ('encoder.head.', 'encoder.pre_logits.', 'auxiliary_head.', 'decode_head.conv_seg.')
+_UNUSED = (
+    'encoder.head.', 'encoder.head_dist.', 'encoder.pre_logits.', 'auxiliary_head.',
+    'decode_head.conv_seg.', 'data_preprocessor.',
+)  # fmt: skip
+_NEEDED = {'decoder.proj_patch', 'decoder.cls_emb', 'encoder.patch_embed.proj.weight'}
 
 
-def read_segmenter(path: Path) -> dict[str, Tensor]:
-    """Read Segmenter weights of any of the three layouts.
+class Checkpoint(NamedTuple):
+    """Segmenter weights, and whose they are.
+
+    Attributes:
+        layout: `segmenter` for the authors' names, which are ours, or `mmsegmentation`.
+        state: Tensors under our names, `encoder.*` and `decoder.*`.
+    """
+
+    layout: str
+    state: dict[str, Tensor]
+
+
+def read_segmenter(path: Path) -> Checkpoint:
+    """Read Segmenter weights of any layout.
 
     Args:
         path: `.safetensors`, or a checkpoint in `.pth`, of which nothing is executed.
-
-    Returns:
-        Tensors under our names, `encoder.*` and `decoder.*`.
 
     Raises:
         ModelError: The file is unreadable or holds no Segmenter.
@@ -55,33 +69,36 @@ def read_segmenter(path: Path) -> dict[str, Tensor]:
     else:
         state = read_foreign_checkpoint(path)
     state = {k.removeprefix('module.'): v for k, v in state.items()}
+    layout = 'segmenter'
     if any(k.startswith('decode_head.') for k in state):
-        state = from_mmsegmentation(state)
+        layout, state = 'mmsegmentation', from_mmsegmentation(state)
     state = {k: v for k, v in state.items() if not k.startswith(_UNUSED)}
-    if 'decoder.proj_patch' not in state or 'encoder.patch_embed.proj.weight' not in state:
+    if not _NEEDED <= state.keys():
         shown = ', '.join(sorted({k.partition('.')[0] for k in state})[:6])
         raise ModelError(f'{path} holds no Segmenter (a ViT and a mask transformer) but {shown}')
-    return state
+    return Checkpoint(layout, state)
 
 
 def build_segmenter(
     state: Mapping[str, Tensor],
     architecture: str = 'vit_small_patch16_224',
     name: str | Path = 'the checkpoint',
+    drop_path: float = 0.0,
 ) -> SegmentationModel:
     """A model of the weights' sizes, with the weights in it.
 
     Args:
-        state: From `read_segmenter`.
+        state: Of `read_segmenter`.
         architecture: timm name of the encoder.
         name: For messages.
+        drop_path: Stochastic depth of the encoder, for training on.
 
     Raises:
         ModelError: The encoder is another one.
     """
     num_classes, dim = state['decoder.cls_emb'].shape[1:]
     layers = 1 + max(int(k.split('.')[2]) for k in state if k.startswith('decoder.blocks.'))
-    encoder = ImageEncoder(architecture)
+    encoder = ImageEncoder(architecture, drop_path=drop_path)
     model = SegmentationModel(
         encoder,
         MaskTransformer(num_classes, encoder.embed_dim, HeadSettings(dim, layers)),

@@ -107,7 +107,7 @@ def test_a_checkpoint_with_foreign_objects_loads(
         content = {'meta': {'hook': Path('x')}, 'state_dict': state}
     path = tmp_path / 'checkpoint.pth'
     torch.save(content, path)
-    loaded = build_segmenter(read_segmenter(path), VIT, path)
+    loaded = build_segmenter(read_segmenter(path).state, VIT, path)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x).logits, model(x).logits)

@@ -3,9 +3,9 @@
 """Convert Segmenter checkpoints from and to the authors' code and MMSegmentation.
 
 Reads a checkpoint of rstrudel/segmenter or of MMSegmentation without running anything that is in
-it, and writes a model of this project; or writes a model of this project for one of them. evaluate,
-finetune and export take such checkpoints as they are; a converted file states classes, input size
-and normalisation, which a checkpoint leaves to guessing.
+it, and writes a model of this project; or writes a model of this project for one of them. The
+commands evaluate, finetune and export take such checkpoints as they are; a converted file states
+classes, input size and normalisation, which a checkpoint leaves to guessing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""One way to open a segmentation model, whoever wrote it: this project, the authors, MMSegmentation.
+"""Opening a segmentation model, whoever wrote it: this project, the authors, MMSegmentation.
 
 A file of this project states everything. The others hold weights alone: the network follows from
 their shapes, the input from the grid of their position embeddings, and the class set from its
@@ -104,7 +104,7 @@ def is_segmenter(path: Path) -> bool:
 
 
 def guess_architecture(state: Mapping[str, Tensor], name: str | Path = 'the checkpoint') -> str:
-    """timm's name of the encoder that a Segmenter's weights are of.
+    """The timm name of the encoder that a Segmenter's weights are of.
 
     Args:
         state: Under our names, `encoder.*` and `decoder.*`.

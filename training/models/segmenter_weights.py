@@ -73,7 +73,7 @@ def read_segmenter(path: Path) -> Checkpoint:
     if any(k.startswith('decode_head.') for k in state):
         layout, state = 'mmsegmentation', from_mmsegmentation(state)
     state = {k: v for k, v in state.items() if not k.startswith(_UNUSED)}
-    if not _NEEDED <= state.keys():
+    if not state.keys() >= _NEEDED:
         shown = ', '.join(sorted({k.partition('.')[0] for k in state})[:6])
         raise ModelError(f'{path} holds no Segmenter (a ViT and a mask transformer) but {shown}')
     return Checkpoint(layout, state)

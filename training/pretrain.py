@@ -16,6 +16,8 @@ if __package__ in (None, ''):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,39 +39,66 @@ from training.loop import (
     read_metrics,
     to_settings,
 )
-from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.methods import find_method
+from training.methods.base import IMAGE_ENCODER as RESULT
+from training.methods.base import Method, Setup
+from training.methods.config import ModelConfig, OptimizerConfig
+from training.methods.signature import options_of, with_method_options
 from training.pairs.batches import Spacing
-from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
+from training.pairs.contrastive import ViewConfig
 from training.pairs.pair_set import PairSet
-
-RESULT = 'image_encoder.safetensors'
 
 
 class PairData(RunData):
     """The loaders of a run over pairs.
 
-    Attributes:
-        validation: Samples of the validation split.
+    Args:
+        method: Makes the samples.
+        pairs: The pair set.
+        batches: The batches of the run.
+        chunk: Pairs that are embedded at once; 0 for a rank's whole share of a batch.
+        workers: Processes that read ahead; 0 reads in this one.
     """
 
-    validation: ContrastivePairs
+    def __init__(
+        self, method: Method, pairs: PairSet, batches: StepBatches, chunk: int, workers: int
+    ) -> None:
+        join = partial(_in_chunks, collate=method.collate, chunk=chunk)
+        super().__init__(method.samples(pairs, train=True), batches, join, workers)
+        self._validation = method.samples(pairs, train=False)
+        self._collate = method.collate
+        self._validation_rows = [(int(p), 0) for p in pairs.rows(split='val')]
+        self._chunk = chunk
+        self.validation_pairs = len(self._validation_rows)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split in order, the same crops every time."""
+        """The validation split in order, the same crops every time; this rank's part of it."""
+        assert self.trainer is not None
+        rows, ranks = self._validation_rows, self.trainer.world_size
+        # All ranks get equally many, since they gather them: the first ones again, if need be.
+        rows = rows + rows[: -len(rows) % ranks]
         return DataLoader(
-            self.validation, batch_size=self.batches.batch_size, collate_fn=collate,
-            sampler=[(int(p), 0) for p in self.validation.pairs.rows(split='val')],
+            self._validation, batch_size=self._chunk or self.batches.batch_size,
+            collate_fn=self._collate, sampler=rows[self.trainer.global_rank :: ranks],
         )  # fmt: skip
 
 
+def _in_chunks(samples: list[Any], collate: Callable[[list[Any]], Any], chunk: int) -> list[Any]:
+    size = chunk or len(samples)
+    return [collate(samples[i : i + size]) for i in range(0, len(samples), size)]
+
+
+@with_method_options
 def pretrain(
     pairs: Path = PAIRS,
     out: Path = Path('runs/pretrain'),
+    method: str = 'clcp',
     model: ModelConfig = ModelConfig(),  # noqa: B008  # shown as defaults, never changed
     views: ViewConfig = ViewConfig(),  # noqa: B008
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     max_steps: int = 150,
     batch_size: int = 32,
+    chunk: int = 0,
     batch_gap: float = 2.0,
     validate_every: int = 50,
     checkpoint_every: int = 50,
@@ -77,17 +106,21 @@ def pretrain(
     precision: str = '32-true',
     seed: int = 0,
     overwrite: bool = False,
+    **options: Any,
 ) -> Path:
     """Pretrain an image encoder on a pair set; finish or reuse a run with the same settings.
 
     Args:
         pairs: Pair set; the default one is made from the simulated drive when it is missing.
         out: Folder of the run.
+        method: What is learned; one of the files in training/methods.
         model: Encoders and heads.
         views: Crop, image size, voxels.
         optimizer: Optimizer and schedule.
         max_steps: Steps of the whole run.
         batch_size: Pairs per step, over all processes.
+        chunk: Pairs that are embedded at once, for batches that do not fit into memory; their
+            gradient is that of the whole batch, for a third more time. 0 for all.
         batch_gap: Pairs of one sequence in a batch are at least this many seconds apart, or as far
             as possible where there are too few; 0 lets neighbours meet.
         validate_every: Steps between validations.
@@ -96,6 +129,7 @@ def pretrain(
         precision: Lightning's name of a precision, such as bf16-mixed.
         seed: Of everything that is random.
         overwrite: Start anew whatever is in `out`.
+        options: Those of the methods, by group; of others than the chosen one they are refused.
 
     Returns:
         The file of the image encoder.
@@ -104,9 +138,11 @@ def pretrain(
         PairSetError: The pair set is too small.
         ModelError: Unknown networks, weights that do not fit, a loss that is not finite.
     """
+    own = options_of(method, options)
     settings = to_settings(
-        pairs=str(pairs), model=model, views=views, optimizer=optimizer, max_steps=max_steps,
-        batch_size=batch_size, batch_gap=batch_gap, precision=precision, seed=seed,
+        pairs=str(pairs), method=method, options=own, model=model, views=views,
+        optimizer=optimizer, max_steps=max_steps, batch_size=batch_size, chunk=chunk,
+        batch_gap=batch_gap, precision=precision, seed=seed,
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
     if run.state == 'done':
@@ -124,26 +160,21 @@ def pretrain(
         print('fewer than two validation pairs: nothing to compare, so no validation')
         validate_every = 0
     L.seed_everything(seed, verbose=False)
-    method = Clcp(model, optimizer, max_steps, views.image_size)
+    module = find_method(method).make(Setup(model, optimizer, views, max_steps, own))
     spacing = _spacing(pair_set, positions, batch_size, batch_gap)
     batches = StepBatches(positions, batch_size, max_steps, seed, spacing=spacing)
-    stats = method.image_encoder.mean, method.image_encoder.std
-    data = PairData(
-        ContrastivePairs(pair_set, views, *stats, train=True), batches, collate, workers
-    )
-    data.validation = ContrastivePairs(pair_set, views, *stats, train=False)
-    _describe(method, pair_set, batches, max_steps, run.state)
+    data = PairData(module, pair_set, batches, chunk, workers)
+    _describe(module, pair_set, batches, max_steps, run.state)
     trainer = make_trainer(
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,
-        checkpoint_every=checkpoint_every, precision=precision,
+        checkpoint_every=checkpoint_every, precision=precision, gradient_clip=optimizer.clip,
     )  # fmt: skip
     if run.state == 'new' and validate_every:
-        trainer.validate(method, data, verbose=False)  # where it starts from
-    fit(trainer, method, data)
+        trainer.validate(module, data, verbose=False)  # where it starts from
+    fit(trainer, module, data)
     if trainer.is_global_zero:
-        size = (views.image_size, views.image_size)
         provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}
-        method.image_encoder.save(out / RESULT, size, provenance)
+        module.save(out, method, provenance)
         print(f'\nwrote {out / RESULT}: {summary(out)}')
         next_step(f'python training/finetune.py --encoder {out / RESULT}')
     return out / RESULT
@@ -166,8 +197,9 @@ def _spacing(
 
 
 def _describe(
-    method: Clcp, pairs: PairSet, batches: StepBatches, max_steps: int, state: str
+    method: Method, pairs: PairSet, batches: StepBatches, max_steps: int, state: str
 ) -> None:
+    model = method.setup_.model
     million = [
         sum(p.numel() for p in m.parameters()) / 1e6
         for m in (method.image_encoder, method.lidar_encoder)
@@ -176,8 +208,8 @@ def _describe(
         f'pairs: {len(batches.positions)} to train on, {len(pairs.rows(split="val"))} to validate '
         f'on, from {len(pairs.sequences)} sequences{" (simulated)" if _simulated(pairs) else ""}\n'
         f'image encoder: {method.image_encoder.architecture} ({million[0]:.1f} M parameters), '
-        f'lidar encoder: {method.lidar_encoder.architecture} ({million[1]:.1f} M'
-        f'{", frozen" if method.lidar_encoder.frozen else ""})\n'
+        f'lidar encoder: {model.lidar_encoder} ({million[1]:.1f} M'
+        f'{", frozen" if model.freeze_lidar else ""})\n'
         f'{"going on with" if state == "resume" else "starting"} {max_steps} steps of '
         f'{batches.batch_size} pairs, {batches.steps_per_pass} steps a pass'
     )

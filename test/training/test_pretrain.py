@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 
 from clcp_ros.errors import ModelError, PairSetError
 from training.loop import StepBatches, read_metrics
-from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.methods.base import Setup
+from training.methods.clcp import Clcp
+from training.methods.config import ModelConfig, OptimizerConfig
 from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
 from training.pairs.pair import Pair
 from training.pairs.pair_set import PairSet
@@ -139,8 +141,9 @@ def test_a_batch_with_an_empty_sample_is_finite(pairs: Path) -> None:
     samples[1] = copy.copy(samples[1])
     empty = samples[1]['voxels']
     samples[1]['voxels'] = type(empty)(empty.coords[:0], empty.features[:0], empty.point_to_voxel)
-    method = Clcp(ModelConfig(), OptimizerConfig(), 10)
-    image, lidar = method.embed(collate(samples))
+    method = Clcp(Setup())
+    image, lidar, _, visible = method.embed(collate(samples))
+    assert visible.tolist() == [True, False, True]
     assert torch.isfinite(image).all()
     assert torch.isfinite(lidar).all()
     lidar.sum().backward()
@@ -174,6 +177,8 @@ def test_the_a2d2_recipe_is_valid(root: Path) -> None:
     recipe = parser.parse_path(str(root / 'config/pretrain/clcp_a2d2.yaml'))
     recipe.model.image_pretrained = False
     recipe = parser.instantiate(recipe)
-    method = Clcp(recipe.model, recipe.optimizer, recipe.max_steps)
+    method = Clcp(
+        Setup(recipe.model, recipe.optimizer, recipe.views, recipe.max_steps, recipe.clcp)
+    )
     assert sum(p.numel() for p in method.lidar_encoder.parameters()) == 37_873_280
     assert method.image_head.in_features == 384

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.methods.base import Setup
+from training.methods.clcp import Clcp
+from training.methods.config import ModelConfig
 from training.schedules import cosine_restarts, decay_groups
 
 
@@ -21,7 +23,7 @@ def test_thesis_cycles_end_after_1_3_7_15_31_63_epochs() -> None:
 
 
 def test_scales_and_embeddings_do_not_decay() -> None:
-    method = Clcp(ModelConfig(image_encoder='vit_tiny_patch16_224'), OptimizerConfig(), 10)
+    method = Clcp(Setup(ModelConfig(image_encoder='vit_tiny_patch16_224')))
     decayed, kept = (g['params'] for g in decay_groups(method, 0.1))
     assert any(p is method.logit_scale for p in kept)
     assert any(p is method.image_encoder.model.pos_embed for p in kept)

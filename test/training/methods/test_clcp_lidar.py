@@ -12,15 +12,18 @@ import pytest
 import torch
 
 from clcp_ros.errors import ModelError
-from training.methods.clcp import Clcp, ModelConfig, OptimizerConfig
+from training.methods.base import Setup
+from training.methods.clcp import Clcp
+from training.methods.config import ModelConfig
 from training.models.minkunet import MinkUNet
 from training.models.minkunet_weights import write_minkunet_weights
+from training.pairs.contrastive import ViewConfig
 from training.sparse import join_voxels, voxelize
 
 
 def make(**model: Any) -> Clcp:
     torch.manual_seed(0)
-    return Clcp(ModelConfig(**model), OptimizerConfig(), 10, image_size=64)
+    return Clcp(Setup(ModelConfig(**model), views=ViewConfig(image_size=64)))
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def test_a_frozen_encoder_keeps_the_weights_of_its_file(
     write_minkunet_weights(path, source.state_dict(), {'architecture': 'minkunet_tiny'})
     method = make(lidar_weights=str(path), freeze_lidar=True, lidar_precision='bfloat16').train()
     optimizer = method.configure_optimizers()['optimizer']  # type: ignore[index,call-overload]
-    image, lidar = method.embed(batch)
+    image, lidar, *_ = method.embed(batch)
     (image * lidar).sum().backward()
     optimizer.step()
     for key, value in method.lidar_encoder.state_dict().items():

@@ -1,0 +1,527 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every pretraining method is and shares: negatives of all ranks, chunks, groups, export.
+
+A method says how a batch is embedded and how all embeddings are contrasted. That they are those
+of all ranks and of all chunks of a large batch, with the gradients that one process with enough
+memory would compute, is done here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import Dataset
+
+from clcp_ros.errors import ModelError
+from training.cli import atomic_path
+from training.methods.config import ModelConfig, OptimizerConfig
+from training.methods.gather import gather_rows, means_over_ranks, world_size
+from training.methods.grad_cache import embed_without_keeping
+from training.methods.losses import clip_floor, retrieval
+from training.models.image_encoder import EncoderOutput, ImageEncoder
+from training.models.minkunet import MinkUNet
+from training.models.minkunet_layouts import compare_states
+from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
+from training.pairs.pair_set import PairSet
+from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
+from training.sparse import SparseGrid
+
+IMAGE_ENCODER = 'image_encoder.safetensors'
+LIDAR_ENCODER = 'lidar_encoder.safetensors'
+EMBEDDING = 'embedding.safetensors'
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Batch = dict[str, Any]
+
+
+class Own(NamedTuple):
+    """A term of the loss that concerns each sample, patch or point group by itself.
+
+    Attributes:
+        weight: Of the term.
+        values: (n,) its values in this chunk of this rank. The term is the mean of all values of
+            all chunks and ranks, each counting alike; n may be 0 and differ.
+    """
+
+    weight: float
+    values: Tensor
+
+
+class Embedded(NamedTuple):
+    """What a method makes of a chunk of a batch.
+
+    Attributes:
+        image: (B, D) image embeddings, L2-normalised where the method's contrast wants that; None
+            for a method without contrast.
+        lidar: (B, D) lidar embeddings.
+        own: Further terms of the loss, by name. The same names for every chunk.
+        visible: (B,) bool: which pairs have points to speak of. The others are no part of the
+            contrast. None: all have.
+    """
+
+    image: Tensor | None
+    lidar: Tensor | None
+    own: dict[str, Own] = {}  # noqa: RUF012  # never changed
+    visible: Tensor | None = None
+
+
+@dataclasses.dataclass
+class Setup:
+    """What a method is made of.
+
+    Attributes:
+        model: Encoders and heads.
+        optimizer: Optimizer and schedule.
+        views: What the encoders see of a pair.
+        max_steps: Steps of the run.
+        options: The method's own; None for its defaults.
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    views: ViewConfig = dataclasses.field(default_factory=ViewConfig)
+    max_steps: int = 1
+    options: Any = None
+
+
+class Method(L.LightningModule):
+    """Two encoders and how they teach each other.
+
+    A subclass makes its heads in `__init__` and implements `embed` and `contrast`. It may override
+    any of the other methods that are documented as such.
+
+    Args:
+        setup: What it is made of.
+
+    Attributes:
+        image_encoder: What pretraining is for.
+        lidar_encoder: What it learns from.
+        contrast_weight: Weight of the contrast in the loss.
+
+    Raises:
+        ModelError: Unknown networks, weights that do not fit, or an encoder that does not take
+            images of that size.
+    """
+
+    contrast_weight: float = 1.0
+    lidar_encoder: Any  # an nn.Module with `embed_dim`
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        setup.optimizer.check()
+        self.setup_ = setup
+        self.max_steps = setup.max_steps
+        size = setup.views.image_size
+        self.image_encoder = self.make_image_encoder()
+        self.image_encoder.check_size(size, size)
+        freeze_unused(self.image_encoder, size)
+        self.lidar_encoder = self.make_lidar_encoder()
+        if setup.model.lidar_batchnorm_trains:
+            if not setup.model.freeze_lidar:
+                raise ModelError('lidar_batchnorm_trains is an option of a frozen lidar encoder')
+            self.lidar_encoder.requires_grad_(False)
+        self._validation: list[tuple[Tensor, Tensor]] = []
+
+    def make_image_encoder(self) -> ImageEncoder:
+        """Make the image encoder; may be overridden."""
+        model, size = self.setup_.model, self.setup_.views.image_size
+        encoder = ImageEncoder(
+            model.image_encoder, model.image_weights, model.image_pretrained, model.pool,
+            (size, size),
+        )  # fmt: skip
+        if model.imagenet_statistics:
+            encoder.mean, encoder.std = _IMAGENET
+        return encoder
+
+    def make_lidar_encoder(self) -> nn.Module:
+        """Make the lidar encoder; may be overridden."""
+        model = self.setup_.model
+        return MinkUNet(
+            model.lidar_encoder, weights=model.lidar_weights,
+            frozen=model.freeze_lidar and not model.lidar_batchnorm_trains,
+            precision=model.lidar_precision, sparse_backend=model.sparse_backend,
+            checkpoint_activations=model.checkpoint_activations,
+        )  # fmt: skip
+
+    def samples(self, pairs: PairSet, train: bool) -> Dataset[Any]:
+        """The samples of a pair set, asked for by (position, seed); may be overridden.
+
+        Args:
+            pairs: The pair set.
+            train: Random crop and augmentation.
+        """
+        encoder = self.image_encoder
+        return ContrastivePairs(pairs, self.setup_.views, encoder.mean, encoder.std, train)
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """Join samples to what `embed` takes; may be overridden.
+
+        `image` (B, 3, S, S), normalised, is always among it.
+        """
+        return collate(samples)
+
+    def encode_image(self, images: Tensor) -> EncoderOutput:
+        """What the image encoder makes of images; may be overridden. This is what is watched.
+
+        Args:
+            images: (B, 3, S, S) normalised.
+        """
+        output: EncoderOutput = self.image_encoder(images)
+        return output
+
+    def encode_lidar(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features of the lidar encoder's units; may be overridden.
+
+        Args:
+            batch: From `collate`.
+
+        Returns:
+            (T, D) features, and (T,) int64 sample of each, ascending.
+        """
+        grid = SparseGrid(batch['coords'], len(batch['image']))
+        return self.lidar_encoder(grid, batch['features']), grid.samples
+
+    def embed(self, batch: Batch) -> Embedded:
+        """Embed a chunk of a batch; to be implemented.
+
+        A function of the batch and of torch's random numbers: it may be computed twice.
+
+        Args:
+            batch: From `collate`, on the device.
+        """
+        raise NotImplementedError
+
+    def contrast(self, image: Tensor, lidar: Tensor) -> Tensor:
+        """The loss over all pairs of all chunks and ranks; to be implemented.
+
+        Args:
+            image: (N, D) float32.
+            lidar: (N, D) float32; row i belongs to row i of `image`.
+
+        Returns:
+            Scalar.
+        """
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> Tensor | None:
+        """Inverse temperature of the contrast, where it has one."""
+        return None
+
+    def floor(self, pairs: int) -> float:
+        """The smallest value that the contrast can take now; may be overridden.
+
+        Args:
+            pairs: In the batch.
+        """
+        scale = self.scale
+        return 0.0 if scale is None else clip_floor(pairs, float(scale))
+
+    def training_step(self, batch: Sequence[Batch], _: int) -> Tensor:
+        """One step.
+
+        Args:
+            batch: This rank's share, in chunks of which one fits into memory.
+        """
+        loss, facts = self.loss_of(batch)
+        self.log('loss', loss.detach(), prog_bar=True)
+        self.log_dict(facts)
+        self.log('lr', self.trainer.optimizers[0].param_groups[-1]['lr'])
+        return loss
+
+    def loss_of(self, batch: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, over all ranks.
+
+        Args:
+            batch: This rank's share, in chunks of which one fits into memory.
+
+        Returns:
+            Scalar, whose gradients are those of the whole batch after DDP's average over the
+            ranks; and what else there is to know of it: `contrast` and `term_<name>`, `pairs`
+            that were contrasted, `logit_scale`.
+        """
+        if len(batch) == 1:
+            parts = [self.embed(batch[0])]
+        else:
+            parts = [embed_without_keeping(self, self.embed, chunk) for chunk in batch]
+        names = list(parts[0].own)
+        values = [torch.cat([p.own[n].values.float().view(-1) for p in parts]) for n in names]
+        shares, means = means_over_ranks(values)
+        loss = torch.zeros((), device=self.device)
+        facts = {f'term_{n}': mean for n, mean in zip(names, means, strict=True)}
+        for name, share in zip(names, shares, strict=True):
+            loss = loss + parts[0].own[name].weight * share
+        whole = all(len(v) for v in values)
+        if parts[0].image is not None:
+            image, lidar = gathered_pairs(parts)
+            facts['pairs'] = torch.tensor(float(len(image)))
+            whole &= any(p.visible is None or bool(p.visible.any()) for p in parts)
+            if len(image) > 1:
+                facts['contrast'] = self._contrast(image, lidar)
+                loss = loss + self.contrast_weight * facts['contrast']
+                facts['contrast'] = facts['contrast'].detach()
+        if (scale := self.scale) is not None:
+            facts['logit_scale'] = scale.detach()
+        if not loss.requires_grad or (world_size() > 1 and not whole):
+            # A rank without a point in sight still has to take part in DDP's sums.
+            loss = loss + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        return loss, facts
+
+    def _contrast(self, image: Tensor, lidar: Tensor) -> Tensor:
+        # Cosines of bfloat16 have two digits: too few for a scale of 100.
+        with torch.autocast(image.device.type, enabled=False):
+            return self.contrast(image.float(), lidar.float())
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Embed validation pairs."""
+        embedded = self.embed(batch)
+        if embedded.image is not None:
+            self._validation.append(
+                (embedded.image.float(), cast('Tensor', embedded.lidar).float())
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss and retrieval over the whole validation set at once."""
+        if not self._validation:
+            return
+        image, lidar = (torch.cat(x) for x in zip(*self._validation, strict=True))
+        self._validation.clear()
+        if world_size() > 1:
+            # Rank r has every world_size-th pair, the last of some ranks being a repetition.
+            shape = (world_size(), -1, image.shape[1])
+            image, lidar = (
+                gather_rows(x).view(shape).transpose(0, 1).flatten(0, 1) for x in (image, lidar)
+            )
+        pairs = getattr(self.trainer.datamodule, 'validation_pairs', len(image))  # type: ignore[attr-defined]
+        self.validated(image[:pairs], lidar[:pairs])
+
+    def validated(self, image: Tensor, lidar: Tensor) -> None:
+        """Log what the embeddings of the validation set are worth; may be overridden.
+
+        Args:
+            image: (N, D).
+            lidar: (N, D).
+        """
+        self.log('val_loss', self._contrast(image, lidar), prog_bar=True)
+        self.log_dict({f'val_{k}': v for k, v in retrieval(image, lidar).items()})
+        self.log('val_pairs', float(len(image)))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters with their learning rates and decay; may be overridden.
+
+        Returns:
+            Groups for the optimizer, each with `lr` and `weight_decay`; empty ones are dropped.
+        """
+        o = self.setup_.optimizer
+        if o.decay_all:
+            trained = [p for p in self.parameters() if p.requires_grad]
+            return [{'params': trained, 'lr': o.lr, 'weight_decay': o.weight_decay}]
+        heads = nn.Module()
+        for name, module in self.named_children():
+            if module not in (self.image_encoder, self.lidar_encoder):
+                heads.add_module(name, module)
+        for name, parameter in self.named_parameters(recurse=False):
+            heads.register_parameter(name, parameter)
+        image = (
+            layer_decay_groups(self.image_encoder.model, o.weight_decay, o.layer_decay)
+            if o.layer_decay < 1
+            else decay_groups(self.image_encoder, o.weight_decay)
+        )
+        parts = (
+            (image, o.lr),
+            (decay_groups(self.lidar_encoder, o.weight_decay), o.lidar_lr or o.lr),
+            (decay_groups(heads, o.weight_decay), o.head_lr or o.lr),
+        )
+        return [
+            {
+                'params': group['params'],
+                'lr': lr * group.get('lr_scale', 1.0),
+                'weight_decay': group['weight_decay'],
+            }
+            for groups, lr in parts
+            for group in groups
+        ]
+
+    def make_schedule(self, optimizer: torch.optim.Optimizer) -> LRScheduler | dict[str, Any]:
+        """The schedule, by step; may be overridden.
+
+        Args:
+            optimizer: With a peak learning rate in each group.
+
+        Returns:
+            A scheduler, or Lightning's dictionary around one.
+        """
+        o = self.setup_.optimizer
+        floor = o.min_lr / o.lr
+
+        def cosine(step: int) -> float:
+            cycle = o.cycle_steps or max(self.max_steps - o.warmup_steps, 1)
+            return cosine_restarts(
+                step, warmup=o.warmup_steps, cycle=cycle, mult=o.cycle_mult, floor=floor
+            )
+
+        def exponential(step: int) -> float:
+            return cast('float', floor ** (1 - min(step / max(self.max_steps - 1, 1), 1)))
+
+        return LambdaLR(optimizer, exponential if o.schedule == 'exponential' else cosine)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and its schedule."""
+        o = self.setup_.optimizer
+        groups = [g for g in self.parameter_groups() if g['params']]
+        # Fused: a fifth of the time of a loop over parameters. It would unscale gradients itself,
+        # after they are clipped, which float16 does not bear.
+        fused = getattr(self._trainer, 'precision', '') != '16-mixed'
+        optimizer = torch.optim.AdamW(groups, o.lr, (o.betas[0], o.betas[1]), fused=fused)
+        schedule = self.make_schedule(optimizer)
+        if isinstance(schedule, dict):
+            return cast('OptimizerLRScheduler', {'optimizer': optimizer, 'lr_scheduler': schedule})
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
+        }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, and what follows it."""
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            self.after_step()
+
+    def after_step(self) -> None:
+        """What is done after each step of the optimizer; may be overridden."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Args:
+            checkpoint: As read.
+
+        Raises:
+            ModelError: Says which keys differ.
+        """
+        if difference := compare_states(checkpoint['state_dict'], self.state_dict()):
+            raise ModelError(
+                f'the checkpoint is of another model than this {type(self).__name__}: '
+                f'{difference}; choose another --out, or add --overwrite'
+            )
+
+    def exported_encoder(self) -> ImageEncoder:
+        """The image encoder that is saved at the end; may be overridden."""
+        return self.image_encoder
+
+    def save(self, folder: Path, name: str, provenance: dict[str, Any]) -> None:
+        """Write the encoders and what else the embeddings need.
+
+        Args:
+            folder: Where to.
+            name: The method's, in the registry.
+            provenance: JSON-serialisable facts on origin.
+        """
+        setup = self.setup_
+        size = setup.views.image_size
+        encoders = ('image_encoder.', 'lidar_encoder.')
+        heads = {k: v for k, v in self.state_dict().items() if not k.startswith(encoders)}
+        settings = {
+            'model': dataclasses.asdict(setup.model),
+            'views': dataclasses.asdict(setup.views),
+            'options': dataclasses.asdict(setup.options) if setup.options else {},
+        }
+        metadata = {k: json.dumps(v) for k, v in settings.items()}
+        _save_tensors(
+            folder / EMBEDDING, heads,
+            {'method': name, **metadata, 'provenance': json.dumps(provenance)},
+        )  # fmt: skip
+        _save_tensors(
+            folder / LIDAR_ENCODER, self.lidar_encoder.state_dict(),
+            {'architecture': setup.model.lidar_encoder, 'provenance': json.dumps(provenance)},
+        )  # fmt: skip
+        # Last: it tells that the run is finished.
+        self.exported_encoder().save(folder / IMAGE_ENCODER, (size, size), provenance)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodEntry:
+    """A method in the registry: the `METHOD` of a file in this folder.
+
+    Attributes:
+        name: What `--method` takes.
+        options: A dataclass with a default for every field; its options are shown as
+            `--<group>.<field>`.
+        make: The class.
+        group: Of the options; the name where it is empty.
+    """
+
+    name: str
+    options: type[Any]
+    make: type[Method]
+    group: str = ''
+
+    @property
+    def prefix(self) -> str:
+        """What its options begin with."""
+        return self.group or self.name
+
+
+def gathered_pairs(parts: Sequence[Embedded]) -> tuple[Tensor, Tensor]:
+    """The embeddings of the visible pairs of all chunks and ranks.
+
+    Args:
+        parts: This rank's, one per chunk.
+
+    Returns:
+        (N, D) of images and of scans.
+    """
+    image = gather_rows(torch.cat([cast('Tensor', p.image) for p in parts]))
+    lidar = gather_rows(torch.cat([cast('Tensor', p.lidar) for p in parts]))
+    if any(p.visible is None for p in parts):
+        return image, lidar
+    visible = gather_rows(torch.cat([cast('Tensor', p.visible) for p in parts]))
+    return (image, lidar) if bool(visible.all()) else (image[visible], lidar[visible])
+
+
+def freeze_unused(encoder: ImageEncoder, size: int) -> None:
+    """Freeze what the features do not depend on, such as the last stage of a ResNet.
+
+    It would get no gradient, for which DDP would wait, and it is saved as it was.
+
+    Args:
+        encoder: The encoder; whatever is frozen stays so.
+        size: Side of its images.
+    """
+    training = encoder.training
+    output = encoder.eval()(torch.rand(1, 3, size, size))
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(
+        output.grid.sum() + output.pooled.sum(), trained, allow_unused=True
+    )
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    encoder.train(training)
+
+
+def initial_log_scale(temperature: float) -> nn.Parameter:
+    """A learned logarithm of the inverse temperature.
+
+    Args:
+        temperature: To start with.
+    """
+    return nn.Parameter(torch.tensor(math.log(1 / temperature)))
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    with atomic_path(path) as temporary:
+        state = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(state, temporary, metadata)

@@ -1,109 +1,180 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node publishes for one camera. A node module: imports rclpy."""
+"""What the node publishes for one camera, and the labels. A node module: imports rclpy."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import cv2
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header, String
 
 from clcp_ros import ros_messages
 from clcp_ros.bundle import Bundle
 from clcp_ros.classes import ClassSet
-from clcp_ros.node_diagnostics import shift_status
+from clcp_ros.image_codec import encode_png
+from clcp_ros.node_diagnostics import Status
 from clcp_ros.overlay import overlay
 from clcp_ros.pipeline import FrameResult
 
-_OUTPUT = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE
-)
 _LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+_TYPES = {
+    'mask': Image,
+    'mask/compressed': CompressedImage,
+    'confidence': Image,
+    'overlay': Image,
+    'camera_info': CameraInfo,
+    'shift': DiagnosticArray,
+}
+
+
+def _output() -> QoSProfile:
+    # A new one each time: rclpy writes overrides into the profile that it is given.
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE
+    )
 
 
 class Outputs:
-    """Publishers of one camera's results.
+    """Publishers of one camera's results; nothing is made that nobody listens to.
 
     Args:
         node: Owns the publishers; they are silent while it is not active.
+        prefix: Of the topics, for example `~/` or `~/front/`.
+        on_refused: Told of a subscriber that cannot hear a topic, and why.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, prefix: str, on_refused: Callable[[str], None]
+    ) -> None:
+        self._node = node
+        self._on_refused = on_refused
+        self._publishers: dict[str, Any] = {
+            name: self._create(message_type, prefix, name) for name, message_type in _TYPES.items()
+        }
+        self._buffers = {
+            name: ros_messages.ImageBuffer() for name in ('mask', 'confidence', 'overlay')
+        }
+
+    def _create(self, message_type: Any, prefix: str, name: str) -> Any:
+        def refused(event: Any) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind)
+            topic = self._node.resolve_topic_name(prefix + name)
+            self._on_refused(
+                f'a subscriber of {topic} asks for another QoS ({policy}) than this node offers'
+            )
+
+        return self._node.create_lifecycle_publisher(
+            message_type,
+            prefix + name,
+            _output(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=PublisherEventCallbacks(incompatible_qos=refused),
+        )
+
+    def destroy(self) -> None:
+        """Remove the topics."""
+        while self._publishers:
+            _, publisher = self._publishers.popitem()
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def wanted(self, name: str) -> bool:
+        """Whether somebody listens to a topic."""
+        publisher = self._publishers.get(name)
+        return publisher is not None and publisher.get_subscription_count() > 0
+
+    def publish(
+        self,
+        result: FrameResult,
+        header: Header,
+        bundle: Bundle,
+        camera_info: CameraInfo | None,
+        shift: Status | None,
+    ) -> None:
+        """Publish a frame's results, the mask first.
+
+        Args:
+            result: Mask, confidence and the monitor's verdict.
+            header: Of the image; used for every message.
+            bundle: What the result was made with.
+            camera_info: Of the image, where it is known.
+            shift: The monitor's verdict, where there is a new one.
+        """
+        mask = result.mask
+        if self.wanted('mask'):
+            self._send('mask', self._buffers['mask'].fill(mask, header))
+        if self.wanted('confidence'):
+            self._send('confidence', self._buffers['confidence'].fill(result.confidence, header))
+        if camera_info is not None and self.wanted('camera_info'):
+            height, width = mask.shape
+            self._send(
+                'camera_info',
+                ros_messages.scaled_camera_info(camera_info, height, width, header),
+            )
+        if shift is not None and self.wanted('shift'):
+            name = self._node.get_fully_qualified_name()
+            self._send('shift', ros_messages.diagnostic_array(header, [shift], name))
+        if self.wanted('mask/compressed'):
+            self._send('mask/compressed', ros_messages.png_message(mask, encode_png(mask), header))
+        if self.wanted('overlay'):
+            # At the mask's size it stays small enough for any transport.
+            colored = overlay(result.image, mask, bundle.classes.palette)
+            self._send('overlay', self._buffers['overlay'].fill(colored, header))
+
+    def _send(self, name: str, message: Any) -> None:
+        publisher = self._publishers.get(name)
+        if publisher is not None:
+            publisher.publish(message)
+
+
+class Labels:
+    """Latched names of the mask's ids: `~/label_info` where vision_msgs is, `~/labels` always.
+
+    Args:
+        node: Owns the publishers.
     """
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-
-        def create(message_type: Any, topic: str) -> Any:
-            return node.create_lifecycle_publisher(
-                message_type,
-                topic,
-                _OUTPUT,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-
-        self._mask = create(Image, '~/mask')
-        self._confidence = create(Image, '~/confidence')
-        self._overlay = create(Image, '~/overlay')
-        self._camera_info = create(CameraInfo, '~/camera_info')
-        self._shift = create(DiagnosticArray, '~/shift')
+        self._labels = node.create_publisher(String, '~/labels', _LATCHED)
         self._label_info: Any = None
         try:
             from vision_msgs.msg import LabelInfo
         except ImportError:
             node.get_logger().warning(
-                'vision_msgs is not installed: ~/label_info is not published '
-                '(apt install ros-$ROS_DISTRO-vision-msgs)'
+                'vision_msgs is not installed: ~/label_info is not published, only ~/labels '
+                '(apt install ros-$ROS_DISTRO-vision-msgs)',
+                once=True,
             )
         else:
             self._label_info = node.create_publisher(LabelInfo, '~/label_info', _LATCHED)
 
-    def publish_labels(self, classes: ClassSet) -> None:
-        """Tell the names of the mask's ids, also to who comes later."""
+    def publish(self, classes: ClassSet) -> None:
+        """Tell the names, also to who comes later."""
+        self._labels.publish(ros_messages.labels_message(classes))
         if self._label_info is not None:
             header = Header(stamp=self._node.get_clock().now().to_msg())
             self._label_info.publish(ros_messages.label_info_message(classes, header))
 
-    def publish(
-        self,
-        result: FrameResult,
-        image: np.ndarray,
-        header: Header,
-        bundle: Bundle,
-        camera_info: CameraInfo | None,
-    ) -> None:
-        """Publish a frame's results.
-
-        Args:
-            result: Mask, confidence and the monitor's verdict.
-            image: (H, W, 3) uint8 RGB, for the overlay.
-            header: Of the image; used for every message.
-            bundle: What the result was made with.
-            camera_info: Of the image, where it is known.
-        """
-        mask = result.mask
-        self._mask.publish(ros_messages.image_message(mask, header))
-        self._confidence.publish(ros_messages.image_message(result.confidence, header))
-        if camera_info is not None:
-            height, width = mask.shape
-            self._camera_info.publish(
-                ros_messages.scaled_camera_info(camera_info, height, width, header)
-            )
-        status = shift_status(result.shift, bundle.id, header.frame_id)
-        name = self._node.get_fully_qualified_name()
-        self._shift.publish(ros_messages.diagnostic_array(header, [status], name))
-        if self._overlay.get_subscription_count():
-            if image.shape[:2] != mask.shape:
-                # At the mask's size it stays small enough for any transport.
-                image = cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_AREA)
-            colored = overlay(image, mask, bundle.classes.palette)
-            self._overlay.publish(ros_messages.image_message(colored, header))
+    def destroy(self) -> None:
+        """Remove the topics."""
+        self._node.destroy_publisher(self._labels)
+        if self._label_info is not None:
+            self._node.destroy_publisher(self._label_info)

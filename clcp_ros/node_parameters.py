@@ -4,26 +4,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from clcp_ros.bundle import DESCRIPTION
 from clcp_ros.monitor import MonitorConfig
+from clcp_ros.node_snapshot import default_folder
 
 TRANSPORTS = ('auto', 'raw', 'compressed')
 RESOLUTIONS = ('network', 'image')
 AUTO_PROVIDERS = ('auto',)
 
+_CAMERA = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 _MONITOR = {f'shift.{field.name}' for field in fields(MonitorConfig)}
 
 
 @dataclass(frozen=True)
 class _Parameter:
-    """A parameter: default, meaning, range, and until which state it may be changed."""
+    """A parameter: default, meaning, range, and while in which state it may not be changed."""
 
     default: Any
     description: str
@@ -31,13 +36,43 @@ class _Parameter:
     choices: tuple[str, ...] = ()
     read_only: bool = False
     fixed_while: str = ''  # 'configured' or 'active'
+    may_be_empty: bool = False  # ROS gives an empty list another type
+
+    @property
+    def type_name(self) -> str:
+        """Its ROS type in words."""
+        if isinstance(self.default, list):
+            return 'string array'
+        return {bool: 'bool', int: 'integer', float: 'double', str: 'string'}[type(self.default)]
+
+    @property
+    def change(self) -> str:
+        """When it may be changed."""
+        if self.read_only:
+            return 'at start'
+        return f'while not {self.fixed_while}' if self.fixed_while else 'at any time'
+
+    @property
+    def constraints(self) -> str:
+        """What its value must be beside its range."""
+        parts = [f'one of {", ".join(self.choices)}'] if self.choices else []
+        if self.fixed_while:
+            parts.append(f'cannot be changed while {self.fixed_while}')
+        return '; '.join(parts)
 
 
 _DEFAULTS = MonitorConfig()
 
 PARAMETERS: dict[str, _Parameter] = {
     'bundle.path': _Parameter(
-        '', 'Folder of the bundle that training/export.py wrote.', fixed_while='configured'
+        '',
+        'Folder of the bundle that training/export.py wrote. Changed while configured, it is what '
+        '~/reload_bundle loads.',
+    ),
+    'cameras': _Parameter(
+        [''],
+        "Namespaces of the cameras, for example ['front', 'rear']; [''] is one camera on image.",
+        fixed_while='configured', may_be_empty=True,
     ),
     'autostart': _Parameter(
         True, 'Configure and activate at start; false where a launch file or manager does it.',
@@ -61,6 +96,14 @@ PARAMETERS: dict[str, _Parameter] = {
         list(AUTO_PROVIDERS),
         'ONNX Runtime execution providers in order of preference; [auto] takes what is there.',
         fixed_while='configured',
+    ),
+    'model.batch': _Parameter(
+        0,
+        'Most frames of different cameras in one call of the model; 0 takes all that wait.',
+        (0, 64), fixed_while='active',
+    ),
+    'save.folder': _Parameter(
+        '', 'Folder of the frames that ~/save_frame writes; empty: clcp_ros in $ROS_HOME (~/.ros).'
     ),
     'shift.warn_enter': _Parameter(
         _DEFAULTS.warn_enter, 'Smoothed novelty (standard deviations) from which to warn.',
@@ -91,7 +134,14 @@ PARAMETERS: dict[str, _Parameter] = {
         1.0, 'Period of /diagnostics in seconds of wall time.', (0.1, 60.0)
     ),
     'diagnostics.stale_s': _Parameter(
-        2.0, 'Silence of the camera in seconds after which it is reported.', (0.1, 600.0)
+        0.8,
+        'Silence of a camera in seconds after which it is reported; never less than three of its '
+        'own periods.',
+        (0.1, 600.0),
+    ),
+    'diagnostics.frozen_s': _Parameter(
+        0.6, 'Identical images for so many seconds mean a frozen camera; 0 switches this off.',
+        (0.0, 600.0),
     ),
     'diagnostics.max_age_s': _Parameter(
         10.0, 'Age of an arriving image in seconds beyond which clocks are said to disagree.',
@@ -114,10 +164,8 @@ def _descriptor(parameter: _Parameter) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=parameter.description, read_only=parameter.read_only
     )
-    if parameter.choices:
-        descriptor.additional_constraints = f'one of {", ".join(parameter.choices)}'
-    elif parameter.fixed_while:
-        descriptor.additional_constraints = f'cannot be changed while {parameter.fixed_while}'
+    descriptor.additional_constraints = parameter.constraints
+    descriptor.dynamic_typing = parameter.may_be_empty
     if parameter.range:
         low, high = parameter.range
         if isinstance(parameter.default, int):
@@ -153,14 +201,46 @@ def check_parameters(
             return f'{change.name} takes effect when the node is configured: clean it up first'
         if known.fixed_while == 'active' and active:
             return f'{change.name} takes effect when the node is activated: deactivate it first'
-        if change.name == 'model.providers' and not all(change.value or ['']):
-            return 'model.providers must name at least one provider, or be [auto]'
+        if reason := _check_value(change.name, change.value, configured=configured):
+            return reason
     values = {**current, **{change.name: change.value for change in changes}}
-    if values.keys() >= _MONITOR:
+    if values.keys() >= _MONITOR & PARAMETERS.keys():
         try:
             monitor_config(values)
         except ValueError as error:
             return f'shift: {error}'
+    return ''
+
+
+def _check_value(name: str, value: Any, *, configured: bool) -> str:
+    """What is wrong with one value beside type, range and choices."""
+    if name == 'model.providers' and not all(value or ['']):
+        return 'model.providers must name at least one provider, or be [auto]'
+    if name == 'cameras':
+        return _check_cameras(value)
+    # The rest of what can be wrong with a bundle is found when it is loaded.
+    if name == 'bundle.path' and configured and not (Path(value) / DESCRIPTION).is_file():
+        return f'{value or "the empty path"} is not a bundle: no {DESCRIPTION} in it'
+    return ''
+
+
+def camera_names(value: Any) -> list[str]:
+    """Names of the cameras, from the value of `cameras`: the empty name for a single one."""
+    return list(value or ['']) if isinstance(value, (list, tuple, type(None))) else [value]
+
+
+def _check_cameras(value: Any) -> str:
+    names = camera_names(value)
+    if names == ['']:
+        return ''
+    for name in names:
+        if not isinstance(name, str) or not _CAMERA.fullmatch(name):
+            return (
+                f'cameras: {name!r} is not a namespace; letters, digits, underscores, and slashes '
+                'between them'
+            )
+    if len({name.strip('/') for name in names}) < len(names):
+        return f'cameras: a name occurs twice in {names}'
     return ''
 
 
@@ -170,6 +250,12 @@ def monitor_config(values: Mapping[str, Any]) -> MonitorConfig:
     Raises:
         ValueError: The values contradict each other.
     """
+    names = (field.name for field in fields(MonitorConfig))
     return MonitorConfig(
-        **{field.name: values[f'shift.{field.name}'] for field in fields(MonitorConfig)}
+        **{name: values[f'shift.{name}'] for name in names if f'shift.{name}' in PARAMETERS}
     )
+
+
+def save_folder(value: str) -> Path:
+    """The folder for saved frames, from the value of `save.folder`."""
+    return Path(value).expanduser() if value else default_folder()

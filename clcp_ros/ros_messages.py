@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import array
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header, String
 
 from clcp_ros.classes import UNLABELLED, ClassSet
 from clcp_ros.node_diagnostics import Status
@@ -48,6 +49,58 @@ def image_message(image: np.ndarray, header: Header) -> Image:
     data.frombytes(np.ascontiguousarray(image).data)
     message.data = data
     return message
+
+
+class ImageBuffer:
+    """One Image message that is filled again for every frame.
+
+    `publish` copies the message before it returns, so a new one for each frame would only cost
+    page faults.
+    """
+
+    def __init__(self) -> None:
+        self._message = Image()
+        self._pixels = np.zeros(0, np.uint8)
+
+    def fill(self, image: np.ndarray, header: Header) -> Image:
+        """The message with these pixels, until the next call.
+
+        Args:
+            image: (H, W) uint8 for mono8, or (H, W, 3) uint8 for rgb8.
+            header: Used as it is.
+        """
+        message = self._message
+        if image.size != self._pixels.size:
+            message = self._message = image_message(image, header)
+            self._pixels = np.frombuffer(message.data, np.uint8)
+            return message
+        message.header = header
+        message.height, message.width = image.shape[:2]
+        message.encoding = 'mono8' if image.ndim == 2 else 'rgb8'
+        message.step = message.width * (1 if image.ndim == 2 else 3)
+        np.copyto(self._pixels.reshape(image.shape), image)
+        return message
+
+
+def png_message(mask: np.ndarray, png: bytes, header: Header) -> CompressedImage:
+    """Wrap an encoded mask as image_transport's PNG transport does.
+
+    Args:
+        mask: (H, W) uint8, for the encoding that is stated.
+        png: The file's bytes.
+        header: Used as it is.
+    """
+    encoding = 'mono8' if mask.ndim == 2 else 'rgb8'
+    message = CompressedImage(header=header, format=f'{encoding}; png compressed ')
+    message.data = array.array('B', png)
+    return message
+
+
+def camera_info_size(info: CameraInfo) -> tuple[int, int]:
+    """Height and width of the images that a camera model describes, after its crop and binning."""
+    height = (info.roi.height or info.height) // (info.binning_y or 1)
+    width = (info.roi.width or info.width) // (info.binning_x or 1)
+    return int(height), int(width)
 
 
 def scaled_camera_info(info: CameraInfo, height: int, width: int, header: Header) -> CameraInfo:
@@ -109,6 +162,16 @@ def diagnostic_array(header: Header, statuses: Iterable[Status], prefix: str) ->
         for status in statuses
     ]
     return message
+
+
+def labels_message(classes: ClassSet) -> String:
+    """The names and colours of the mask's ids as JSON, for who has no vision_msgs."""
+    entries = [
+        {'id': i, 'name': name, 'color': list(color)}
+        for i, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
+    ]
+    text = {'class_set': classes.name, 'unlabelled': UNLABELLED, 'classes': entries}
+    return String(data=json.dumps(text))
 
 
 def label_info_message(classes: ClassSet, header: Header) -> Any:

@@ -1,26 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS 2 node: images in, class masks and the shift monitor's verdict out.
+"""The ROS 2 node: images of one camera or several in, class masks and the monitors' verdicts out.
 
-Callbacks only take messages in; one worker thread decodes, segments and publishes the newest one,
-so that services and timers answer while the model runs and no frame waits behind older ones.
+Callbacks only take messages in; a worker's threads decode, segment and publish the newest ones, so
+that services and timers answer while the model runs and no frame waits behind older ones.
 Interface, parameters and limits: docs/node.md.
 """
 
 from __future__ import annotations
 
-import functools
 import signal
 import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from clcp_ros.transport import ROS_HINT, tune_malloc
+from clcp_ros.transport import ROS_HINT, fastdds_profile, tune_malloc
 
 try:
     import rclpy
@@ -31,72 +28,52 @@ except ImportError as error:
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import (
-    HistoryPolicy,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_policy_name_from_kind,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from clcp_ros import node_parameters, ros_messages
 from clcp_ros.errors import ClcpError, ImageError
-from clcp_ros.image_codec import decode_compressed, decode_image
-from clcp_ros.latest_slot import LatestSlot
-from clcp_ros.monitor import Level, ShiftState
-from clcp_ros.node_diagnostics import (
-    InputStatistics,
-    Status,
-    inference_status,
-    shift_status,
-)
-from clcp_ros.node_outputs import Outputs
-from clcp_ros.pipeline import FramePipeline
+from clcp_ros.monitor import Level
+from clcp_ros.node_camera import Arrival, Camera, input_names
+from clcp_ros.node_diagnostics import ModelState, Status, inference_status
+from clcp_ros.node_inputs import TRANSPORTS
+from clcp_ros.node_outputs import Labels
+from clcp_ros.node_services import Answer, Services
+from clcp_ros.node_statistics import Limits, Surroundings
+from clcp_ros.node_worker import FrameWorker
+from clcp_ros.pipeline import FramePipeline, FrameResult
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
-_NEWEST = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
-)
 _JOIN_S = 30.0
-_WARN_EVERY_S = 5.0
-
-
-@dataclass(frozen=True)
-class _Arrival:
-    """A message as it came in."""
-
-    message: Any
-    compressed: bool
+_TICK_S = 0.1  # how soon a change is told in /diagnostics
 
 
 class SegmentNode(LifecycleNode):
-    """Segments the images of one camera and watches its domain.
+    """Segments the images of one camera or several and watches their domain.
 
     Args:
+        node_name: Its name where no remapping gives another.
         **kwargs: For `rclpy.node.Node`: namespace, context, parameter_overrides, ...
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__('segment', **kwargs)
+    def __init__(self, node_name: str = 'segment', **kwargs: Any) -> None:
+        super().__init__(node_name, **kwargs)
         self._pipeline: FramePipeline | None = None
-        self._slot: LatestSlot[_Arrival] = LatestSlot()
-        self._worker: threading.Thread | None = None
-        self._inputs: dict[str, Any] = {}
-        self._camera_info: CameraInfo | None = None
-        self._active_since_s = time.monotonic()
-        self._state: ShiftState | None = None
-        self._last_arrival: tuple[int, str, float] | None = None
+        self._worker: FrameWorker | None = None
+        self._old_worker: FrameWorker | None = None
+        self._labels: Labels | None = None
+        self._reloaded = (False, '')
+        self._told: tuple[Any, ...] = ()
+        self._told_s = 0.0
         self._diagnostics_lock = threading.Lock()
+        self.cameras: dict[str, Camera] = {}
+        """The cameras by name, while configured."""
         self.failure = ''
-        """Why the last configuration failed."""
+        """Why the last configuration or activation failed."""
 
         node_parameters.declare_parameters(self)
         reason = node_parameters.check_parameters(
@@ -104,22 +81,22 @@ class SegmentNode(LifecycleNode):
         )
         if reason:
             raise ClcpError(reason)
+        self._limits = Limits()
+        self._apply_limits()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(self._on_parameters_set)
-
-        self._topics = self._resolve_topics()
-        self.statistics = self._new_statistics()
-        self._outputs = Outputs(self)
+        self._own_services = Services(self, self)
+        self._profile = str(fastdds_profile() or 'config/fastdds.xml')
+        self._offered = offered_providers()
+        self._fastdds = 'fastrtps' in rclpy.get_rmw_implementation_identifier()
         # Not managed: a node that is not active must be able to say so.
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Wall time: the heartbeat must go on when /clock stops.
         self._timer = self.create_timer(
-            self._value('diagnostics.period_s'),
-            self._publish_diagnostics,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
+            _TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
-    # Parameters and names ------------------------------------------------------------------------
+    # Parameters ----------------------------------------------------------------------------------
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -136,56 +113,54 @@ class SegmentNode(LifecycleNode):
         )
         return SetParametersResult(successful=not reason, reason=reason)
 
-    def _on_parameters_set(self, parameters: list[Parameter]) -> None:
+    def _on_parameters_set(self, _: list[Parameter]) -> None:
+        self._apply_limits()
         if self._pipeline is not None:
-            self._pipeline.monitor.config = node_parameters.monitor_config(self._values())
-        self.statistics.stale_s = self._value('diagnostics.stale_s')
-        self.statistics.max_age_s = self._value('diagnostics.max_age_s')
-        if any(parameter.name == 'diagnostics.period_s' for parameter in parameters):
-            self._timer.timer_period_ns = round(self._value('diagnostics.period_s') * 1e9)
+            config = node_parameters.monitor_config(self._values())
+            for monitor in self._pipeline.monitors.values():
+                monitor.config = config
 
-    def _resolve_topics(self) -> dict[str, str]:
-        """Names after remapping; what is not remapped itself follows the image.
+    def _apply_limits(self) -> None:
+        self._limits.stale_s = self._value('diagnostics.stale_s')
+        self._limits.max_age_s = self._value('diagnostics.max_age_s')
+        self._limits.frozen_s = self._value('diagnostics.frozen_s')
 
-        A ROS remapping matches whole names: `image:=/front/image` leaves `image/compressed` alone,
-        which nobody who writes it means.
-        """
-        image = self.resolve_topic_name('image')
-        followers = {
-            'compressed': ('image/compressed', f'{image}/compressed'),
-            'camera_info': ('camera_info', f'{image.rsplit("/", 1)[0]}/camera_info'),
-        }
-        topics = {'raw': image}
-        for key, (name, following) in followers.items():
-            resolved = self.resolve_topic_name(name)
-            plain = self.resolve_topic_name(name, only_expand=True)
-            topics[key] = following if resolved == plain else resolved
-        return topics
-
-    def _new_statistics(self) -> InputStatistics:
-        transport = self._value('input_transport')
-        wanted = ('raw', 'compressed') if transport == 'auto' else (transport,)
-        return InputStatistics(
-            ' or '.join(self._topics[kind] for kind in wanted),
-            self._value('diagnostics.stale_s'),
-            self._value('diagnostics.max_age_s'),
-        )
+    def _camera_names(self) -> list[str]:
+        return node_parameters.camera_names(self._value('cameras'))
 
     # Lifecycle -----------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the bundle and run its model once."""
+        """Load the bundle, run its model once, and create the outputs."""
+        return self._guarded('configure', lambda: self._configure(state))
+
+    def _configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._pipeline = self._load()
+        names = self._camera_names()
+        self.cameras = {name: Camera(self, name, self._limits) for name in names}
+        self._labels = Labels(self)
+        self._labels.publish(self._pipeline.bundle.classes)
+        self._own_services.add_cameras(names)
+        self._reloaded = (False, '')
+        return super().on_configure(state)
+
+    def _guarded(
+        self, what: str, transition: Callable[[], TransitionCallbackReturn]
+    ) -> TransitionCallbackReturn:
+        """Say why a transition failed, which rclpy hides, and leave the node as it was."""
         self.failure = ''
         try:
-            self._pipeline = self._load()
+            return transition()
         except Exception as error:  # a transition must not end the process
             self.failure = ' '.join(str(error).split()) or type(error).__name__
-            self.get_logger().error(f'cannot configure: {self.failure}')
+            self.get_logger().error(f'cannot {what}: {self.failure}')
             if not isinstance(error, ClcpError):
                 self.get_logger().error(traceback.format_exc())
+            if what == 'configure':
+                self._release()
+            else:
+                self._stop()
             return FAILURE
-        self._outputs.publish_labels(self._pipeline.bundle.classes)
-        return super().on_configure(state)
 
     def _load(self) -> FramePipeline:
         path = self._value('bundle.path')
@@ -197,19 +172,23 @@ class SegmentNode(LifecycleNode):
         start = time.perf_counter()
         pipeline = FramePipeline(
             path,
+            cameras=self._camera_names(),
             monitor=node_parameters.monitor_config(self._values()),
             providers=self._wanted_providers() or None,
             threads=self._value('model.threads'),
             image_resolution=self._value('mask.resolution') == 'image',
         )
-        spec = pipeline.bundle.input
         # The first run allocates and optimises: not while a robot waits for its first mask.
-        pipeline.segmenter.predict(np.full((spec.height, spec.width, 3), 128, np.uint8))
+        warm_s = pipeline.warm_up()
+        spec = pipeline.bundle.input
         self.get_logger().info(
             f'{pipeline.bundle.name} ({pipeline.bundle.id}, {len(pipeline.bundle.classes)} '
             f'classes, {spec.width}x{spec.height}) on {pipeline.segmenter.provider}, '
-            f'ready in {time.perf_counter() - start:.1f} s'
+            f'{warm_s * 1e3:.0f} ms a frame, ready in {time.perf_counter() - start:.1f} s'
         )
+        problem = inference_status(self._model_state(pipeline))
+        if problem.level != Level.OK:
+            self.get_logger().warning(problem.message)
         return pipeline
 
     def _wanted_providers(self) -> list[str]:
@@ -218,209 +197,240 @@ class SegmentNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker."""
+        return self._guarded('activate', lambda: self._activate(state))
+
+    def _activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         assert self._pipeline is not None
-        result = super().on_activate(state)
-        self._pipeline.monitor.reset()
-        self._state, self._last_arrival, self._camera_info = None, None, None
-        self.statistics = self._new_statistics()
-        self._active_since_s = time.monotonic()
-        self._slot = LatestSlot()
-        self._worker = threading.Thread(
-            target=self._work, args=(self._slot, self._pipeline), name='segment', daemon=True
+        self._worker = FrameWorker(
+            self._pipeline,
+            on_result=self._on_result,
+            on_error=self._on_error,
+            on_dropped=self._on_dropped,
+            max_batch=self._value('model.batch'),
+            # Which may still be inside the model.
+            after=self._old_worker,
         )
-        self._worker.start()
-        # rclpy has no lifecycle subscriptions: one that existed while inactive would be called.
-        self._subscribe()
-        self.get_logger().info(f'active: waiting for images on {self.statistics.topics}')
-        return result
-
-    def _subscribe(self) -> None:
         transport = self._value('input_transport')
-        for kind, message_type in (('raw', Image), ('compressed', CompressedImage)):
-            if transport in ('auto', kind):
-                self._create_input(
-                    message_type, kind, functools.partial(self._on_image, kind == 'compressed')
-                )
-        self._create_input(CameraInfo, 'camera_info', self._on_camera_info)
-
-    def _create_input(self, message_type: Any, kind: str, callback: Any) -> None:
-        topic = self._topics[kind]
-        self._inputs[kind] = self.create_subscription(
-            message_type,
-            topic,
-            callback,
-            _NEWEST,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=functools.partial(self._on_incompatible_qos, topic),
-                message_lost=None if kind == 'camera_info' else self._on_message_lost,
-            ),
-        )
+        transports = TRANSPORTS if transport == 'auto' else (transport,)
+        for camera in self.cameras.values():
+            camera.open(transports, self._put)
+            self.get_logger().info(f'active: waiting for images on {camera.statistics.topics}')
+        return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and stop the worker."""
+        """Unsubscribe and stop the worker, without waiting for the model."""
         self._stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of the model."""
-        self._pipeline = None
+        """Let go of the model and the outputs."""
+        self._release()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop, from any state."""
-        self._stop()
-        self._pipeline = None
+        self._release()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, from where a new start is possible."""
-        self._stop()
-        self._pipeline = None
+        self._release()
         return SUCCESS
 
     def _stop(self) -> None:
-        self._slot.close()
+        for camera in self.cameras.values():
+            camera.close()
         if self._worker is not None:
-            self._worker.join(_JOIN_S)
-            self._worker = None
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop(next(iter(self._inputs))))
+            self._worker.close(0.0)
+            self._old_worker, self._worker = self._worker, None
+
+    def _release(self) -> None:
+        self._stop()
+        if self._old_worker is not None:
+            self._old_worker.close(_JOIN_S)
+            self._old_worker = None
+        self._pipeline = None
+        self._own_services.remove_cameras()
+        while self.cameras:
+            self.cameras.popitem()[1].destroy()
+        if self._labels is not None:
+            self._labels.destroy()
+            self._labels = None
 
     def start(self) -> bool:
-        """Configure and activate without a manager; False when configuring failed."""
+        """Configure and activate without a manager; False when that failed."""
         if self.trigger_configure() != SUCCESS:
             return False
         return self.trigger_activate() == SUCCESS
 
     def destroy_node(self) -> None:
         """Stop the worker, then destroy."""
-        self._stop()
+        self._own_services.close(_JOIN_S)
+        self._release()
         super().destroy_node()
 
-    # Input: executor thread ----------------------------------------------------------------------
+    # Frames --------------------------------------------------------------------------------------
 
-    def _on_image(self, compressed: bool, message: Any) -> None:
-        now_s = time.monotonic()
-        transport = 'compressed' if compressed else 'raw'
-        stamp_ns = ros_messages.stamp_to_ns(message.header.stamp)
-        if self._is_other_transport(transport, now_s):
-            self.statistics.count(now_s, 'duplicate')
+    def _put(self, arrival: Arrival) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.put(arrival.camera.name, arrival.message, arrival.stamp_ns, arrival)
+
+    def _on_dropped(self, camera: str, number: int) -> None:
+        self.cameras[camera].statistics.count(time.monotonic(), 'dropped', number=number)
+
+    def _on_result(self, arrival: Arrival, result: FrameResult) -> None:
+        pipeline = self._pipeline
+        if pipeline is not None and arrival.camera.publish(arrival, result, pipeline):
+            self._publish_diagnostics(self._statuses())
+
+    def _on_error(self, arrival: Arrival, error: Exception) -> None:
+        # One frame must never end the worker: memory, the accelerator, a context that is being
+        # shut down.
+        if not self.context.ok():
             return
-        self._last_arrival = (stamp_ns, transport, now_s)
-        self.statistics.received(now_s, transport, self._age_s(stamp_ns), stamp_ns)
-        if self._slot.put(_Arrival(message, compressed)):
-            self.statistics.count(now_s, 'dropped')
+        if isinstance(error, ImageError):
+            arrival.camera.report('bad', str(error))
+        elif isinstance(error, ClcpError):
+            arrival.camera.report('failed', str(error))
+        else:
+            arrival.camera.report('failed', f'{type(error).__name__}: {error}')
+            self.get_logger().debug(''.join(traceback.format_exception(error)))
 
-    def _is_other_transport(self, transport: str, now_s: float) -> bool:
-        """Whether the same camera's frames already come in by the other topic."""
-        if self._last_arrival is None:
-            return False
-        _, current, when_s = self._last_arrival
-        return transport != current and now_s - when_s <= self.statistics.stale_s
+    # Services: see node_services -----------------------------------------------------------------
 
-    def _age_s(self, stamp_ns: int) -> float:
-        return (self.get_clock().now().nanoseconds - stamp_ns) * 1e-9
+    def set_active(self, active: bool) -> Answer:
+        """Subscribe and segment, or stop; as the lifecycle transitions do."""
+        state = self._state_machine.current_state[1]
+        if state == ('active' if active else 'inactive'):
+            return True, f'already {state}'
+        if state not in ('active', 'inactive'):
+            hint = f': {self.failure}' if self.failure else ''
+            return False, f'the node is {state}{hint}; configure it first'
+        done = self.trigger_activate() if active else self.trigger_deactivate()
+        return done == SUCCESS, self.failure or ('active' if active else 'inactive')
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
+    def save_frames(self, camera: str | None) -> Callable[[], str]:
+        """Work that saves the newest frame of one camera or of all.
 
-    def _on_incompatible_qos(self, topic: str, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
-        self.statistics.incompatible_qos(topic, policy)
-        self.get_logger().warning(
-            f'a publisher of {topic} offers a QoS that this node cannot use: {policy}'
-        )
+        Returns:
+            A function that writes and returns the paths of the JSON files.
 
-    def _on_message_lost(self, event: Any) -> None:
-        self.statistics.count(time.monotonic(), 'lost', number=event.total_count_change)
+        Raises:
+            ClcpError: There is no frame.
+        """
+        cameras = [c for name, c in self.cameras.items() if camera in (None, name)]
+        snapshots = [c.snapshot for c in cameras if c.snapshot is not None]
+        folder = node_parameters.save_folder(self._value('save.folder'))
 
-    # Work: worker thread -------------------------------------------------------------------------
+        def save() -> str:
+            if not snapshots:
+                raise ClcpError('no frame to save: none has been segmented since activation')
+            return ', '.join(str(snapshot.save(folder)) for snapshot in snapshots)
 
-    def _work(self, slot: LatestSlot[_Arrival], pipeline: FramePipeline) -> None:
-        while (arrival := slot.take()) is not None:
-            try:
-                self._handle(arrival, pipeline)
-            except ImageError as error:
-                self._report('bad', str(error))
-            except Exception as error:
-                # One frame must never end the worker: memory, the accelerator, a context that is
-                # being shut down.
-                if not self.context.ok():
-                    return
-                self._report('failed', f'{type(error).__name__}: {error}')
-                self.get_logger().debug(traceback.format_exc())
+        return save
 
-    def _report(self, what: str, reason: str) -> None:
-        reason = ' '.join(reason.split())
-        self.statistics.count(time.monotonic(), what, reason)
-        self.get_logger().warning(f'{what} image: {reason}', throttle_duration_sec=_WARN_EVERY_S)
+    def start_reload(self) -> Callable[[], FramePipeline]:
+        """Work that loads the bundle at `bundle.path` and tests it, beside the one that serves.
 
-    def _handle(self, arrival: _Arrival, pipeline: FramePipeline) -> None:
-        start = time.perf_counter()
-        message = arrival.message
-        decode = decode_compressed if arrival.compressed else decode_image
-        image = decode(message)
-        decoded = time.perf_counter()
-        stamp_ns = ros_messages.stamp_to_ns(message.header.stamp)
-        result = pipeline.process(image, stamp_ns)
-        self._outputs.publish(result, image, message.header, pipeline.bundle, self._camera_info)
-        seconds = {
-            'decode': decoded - start,
-            'model': result.seconds['model'],
-            'total': time.perf_counter() - start,
-        }
-        self.statistics.processed(
-            time.monotonic(),
-            latency_s=self._age_s(stamp_ns),
-            seconds=seconds,
-            frame_id=message.header.frame_id,
-            size=image.shape[:2],
-        )
-        changed = self._state is None or self._state.level != result.shift.level
-        self._state = result.shift
-        if changed:
-            self._publish_diagnostics()
+        Raises:
+            ClcpError: The node is not configured.
+        """
+        if self._pipeline is None:
+            raise ClcpError('the node is not configured; configuring it loads the bundle')
+        return self._load
 
-    # Diagnostics: both threads -------------------------------------------------------------------
+    def finish_reload(self, loaded: FramePipeline) -> str:
+        """Let a new bundle serve from the next frame on.
 
-    def _publish_diagnostics(self) -> None:
+        Raises:
+            ClcpError: The node has been cleaned up meanwhile.
+        """
+        if self._pipeline is None or loaded.cameras != self._pipeline.cameras:
+            raise ClcpError('the node was cleaned up while the bundle was loading')
+        before, self._pipeline = self._pipeline, loaded
+        if self._worker is not None:
+            self._worker.replace(loaded)
+        for camera in self.cameras.values():
+            camera.reset_verdict()
+        if self._labels is not None and loaded.bundle.classes != before.bundle.classes:
+            self._labels.publish(loaded.bundle.classes)
+        text = f'{loaded.bundle.name} {loaded.bundle.id} serves, before it {before.bundle.id}'
+        self._reloaded = (False, text)
+        self.get_logger().info(text)
+        return text
+
+    def refuse_reload(self, reason: str) -> None:
+        """Keep the old bundle, and say why."""
+        self._reloaded = (True, f'reload refused, the bundle before goes on: {reason}')
+        self.get_logger().error(self._reloaded[1])
+
+    # Diagnostics: all threads --------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Tell the state once in a period, and at once when it has changed."""
+        statuses = self._statuses()
+        changed = tuple(status.state for status in statuses) != self._told
+        # The tick itself is not exact: what is due within half of one is due now.
+        period_s = self._value('diagnostics.period_s') - _TICK_S / 2
+        if changed or time.monotonic() - self._told_s >= period_s:
+            self._publish_diagnostics(statuses)
+
+    def _publish_diagnostics(self, statuses: list[Status]) -> None:
         with self._diagnostics_lock:
+            self._told = tuple(status.state for status in statuses)
+            self._told_s = time.monotonic()
             header = Header(stamp=self.get_clock().now().to_msg())
             self._diagnostics.publish(
-                ros_messages.diagnostic_array(
-                    header, self._statuses(), self.get_fully_qualified_name()
-                )
+                ros_messages.diagnostic_array(header, statuses, self.get_fully_qualified_name())
             )
 
     def _statuses(self) -> list[Status]:
-        pipeline, statistics = self._pipeline, self.statistics
+        pipeline, cameras = self._pipeline, list(self.cameras.values())
         if pipeline is None or self._worker is None:
-            reason = self.failure if pipeline is None and self.failure else 'not active'
-            level = Level.ERROR if reason is self.failure else Level.STALE
-            return [Status(name, level, reason) for name in ('input', 'inference', 'shift')]
-        now_s, since_s = time.monotonic(), self._active_since_s
-        publishers = sum(
-            self._inputs[kind].get_publisher_count()
-            for kind in ('raw', 'compressed')
-            if kind in self._inputs
+            reason = self.failure or 'not active'
+            level = Level.ERROR if self.failure else Level.STALE
+            names = [name for camera in self._camera_names() for name in input_names(camera)]
+            names.insert(1, 'inference')
+            return [Status(name, level, reason) for name in names]
+        around = Surroundings(
+            sim_time=bool(self._value('use_sim_time')),
+            clock_published=self.count_publishers('/clock') > 0,
+            fastdds=self._fastdds,
+            profile=self._profile,
         )
-        sim_time = bool(self._value('use_sim_time'))
-        shift = shift_status(self._state, pipeline.bundle.id, statistics.frame_id)
-        if statistics.silent(now_s, since_s):
-            # A verdict on a frame long gone says nothing of the camera now.
-            shift = Status(shift.name, Level.STALE, 'no image', shift.values, shift.hardware_id)
-        return [
-            statistics.status(now_s, since_s, publishers, sim_time),
-            inference_status(
-                model=f'{pipeline.bundle.name} {pipeline.bundle.id}',
-                provider=pipeline.segmenter.provider,
-                wanted=self._wanted_providers(),
-                seconds=statistics.seconds,
-                frame_id=statistics.frame_id,
-            ),
-            shift,
-        ]
+        statuses = [s for camera in cameras for s in camera.statuses(pipeline.bundle.id, around)]
+        state = self._model_state(pipeline)
+        statuses.insert(1, inference_status(state, cameras[0].frame_id if cameras else ''))
+        return statuses
+
+    def _model_state(self, pipeline: FramePipeline) -> ModelState:
+        worker, cameras = self._worker, list(self.cameras.values())
+        failed, reload = self._reloaded
+        slowest = max((c.statistics.seconds for c in cameras), key=_total_s, default={})
+        return ModelState(
+            model=f'{pipeline.bundle.name} {pipeline.bundle.id}',
+            path=str(pipeline.bundle.path),
+            provider=pipeline.segmenter.provider,
+            wanted=self._wanted_providers(),
+            offered=self._offered,
+            fallback_reason=pipeline.segmenter.fallback_reason,
+            busy_s=worker.busy_s() if worker is not None else 0.0,
+            reload=reload,
+            reload_failed=failed,
+            seconds=slowest,
+        )
+
+
+def offered_providers() -> list[str]:
+    """Execution providers of this ONNX Runtime, best first, without Azure's remote service."""
+    import onnxruntime
+
+    return [p for p in onnxruntime.get_available_providers() if not p.startswith('Azure')]
+
+
+def _total_s(seconds: dict[str, float]) -> float:
+    return seconds.get('total', 0.0)
 
 
 def main(args: list[str] | None = None) -> int:

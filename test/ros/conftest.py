@@ -65,6 +65,11 @@ class Rig:
         self.got: dict[str, list[Any]] = {}
         self.diagnostics: list[Any] = []
 
+    @property
+    def camera(self) -> Any:
+        """The first camera of the node."""
+        return next(iter(self.node.cameras.values()))
+
     def spin(self) -> None:
         """Let the node answer calls."""
         self._thread.start()

@@ -23,6 +23,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from clcp_ros.node_inputs import resolve_topics
+
 STEP_NS = 100_000_000
 
 
@@ -83,13 +85,13 @@ def test_one_camera_on_both_transports_is_segmented_once(make_rig, daylight_imag
 
 def test_compressed_topic_and_camera_info_follow_a_remapped_image(make_rig):
     rig = make_rig(remap=['image:=/front/image_raw'])
-    assert rig.node._topics == {
+    assert resolve_topics(rig.node, '') == {
         'raw': '/front/image_raw',
         'compressed': '/front/image_raw/compressed',
         'camera_info': '/front/camera_info',
     }
     other = make_rig(remap=['image:=/front/image_raw', 'image/compressed:=/jpeg'])
-    assert other.node._topics['compressed'] == '/jpeg'
+    assert resolve_topics(other.node, '')['compressed'] == '/jpeg'
 
 
 def test_best_effort_publisher_is_heard(make_rig, daylight_image):
@@ -141,7 +143,7 @@ def test_overlay_is_rendered_only_for_a_listener(make_rig, daylight_image, monke
     rig.until(lambda: rig.got['mask'])
     assert not calls
     rig.listen('overlay')
-    rig.until(lambda: rig.node._outputs._overlay.get_subscription_count())
+    rig.until(lambda: rig.camera.outputs.wanted('overlay'))
     rig.send(daylight_image(1), time.time_ns())
     rig.until(lambda: rig.got['overlay'])
     message = rig.got['overlay'][0]
@@ -154,7 +156,7 @@ def test_camera_info_is_scaled_to_the_mask(make_rig, daylight_image):
     info.k = [100.0, 0, 79.5, 0, 100.0, 47.5, 0, 0, 1]
     info.p = [100.0, 0, 79.5, -20.0, 0, 100.0, 47.5, 0, 0, 0, 1, 0]
     rig.publisher(CameraInfo, 'camera_info').publish(info)
-    rig.until(lambda: rig.node._camera_info is not None)
+    rig.until(lambda: rig.camera._camera_info is not None)
     sent = rig.send(daylight_image(0), time.time_ns())
     rig.until(lambda: rig.got['camera_info'])
     message = rig.got['camera_info'][0]
@@ -226,7 +228,7 @@ def test_newest_frame_wins_and_drops_are_counted(make_rig, daylight_image, monke
     start_ns = time.time_ns()
     for i in range(5):
         rig.send(daylight_image(i), start_ns + i)
-        rig.until(lambda n=i: rig.node.statistics.counts['received'] == n + 1)
+        rig.until(lambda n=i: rig.camera.statistics.counts['received'] == n + 1)
     rig.until(lambda: len(rig.got['mask']) == 2)
     stamps = [
         m.header.stamp.sec * 10**9 + m.header.stamp.nanosec - start_ns for m in rig.got['mask']
@@ -276,7 +278,7 @@ def test_level_change_is_told_at_once_and_looped_stamps_start_anew(make_rig, day
 def test_lifecycle_by_services(make_rig, daylight_image):
     rig = make_rig(autostart=False)
     rig.spin()
-    rig.listen('mask')
+    rig.listen()
     change = rig.peer.create_client(ChangeState, 'segment/change_state')
     get = rig.peer.create_client(GetState, 'segment/get_state')
     assert change.wait_for_service(20)
@@ -293,12 +295,13 @@ def test_lifecycle_by_services(make_rig, daylight_image):
 
     for cycle in range(3):
         assert call(Transition.TRANSITION_CONFIGURE) == 'inactive'
+        rig.listen('mask')
         assert rig.node.count_subscribers(f'{rig.namespace}/image') == 0
         assert call(Transition.TRANSITION_ACTIVATE) == 'active'
         rig.until(lambda: rig.node.count_subscribers(f'{rig.namespace}/image') == 1)
         rig._publishers.clear()
         rig.send(daylight_image(cycle), time.time_ns())
-        rig.until(lambda n=cycle: len(rig.got['mask']) == n + 1)
+        rig.until(lambda: rig.got['mask'])
         assert call(Transition.TRANSITION_DEACTIVATE) == 'inactive'
         assert call(Transition.TRANSITION_CLEANUP) == 'unconfigured'
         assert rig.node._pipeline is None
@@ -332,7 +335,10 @@ def test_wrong_bundle_fails_configuration_with_its_reason(make_rig, tiny_bundle,
         ('shift.smoothing_s', 0.0, 'range'),
         ('input_transport', 'theora', 'one of auto, raw, compressed'),
         ('input_transport', 'raw', 'deactivate it first'),
-        ('bundle.path', '/other', 'clean it up first'),
+        ('bundle.path', '/other', 'not a bundle'),
+        ('cameras', ['front'], 'clean it up first'),
+        ('model.batch', 2, 'deactivate it first'),
+        ('diagnostics.frozen_s', -1.0, 'range'),
         ('model.threads', 3, 'clean it up first'),
         ('autostart', False, 'read-only'),
     ],
@@ -431,7 +437,7 @@ def test_nonsense_never_ends_the_node_and_every_frame_is_accounted_for(make_rig,
             infos.publish(info)
         publisher.publish(message)
         time.sleep(0.002)
-    counts = rig.node.statistics.counts
+    counts = rig.camera.statistics.counts
     rig.until(
         lambda: (
             counts['received'] == sum(counts[k] for k in ('processed', 'dropped', 'bad', 'failed'))

@@ -86,7 +86,8 @@ def picture(
         (H, W, 3) RGB uint8, and how it was exposed.
     """
     camera = view.camera
-    lit, sun = light(condition), sun_direction(view.scene, condition)
+    lit = light(condition, view.scene.cloud_cover)
+    sun = sun_direction(view.scene, condition)
     planes = shade(view, condition, lit, sun)
     # The weather's own generator: the noise of the sensor is the same in every condition.
     weather = np.random.default_rng([*key, 1])

@@ -189,7 +189,7 @@ class CountryBlock(Buildings, BlockBuilder):
                 self.hedge(front, edge + side * 0.5)
             gap = s + width + 1.2
             if rng.random() < 0.6:
-                kind = 'car' if rng.random() < 0.85 else 'truck'
+                kind = 'car' if rng.random() < 0.94 else 'truck'
                 self.parked(kind, gap + 1.2, edge + side * (4.0 if kind == 'car' else 6.0),
                             np.pi / 2)  # fmt: skip
             self.tree(s + rng.uniform(0, width), edge + side * 1.3, 0.7)

@@ -16,6 +16,13 @@ Array = np.ndarray
 _LENS = 0.35
 """Scatter of a clean camera behind glass, as a share of the eye's (chosen)."""
 
+_WINDSCREEN = 6.0
+"""How much more a low sun scatters, in the dust of a windscreen that it shines on (chosen)."""
+
+_SUN_RAYS = np.array([(0.0, 0.0), (1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (-0.7, -0.7)])
+_SUN_SPREAD = 0.012
+"""Radians about the sun within which twigs and edges dim the glare gradually."""
+
 _COLORS = np.array([[1.0, 0.95, 0.84], [1.0, 0.06, 0.03], [1.0, 0.06, 0.03]], np.float32)
 _CANDELA = (900.0, 5.0, 60.0)
 """Of a head light seen above its cut-off, a tail light and a brake light."""
@@ -66,11 +73,12 @@ def _sources(view: View, condition: Condition, lit: Light, sun: Array) -> tuple[
     axis = view.camera.T_base_camera[:3, 2]
     brightest = max(lit.ambient)
     if max(lit.sun) > 0.02 * brightest and float(sun @ axis) > 0.3:
-        met = view.scene.cast(origin, sun.reshape(1, 3).astype(np.float32)).distance
-        if not np.isfinite(met).any():
+        free = _free_share(view, origin, sun)
+        if free > 0:
             beta = extinction(condition) * 100 / max(float(sun[2]), 0.05)
             places.append(origin + 1e4 * sun.astype(np.float64))
-            strengths.append(np.asarray(lit.sun) * np.exp(-beta))
+            scatter = 1 + (_WINDSCREEN - 1) * float(np.clip(1 - sun[2] / 0.3, 0, 1))
+            strengths.append(np.asarray(lit.sun) * (np.exp(-beta) * free * scatter))
     # By day lamps are lost against the sky: their veil would be a thousandth of it.
     if brightest < 0.15:
         lamps, power = _lamps(view)
@@ -81,6 +89,17 @@ def _sources(view: View, condition: Condition, lit: Light, sun: Array) -> tuple[
             places.extend(lamps)
             strengths.extend(arriving)
     return np.array(places).reshape(-1, 3), np.array(strengths).reshape(-1, 3)
+
+
+def _free_share(view: View, origin: Array, sun: Array) -> float:
+    """How much of the sun's surroundings nothing stands before, 0 to 1."""
+    side = np.array([-sun[1], sun[0], 0.0])
+    side /= max(float(np.linalg.norm(side)), 1e-6)
+    up = np.cross(sun, side)
+    rays = sun + _SUN_SPREAD * (_SUN_RAYS[:, :1] * side + _SUN_RAYS[:, 1:] * up)
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    met = view.scene.cast(origin, rays.astype(np.float32)).distance
+    return float((~np.isfinite(met)).mean())
 
 
 def _lamps(view: View) -> tuple[Array, Array]:

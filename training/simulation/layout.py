@@ -81,6 +81,10 @@ class Style:
         flat_roofs: Share of flat roofs.
         shops: Share of houses with a shop.
         sun_azimuth: Direction of the sun in the world.
+        sun_elevation: Its height on a clear day, radians.
+        overcast: How readily clouds pass before it.
+        cloud_s: How often, in seconds.
+        cloud_phase: When.
     """
 
     green: Color
@@ -94,6 +98,18 @@ class Style:
     flat_roofs: float
     shops: float
     sun_azimuth: float
+    sun_elevation: float
+    overcast: float
+    cloud_s: float
+    cloud_phase: float
+
+    def cloud_cover(self, time: float) -> float:
+        """How much of the sunlight clouds take at `time` seconds: 0 none, 1 nearly all.
+
+        Fair weather is not one light: cumulus passes, and shadows come and go.
+        """
+        wave = np.sin(2 * np.pi * time / self.cloud_s + self.cloud_phase)
+        return float(np.clip(0.5 + 1.6 * (wave + self.overcast), 0, 1))
 
 
 _SEASONS: tuple[tuple[Color, Color], ...] = (
@@ -124,6 +140,10 @@ def style_of(route: Route) -> Style:
         flat_roofs=float(rng.uniform(0.15, 0.8)),
         shops=float(rng.uniform(0.2, 0.8)),
         sun_azimuth=float(rng.uniform(0, 2 * np.pi)),
+        sun_elevation=float(np.radians(rng.uniform(24, 52))),
+        overcast=float(rng.uniform(-1.0, 0.3)),
+        cloud_s=float(rng.uniform(50, 110)),
+        cloud_phase=float(rng.uniform(0, 2 * np.pi)),
     )
 
 
@@ -339,6 +359,17 @@ class BlockBuilder:
                    (x, lateral, height))  # fmt: skip
         for x in np.arange(s[0], s[1], 2.4):
             b.box((x - 0.04, lateral - 0.04, -0.2), (x + 0.04, lateral + 0.04, height + 0.08))
+
+    def barrier(self, s: tuple[float, float], lateral: float, height: float = 1.05) -> None:
+        """Put up panels of sheet metal between posts, as between a pavement and the traffic."""
+        b = self.ground
+        color = ((0.36, 0.37, 0.38), (0.10, 0.16, 0.12))[int(self.rng.integers(2))]
+        b.use(ID['fence'], Material.METAL, color)
+        for x in np.arange(s[0], s[1] - 2.4, 2.5):
+            along = np.array([x + 0.12, x + 2.38])
+            for low, high in ((0.14, 0.62), (0.70, 0.76), (0.84, 0.90), (height - 0.06, height)):
+                b.strip(along, (lateral, low), (lateral, high))
+            b.box((x - 0.04, lateral - 0.04, -0.2), (x + 0.04, lateral + 0.04, height))
 
     def guard_rail(self, along: np.ndarray, lateral: float, side: int, base: float = 0.0) -> None:
         """Put up a guard rail; `side` is where the traffic is."""

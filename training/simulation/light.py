@@ -46,17 +46,23 @@ _CLEAR = Light(
     sun=(2.5, 2.3, 2.0), ambient=(0.42, 0.50, 0.64), horizon=(1.30, 1.42, 1.55),
     zenith=(0.36, 0.58, 1.05), clouds=0.6,
 )  # fmt: skip
+_OVERCAST = Light(
+    sun=(0.06, 0.06, 0.06), ambient=(0.42, 0.44, 0.47), horizon=(0.62, 0.66, 0.70),
+    zenith=(0.42, 0.45, 0.50), clouds=0.5,
+)  # fmt: skip
+"""Of a fair day while clouds hide the sun; some 18 000 lx."""
+
 _AT_SEVERITY_ONE = {
     'clear': _CLEAR,
-    # 12 000 lx from a sun six degrees high.
+    # 12 000 lx from a sun nine degrees high, in haze.
     'low_sun': Light(
         sun=(0.48, 0.31, 0.16), ambient=(0.10, 0.105, 0.12), horizon=(0.50, 0.38, 0.25),
         zenith=(0.08, 0.11, 0.19), clouds=0.45,
     ),
-    # Some 60 lx: the sun is four degrees below the horizon (civil twilight).
+    # Some 25 lx: the sun is five degrees below the horizon (civil twilight).
     'dusk': Light(
-        sun=(1e-6, 6e-7, 4e-7), ambient=(1.5e-3, 1.5e-3, 2.0e-3), horizon=(7.0e-3, 5.5e-3, 5.0e-3),
-        zenith=(1.3e-3, 1.6e-3, 2.6e-3), clouds=0.6,
+        sun=(4e-7, 2.4e-7, 1.6e-7), ambient=(6.0e-4, 6.2e-4, 8.6e-4),
+        horizon=(2.9e-3, 2.3e-3, 2.1e-3), zenith=(5.2e-4, 6.6e-4, 1.1e-3), clouds=0.6,
     ),
     # One lux: a town's sky glow.
     'night': Light(
@@ -78,18 +84,30 @@ _AT_SEVERITY_ONE = {
 }  # fmt: skip
 
 
-def light(condition: Condition) -> Light:
+def light(condition: Condition, cloud_cover: float = 0.0) -> Light:
     """The light of a condition, between clear (severity 0) and its worst (1), evenly in stops.
 
     Faults of the camera leave the clear day's.
+
+    Args:
+        condition: Light or weather.
+        cloud_cover: How much of the clear day's sunlight clouds take, 0 to 1. A low sun stands
+            below them.
     """
+    if condition.name == 'low_sun':
+        cloud_cover *= 1 - condition.severity
+    day = _between(_CLEAR, _OVERCAST, cloud_cover)
     worst = _AT_SEVERITY_ONE.get(condition.name, _CLEAR)
-    if condition.severity == 0 or worst is _CLEAR:
-        return _CLEAR
+    return day if worst is _CLEAR else _between(day, worst, condition.severity)
+
+
+def _between(a: Light, b: Light, share: float) -> Light:
+    if share == 0:
+        return a
     mixed = {}
     for f in fields(Light):
-        a, b = np.asarray(getattr(_CLEAR, f.name)), np.asarray(getattr(worst, f.name))
-        value = np.exp(np.log(a) * (1 - condition.severity) + np.log(b) * condition.severity)
+        x, y = np.asarray(getattr(a, f.name)), np.asarray(getattr(b, f.name))
+        value = np.exp(np.log(x) * (1 - share) + np.log(y) * share)
         mixed[f.name] = tuple(map(float, value)) if value.ndim else float(value)
     return Light(**mixed)  # type: ignore[arg-type]
 
@@ -102,7 +120,7 @@ def sun_direction(scene: Scene, condition: Condition) -> np.ndarray:
     """
     if condition.name != 'low_sun' or condition.is_clear:
         return np.asarray(scene.sun, np.float32)
-    azimuth, elevation = np.radians(3), np.radians(6)
+    azimuth, elevation = np.radians(3), np.radians(9)
     low = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
     low = scene.T_world_base[:3, :3].T @ (low / np.linalg.norm(low))
     share = 1 - (1 - condition.severity) ** 2

@@ -61,6 +61,11 @@ class MotorwayBlock(Buildings, BlockBuilder):
 
     def _middle(self) -> None:
         b = self.ground
+        if self.route.rng(21, self.index // 8).random() < 0.6:
+            # Older stretches have a rail for either direction and grass between them.
+            for side in (-1, 1):
+                self.guard_rail(self.along, side * 0.22, side)
+            return
         b.use(ID['wall'], Material.CONCRETE, (0.40, 0.39, 0.37))
         profile = ((0.3, 0.0), (0.28, 0.2), (0.12, 0.45), (0.1, 0.82))
         for side in (-1, 1):

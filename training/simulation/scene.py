@@ -18,7 +18,6 @@ from training.simulation.roads import environment_of
 from training.simulation.soup import SKY, Soup
 from training.simulation.world import Surroundings, World, load_world, surroundings
 
-SUN_ELEVATION = np.radians(38)
 _SIGHT, _LIDAR_SIGHT = 260.0, 160.0
 """Agents farther away are left out, in metres; of a scan even nearer ones."""
 
@@ -104,11 +103,17 @@ class Scene:
     @functools.cached_property
     def sun(self) -> np.ndarray:
         """(3,) unit vector towards the sun of a clear day in `base_link`."""
-        azimuth = self._world.place.style.sun_azimuth
-        c, s = np.cos(SUN_ELEVATION), np.sin(SUN_ELEVATION)
+        style = self._world.place.style
+        azimuth = style.sun_azimuth
+        c, s = np.cos(style.sun_elevation), np.sin(style.sun_elevation)
         sun = np.array([c * np.cos(azimuth), c * np.sin(azimuth), s])
         turned: np.ndarray = self.T_world_base[:3, :3].T @ sun
         return turned
+
+    @functools.cached_property
+    def cloud_cover(self) -> float:
+        """How much of a clear day's sunlight clouds take just now, 0 to 1."""
+        return self._world.place.style.cloud_cover(self.time)
 
     @functools.cached_property
     def lamps(self) -> np.ndarray:

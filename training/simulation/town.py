@@ -21,7 +21,7 @@ from training.simulation.vehicles import ID
 
 _TRACK = (0.93, 2.37)
 _ZEBRA = (-4.2, -1.0)
-_WEIGHTS = {'row': 0.58, 'towers': 0.16, 'houses': 0.12, 'park': 0.09, 'yard': 0.05}
+_WEIGHTS = {'row': 0.54, 'towers': 0.16, 'houses': 0.13, 'park': 0.11, 'yard': 0.06}
 
 
 class TownBlock(Buildings, BlockBuilder):
@@ -184,7 +184,11 @@ class TownBlock(Buildings, BlockBuilder):
                 at = BLOCK - 22 if side < 0 else CROSSING + 22
                 self.put(board, at, kerb + side * 0.6, yaw, z=0.12)
             draw = rng.random()
-            if draw < 0.45:
+            if draw < 0.16:
+                # Where a tramway or a school asks for it: a pedestrian guard rail.
+                begin = rng.uniform(CROSSING + 4, BLOCK - 30)
+                self.barrier((begin, begin + rng.uniform(12, 24)), self.kerb[side] + side * 0.3)
+            elif draw < 0.5:
                 begin = rng.uniform(CROSSING + 4, BLOCK - 28)
                 self.railing((begin, begin + rng.uniform(10, 22)), self.kerb[side] + side * 0.25,
                              1.05, 0.22)  # fmt: skip
@@ -206,7 +210,7 @@ class TownBlock(Buildings, BlockBuilder):
         for _ in range(int(rng.integers(1, 4))):
             s = rng.uniform(CROSSING + 5, BLOCK - 14)
             for k in range(int(rng.integers(3, 9))):
-                kind = 'parked bicycle' if rng.random() < 0.9 else 'parked motorcycle'
+                kind = 'parked bicycle' if rng.random() < 0.96 else 'parked motorcycle'
                 out = 1.25 if wide else 0.75
                 yaw = np.pi / 2 + rng.normal(0, 0.12) if wide else rng.normal(0, 0.1)
                 gap = 0.75 if wide else 2.0
@@ -219,10 +223,10 @@ class TownBlock(Buildings, BlockBuilder):
                 continue
             wide = not self.parking[side]
             lateral = self.verge(side) + side * (1.1 if wide else 0.75)
-            if wide and rng.random() < 0.6:
+            if wide and rng.random() < 0.85:
                 b.use(ID['terrain'], Material.GRASS, self.style.grass)
                 near = self.verge(side) + side * 0.4
-                b.strip(self.along[1:-1], (near, 0.15), (near + side * 1.4, 0.15))
+                b.strip(self.along[1:-1], (near, 0.15), (near + side * 1.9, 0.15))
             step = rng.uniform(7, 10)
             size = rng.uniform(0.8, 1.1)
             for s in np.arange(CROSSING + rng.uniform(4, 8), BLOCK - 7, step):
@@ -235,7 +239,7 @@ class TownBlock(Buildings, BlockBuilder):
         rng = self.rng
         s, end = CROSSING + 5.0, BLOCK - 8.0
         middle = -6.05 if side < 0 else 4.58
-        if side < 0 and rng.random() < 0.10:
+        if side < 0 and rng.random() < 0.03:
             self.parked('bus', s + 8, -6.1)
             self.put(props.bus_shelter(), s + 8, self.edge(-1) + 0.4 + 1.0, z=0.12)
             s += 17
@@ -245,11 +249,11 @@ class TownBlock(Buildings, BlockBuilder):
             if draw < 0.80:
                 self.parked('car', s + 2.6, middle, yaw)
                 s += 5.8
-            elif draw < 0.91:
+            elif draw < 0.85:
                 for k in range(3):
                     self.parked('parked motorcycle', s + 0.7 + 1.1 * k, middle, yaw + 0.9)
                 s += 4.4
-            elif draw < 0.925 and s < end - 10:
+            elif draw < 0.875 and s < end - 10:
                 self.parked('truck', s + 4.8, middle - 0.05, yaw)
                 s += 10.4
             else:

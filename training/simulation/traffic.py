@@ -58,20 +58,21 @@ class Lane:
     neighbours: tuple[int | None, int | None] = (None, None)
 
 
-_STREET = ('car', 'car', 'motorcycle', 'car', 'car', 'truck', 'car', 'motorcycle', 'car', 'car')
+# The first three of a lane drive ahead of the ego vehicle for the whole drive, or meet it first.
+_STREET = ('car', 'car', 'car', 'motorcycle', 'car', 'truck', 'car', 'car', 'car', 'car')
 _TRAMWAY = (
-    'car', 'motorcycle', 'car', 'tram', 'car', 'bus', 'car', 'car', 'motorcycle', 'car', 'car',
-    'car', 'car', 'car', 'car',
+    'car', 'motorcycle', 'car', 'tram', 'car', 'truck', 'car', 'bus', *('car',) * 4, 'truck',
+    *('car',) * 5, 'motorcycle', *('car',) * 11,
 )  # fmt: skip
-_ROAD = ('car', 'motorcycle', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
-_FAST = ('car', 'car', 'motorcycle', 'car', 'car', 'car', 'car')
-_SLOW = ('car', 'car', 'lorry', 'car', 'car', 'truck', 'car', 'car', 'car', 'bus')
+_ROAD = ('car', 'car', 'car', 'motorcycle', 'truck', 'car', 'car', 'car', 'bus', 'car', 'car')
+_FAST = ('car', 'car', 'car', 'motorcycle', 'car', 'car', 'car')
+_SLOW = ('car', 'car', 'car', 'lorry', 'car', 'car', 'car', 'truck', 'car', 'car', 'bus', 'car')
 _BIKES = ('bicycle',)
 
 LANES: dict[str, tuple[Lane, ...]] = {
     'town': (
         Lane(1, -1.65, 11.0, _STREET, 32), Lane(-1, 1.65, 11.0, _TRAMWAY, 31),
-        Lane(1, -4.1, 4.6, _BIKES, 38),
+        Lane(1, -4.1, 4.6, _BIKES, 62),
     ),
     'country': (
         Lane(1, -1.75, 21.0, _ROAD, 60), Lane(-1, 1.75, 21.0, _ROAD, 52),
@@ -229,7 +230,8 @@ class Traffic:
         rng = self.route.rng(3, i, int(state.generation[i]))
         lane = self.lanes[state.lane[i]]
         # By turns, so that a short drive meets every kind.
-        name = lane.mix[(self._slots[i] + self.route.number % 3) % len(lane.mix)]
+        later = int(state.generation[i]) * int((state.lane == state.lane[i]).sum())
+        name = lane.mix[(self._slots[i] + self.route.number % 3 + later) % len(lane.mix)]
         state.kind[i] = fleet.KINDS.index(name)
         state.variant[i] = rng.integers(fleet.VARIANTS[name])
         state.desired[i] = lane.speed * rng.uniform(0.88, 1.12)

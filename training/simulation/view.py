@@ -248,7 +248,9 @@ class View:
         rows, columns = np.arange(1, h, 3), np.arange(1, w, 3)
         grid = np.ix_(rows, columns)
         map_x = np.broadcast_to(columns, (len(rows), len(columns))).astype(np.float32)
-        flipped = 2 * self.camera.K[1, 2] - rows
+        axis = self.camera.T_base_camera[:3, 2]
+        up = self.camera.K[1, 1] * axis[2] / max(float(np.hypot(axis[0], axis[1])), 0.1)
+        flipped = 2 * (self.camera.K[1, 2] + up) - rows
         map_y = np.broadcast_to(np.clip(flipped, 0, h - 1)[:, None], map_x.shape)
         map_x, map_y = map_x.copy(), map_y.astype(np.float32)
         open_sky = np.zeros(map_x.shape, np.float32)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clcp_ros.classes import ClassSet
-from clcp_ros.errors import BundleError
+from clcp_ros.errors import BundleError, ModelError
+from clcp_ros.tiling import FrameTiling, Tiling
 
 SCHEMA_VERSION = 1
 DESCRIPTION = 'bundle.json'
@@ -47,6 +48,7 @@ class Bundle:
         input: What the network expects.
         provenance: Where it comes from: commit, data, metrics, versions.
         sha256: Hash of each file, by name.
+        tiling: Windows of a frame, each of the input's size; None where the network sees it whole.
     """
 
     path: Path
@@ -55,6 +57,19 @@ class Bundle:
     input: InputSpec
     provenance: dict[str, Any] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
+    tiling: FrameTiling | None = None
+
+    @property
+    def frame(self) -> InputSpec:
+        """What a frame is resized to: the network's input, or what is cut into windows of it."""
+        if self.tiling is None:
+            return self.input
+        return replace(self.input, height=self.tiling.height, width=self.tiling.width)
+
+    @property
+    def windows(self) -> int:
+        """Windows of a frame."""
+        return 1 if self.tiling is None else len(self.tiling.corners)
 
     @property
     def model_path(self) -> Path:
@@ -88,6 +103,7 @@ def write_description(
     classes: ClassSet,
     input_spec: InputSpec,
     provenance: dict[str, Any],
+    tiling: FrameTiling | None = None,
 ) -> None:
     """Write `bundle.json` for a folder that already holds the model and the reference.
 
@@ -97,6 +113,7 @@ def write_description(
         classes: Class set of the model's logits.
         input_spec: Geometry and normalisation of the model's input.
         provenance: JSON-serialisable facts on origin.
+        tiling: Windows of a frame; None where the network sees it whole.
     """
     files = {
         file: {'sha256': sha256_of(folder / file), 'bytes': (folder / file).stat().st_size}
@@ -116,7 +133,14 @@ def write_description(
             'mean': list(input_spec.mean),
             'std': list(input_spec.std),
         },
-        'tiling': None,
+        'tiling': None
+        if tiling is None
+        else {
+            'height': tiling.height,
+            'width': tiling.width,
+            'window': list(tiling.tiling.window),
+            'stride': list(tiling.tiling.stride),
+        },
         'provenance': provenance,
         'files': files,
     }
@@ -145,7 +169,7 @@ def load_bundle(path: str | Path) -> Bundle:
         )
     try:
         bundle = _parse(folder, description)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ModelError) as error:
         raise BundleError(f'{folder / DESCRIPTION}: malformed ({error!r}); export again') from None
     for file in (MODEL, REFERENCE):
         if file not in bundle.sha256:
@@ -204,4 +228,16 @@ def _parse(folder: Path, description: dict[str, Any]) -> Bundle:
         ),
         provenance=dict(description['provenance']),
         sha256={name: str(entry['sha256']) for name, entry in description['files'].items()},
+        tiling=_tiling(description.get('tiling'), (height, width)),
     )  # fmt: skip
+
+
+def _tiling(entry: dict[str, Any] | None, window: tuple[int, int]) -> FrameTiling | None:
+    if entry is None:
+        return None
+    (rows, columns), (down, right) = entry['window'], entry['stride']
+    if (int(rows), int(columns)) != window:
+        raise ValueError(f'windows of {rows} x {columns} are not the input, {window}')
+    return FrameTiling(
+        int(entry['height']), int(entry['width']), Tiling(window, (int(down), int(right)))
+    )

@@ -22,7 +22,8 @@ from torch import Tensor
 from clcp_ros.bundle import InputSpec
 from clcp_ros.errors import ModelError
 from clcp_ros.inference import preprocess
-from training.segmentation.tiles import Tiling, slide
+from clcp_ros.tiling import Tiling
+from training.segmentation.tiles import slide
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')

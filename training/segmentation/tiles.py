@@ -9,51 +9,15 @@ far border, the last window moved back so that every one is whole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clcp_ros.errors import ModelError
+from clcp_ros.tiling import Tiling
 
 Forward = Callable[[Tensor], Tensor]
 """(B, 3, h, w) normalised windows -> (B, C, h', w') logits on any grid."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Windows of an image.
-
-    Attributes:
-        window: (height, width) that the network sees.
-        stride: (height, width) between windows, at most the window.
-
-    Raises:
-        ModelError: A stride that would leave pixels out, or sizes below one.
-    """
-
-    window: tuple[int, int]
-    stride: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        for window, stride in zip(self.window, self.stride, strict=True):
-            if window < 1 or not 1 <= stride <= window:
-                raise ModelError(
-                    f'windows of {self.window[0]} x {self.window[1]} in steps of {self.stride[0]} '
-                    f'x {self.stride[1]} leave pixels out; steps must lie in 1 ... window'
-                )
-
-    def corners(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(top, left) of every window of an image, row by row.
-
-        Args:
-            height: Of the image; a smaller one than the window is one window (padded).
-            width: Of the image.
-        """
-        rows = _positions(height, self.window[0], self.stride[0])
-        columns = _positions(width, self.window[1], self.stride[1])
-        return [(top, left) for top in rows for left in columns]
 
 
 def slide(image: Tensor, tiling: Tiling, forward: Forward, batch_size: int = 8) -> Tensor:
@@ -88,8 +52,3 @@ def slide(image: Tensor, tiling: Tiling, forward: Forward, batch_size: int = 8) 
             count[top : top + rows, left : left + columns] += 1
     assert total is not None
     return (total / count)[:, :height, :width]
-
-
-def _positions(size: int, window: int, stride: int) -> list[int]:
-    last = max(size - window, 0)
-    return [min(i * stride, last) for i in range(-(-last // stride) + 1)]

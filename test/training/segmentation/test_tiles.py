@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
-from training.segmentation.tiles import Tiling, slide
+from clcp_ros.tiling import Tiling
+from training.segmentation.tiles import slide
 
 
 def test_windows_are_mmsegmentations() -> None:

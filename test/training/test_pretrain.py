@@ -17,7 +17,7 @@ from training.loop import StepBatches, read_metrics
 from training.methods.base import Setup
 from training.methods.clcp import Clcp
 from training.methods.config import ModelConfig, OptimizerConfig
-from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
+from training.pairs.contrastive import ContrastivePairs, ViewConfig
 from training.pairs.pair import Pair
 from training.pairs.pair_set import PairSet
 from training.pairs.writer import PairSetWriter
@@ -139,10 +139,9 @@ def test_a_batch_with_an_empty_sample_is_finite(pairs: Path) -> None:
     data = ContrastivePairs(PairSet(pairs), VIEWS, (0.5,) * 3, (0.5,) * 3, train=True)
     samples = [data[0, 0], data[1, 0], data[2, 0]]
     samples[1] = copy.copy(samples[1])
-    empty = samples[1]['voxels']
-    samples[1]['voxels'] = type(empty)(empty.coords[:0], empty.features[:0], empty.point_to_voxel)
+    samples[1]['lidar'] = data.preparation(np.zeros((0, 4), np.float32))
     method = Clcp(Setup())
-    image, lidar, _, visible = method.embed(collate(samples))
+    image, lidar, _, visible = method.embed(data.collate(samples))
     assert visible.tolist() == [True, False, True]
     assert torch.isfinite(image).all()
     assert torch.isfinite(lidar).all()

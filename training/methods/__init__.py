@@ -73,7 +73,8 @@ def load_method(folder: Path) -> Method:
     )
     method = entry.make(Setup(model, views=views, options=options))
     lidar, _ = read_weights(folder / LIDAR_ENCODER)
-    state = {f'lidar_encoder.{k}': v for k, v in lidar.items()} | heads
+    prefix = f'lidar_encoder.{method.lidar_encoder.weights_prefix}'
+    state = {f'{prefix}{k}': v for k, v in lidar.items()} | heads
     image = {k: v for k, v in method.state_dict().items() if k.startswith('image_encoder.')}
     if difference := compare_states({**image, **state}, method.state_dict()):
         raise ModelError(f'{folder} holds files that do not belong together: {difference}')

@@ -10,9 +10,10 @@ memory would compute, is done here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -29,14 +30,14 @@ from training.cli import atomic_path
 from training.methods.config import ModelConfig, OptimizerConfig
 from training.methods.gather import gather_rows, means_over_ranks, world_size
 from training.methods.grad_cache import embed_without_keeping
+from training.methods.lidar_tower import make_lidar_encoder
 from training.methods.losses import clip_floor, retrieval
 from training.models.image_encoder import EncoderOutput, ImageEncoder
-from training.models.minkunet import MinkUNet
+from training.models.lidar.base import LidarEncoder
 from training.models.minkunet_layouts import compare_states
-from training.pairs.contrastive import ContrastivePairs, ViewConfig, collate
+from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
-from training.sparse import SparseGrid
 
 IMAGE_ENCODER = 'image_encoder.safetensors'
 LIDAR_ENCODER = 'lidar_encoder.safetensors'
@@ -117,7 +118,7 @@ class Method(L.LightningModule):
     """
 
     contrast_weight: float = 1.0
-    lidar_encoder: Any  # an nn.Module with `embed_dim`
+    lidar_encoder: LidarEncoder
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
@@ -146,15 +147,14 @@ class Method(L.LightningModule):
             encoder.mean, encoder.std = _IMAGENET
         return encoder
 
-    def make_lidar_encoder(self) -> nn.Module:
-        """Make the lidar encoder; may be overridden."""
-        model = self.setup_.model
-        return MinkUNet(
-            model.lidar_encoder, weights=model.lidar_weights,
-            frozen=model.freeze_lidar and not model.lidar_batchnorm_trains,
-            precision=model.lidar_precision, sparse_backend=model.sparse_backend,
-            checkpoint_activations=model.checkpoint_activations,
-        )  # fmt: skip
+    def make_lidar_encoder(self) -> LidarEncoder:
+        """Make the lidar encoder, any of training/models/lidar; may be overridden."""
+        return make_lidar_encoder(self.setup_.model, self.setup_.views)
+
+    @property
+    def extras(self) -> Extras:
+        """What training samples hold beside image and points; may be overridden."""
+        return Extras()
 
     def samples(self, pairs: PairSet, train: bool) -> Dataset[Any]:
         """The samples of a pair set, asked for by (position, seed); may be overridden.
@@ -164,14 +164,19 @@ class Method(L.LightningModule):
             train: Random crop and augmentation.
         """
         encoder = self.image_encoder
-        return ContrastivePairs(pairs, self.setup_.views, encoder.mean, encoder.std, train)
+        return ContrastivePairs(
+            pairs, self.setup_.views, encoder.mean, encoder.std, train,
+            self.lidar_encoder.preparation, self.extras if train else Extras(),
+        )  # fmt: skip
 
-    def collate(self, samples: list[Any]) -> Batch:
-        """Join samples to what `embed` takes; may be overridden.
+    @property
+    def collate(self) -> Callable[[list[Any]], Batch]:
+        """What joins samples to what `embed` takes; may be overridden.
 
-        `image` (B, 3, S, S), normalised, is always among it.
+        `image` (B, 3, S, S), normalised, is always among it. It goes to the loader's workers, so
+        it holds no weights.
         """
-        return collate(samples)
+        return functools.partial(collate_with, self.lidar_encoder.preparation)
 
     def encode_image(self, images: Tensor) -> EncoderOutput:
         """What the image encoder makes of images; may be overridden. This is what is watched.
@@ -191,8 +196,8 @@ class Method(L.LightningModule):
         Returns:
             (T, D) features, and (T,) int64 sample of each, ascending.
         """
-        grid = SparseGrid(batch['coords'], len(batch['image']))
-        return self.lidar_encoder(grid, batch['features']), grid.samples
+        features = self.lidar_encoder(batch['lidar'])
+        return features.tokens, features.token_sample
 
     def embed(self, batch: Batch) -> Embedded:
         """Embed a chunk of a batch; to be implemented.
@@ -444,8 +449,10 @@ class Method(L.LightningModule):
             folder / EMBEDDING, heads,
             {'method': name, **metadata, 'provenance': json.dumps(provenance)},
         )  # fmt: skip
+        prefix = self.lidar_encoder.weights_prefix
+        lidar = {k.removeprefix(prefix): v for k, v in self.lidar_encoder.state_dict().items()}
         _save_tensors(
-            folder / LIDAR_ENCODER, self.lidar_encoder.state_dict(),
+            folder / LIDAR_ENCODER, lidar,
             {'architecture': setup.model.lidar_encoder, 'provenance': json.dumps(provenance)},
         )  # fmt: skip
         # Last: it tells that the run is finished.

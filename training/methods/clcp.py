@@ -76,7 +76,10 @@ class Clcp(Method):
         voxels, sample = self.encode_lidar(batch)
         pairs = len(image)
         lidar = mean_per_sample(self.lidar_head(voxels), sample, pairs)
-        visible = torch.bincount(sample, minlength=pairs) > 0
+        # A range image has tokens where the scan has no point.
+        visible = (batch['lidar']['point_count'] > 0) & (
+            torch.bincount(sample, minlength=pairs) > 0
+        )
         return Embedded(F.normalize(image, dim=1), F.normalize(lidar, dim=1), visible=visible)
 
     def contrast(self, image: Tensor, lidar: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from clcp_ros.errors import ModelError
 from training.models.image_encoder import Pool
@@ -22,9 +22,11 @@ class ModelConfig:
         imagenet_statistics: Normalise images with ImageNet's mean and deviation, whatever the
             weights expect; what the thesis' code did.
         pool: Image embedding: mean of the patch tokens (avg) or class token (token; the thesis).
-        lidar_encoder: minkunet34_w32, minkunet18_w32, _w20 or _w16, minkunet_tiny, or another
-            encoder of training/models/lidar.
+        lidar_encoder: minkunet34_w32, minkunet18_w32, _w20 or _w16, minkunet_tiny, pointpillars,
+            or range_ and a timm name; any of training/models/lidar.
         lidar_weights: File of weights for it, see training/convert_lidar_weights.py.
+        lidar_settings: Its geometry by the names of its family's settings, as in
+            {"pillar_size_m": 0.32}; see docs/lidar_encoder.md.
         freeze_lidar: Keep the lidar encoder as loaded, BatchNorm statistics included.
         lidar_batchnorm_trains: Let BatchNorm of a frozen lidar encoder normalise with each batch
             and overwrite its statistics; what the thesis' code did.
@@ -43,6 +45,7 @@ class ModelConfig:
     pool: Pool = 'avg'
     lidar_encoder: str = 'minkunet_tiny'
     lidar_weights: str | None = None
+    lidar_settings: dict[str, Any] = field(default_factory=dict)
     freeze_lidar: bool = False
     lidar_batchnorm_trains: bool = False
     lidar_precision: Literal['float32', 'bfloat16'] = 'float32'

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameter names of other releases in timm's terms, for the weights people already have.
 
-Known are torchvision's MobileNetV2 and the TinyViT of its authors, which MobileSAM's image encoder
-is, too.
+Known are torchvision's MobileNetV2, the TinyViT of its authors, which MobileSAM's image encoder
+is, too, and the camera's encoder in LIP-Loc's checkpoints.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from training.models.lip_loc_names import encoder_of, is_lip_loc
 from training.models.torchvision_names import torchvision_mobilenetv2_to_timm
 
 # Where TinyViT's convolutions lie in its authors' release; the others are numbered alike in both.
@@ -55,6 +56,8 @@ def to_timm_names(state: dict[str, Tensor], architecture: str) -> Renamed:
         inner = {k.removeprefix('image_encoder.'): v for k, v in state.items()}
         if 'patch_embed.seq.0.c.weight' in inner:
             return Renamed(tiny_vit_to_timm(inner), *imagenet)
+    if is_lip_loc(state):
+        return Renamed(encoder_of(state, 'camera'), *imagenet)
     return Renamed(state)
 
 

@@ -192,14 +192,26 @@ class ImageEncoder(nn.Module):
         Raises:
             ModelError: The file is unreadable, or keys are missing from it.
         """
-        state, metadata = read_weights(Path(path))
+        self.load_state(*read_weights(Path(path)), str(path))
+
+    def load_state(self, state: dict[str, Tensor], metadata: dict[str, str], path: str) -> None:
+        """Load weights that were read.
+
+        Args:
+            state: Tensors under timm's names, or another project's that are known.
+            metadata: `architecture`, `mean` and `std`, as far as they are known.
+            path: Where they come from, for messages.
+
+        Raises:
+            ModelError: Keys are missing, or the architecture is another.
+        """
         if (made_for := metadata.get('architecture', self.architecture)) != self.architecture:
             raise ModelError(f'{path} holds {made_for}, not {self.architecture}')
         if 'mean' in metadata:
             self.mean, self.std = (tuple(json.loads(metadata[k])) for k in ('mean', 'std'))
+        state, mean, std = to_timm_names(state, self.architecture)
         self.match_positions(state.get('pos_embed'))
         own = self.model.state_dict()
-        state, mean, std = to_timm_names(state, self.architecture)
         if mean is not None and std is not None:
             self.mean, self.std = mean, std
         missing = [k for k in own if k not in state]

@@ -15,10 +15,10 @@ from clcp_ros.errors import ModelError
 from training.methods.base import Setup
 from training.methods.clcp import Clcp
 from training.methods.config import ModelConfig
+from training.models.lidar.minkunet import VoxelPreparation, VoxelSettings
 from training.models.minkunet import MinkUNet
 from training.models.minkunet_weights import write_minkunet_weights
 from training.pairs.contrastive import ViewConfig
-from training.sparse import join_voxels, voxelize
 
 
 def make(**model: Any) -> Clcp:
@@ -27,15 +27,16 @@ def make(**model: Any) -> Clcp:
 
 
 @pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
+def batch() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     clouds = rng.uniform(0, [4, 4, 2, 1], (2, 300, 4)).astype(np.float32)
-    coords, features = join_voxels([voxelize(c, 0.2) for c in clouds])
-    return {'image': torch.rand(2, 3, 64, 64), 'coords': coords, 'features': features}
+    preparation = VoxelPreparation(VoxelSettings(0.2))
+    lidar = preparation.collate([preparation(c) for c in clouds])
+    return {'image': torch.rand(2, 3, 64, 64), 'lidar': lidar}
 
 
 def test_a_frozen_encoder_keeps_the_weights_of_its_file(
-    tmp_path: Path, batch: dict[str, torch.Tensor]
+    tmp_path: Path, batch: dict[str, Any]
 ) -> None:
     source = MinkUNet('minkunet_tiny')
     path = tmp_path / 'lidar.safetensors'
@@ -45,24 +46,24 @@ def test_a_frozen_encoder_keeps_the_weights_of_its_file(
     image, lidar, *_ = method.embed(batch)
     (image * lidar).sum().backward()
     optimizer.step()
-    for key, value in method.lidar_encoder.state_dict().items():
+    for key, value in method.lidar_encoder.network.state_dict().items():
         assert torch.equal(value, source.state_dict()[key]), key
     assert any(p.grad is not None for p in method.lidar_head.parameters())
 
 
-def test_precision_backend_and_memory_are_passed_on(batch: dict[str, torch.Tensor]) -> None:
+def test_precision_backend_and_memory_are_passed_on(batch: dict[str, Any]) -> None:
     exact = make(freeze_lidar=True).eval()
     coarse = make(freeze_lidar=True, lidar_precision='bfloat16').eval()
     with torch.no_grad():
         a, b = exact.embed(batch)[1], coarse.embed(batch)[1]
     assert 0 < (a - b).norm() < 0.1
-    assert make(checkpoint_activations=True).lidar_encoder.checkpoint_activations
+    assert make(checkpoint_activations=True).lidar_encoder.network.checkpoint_activations
     pytest.importorskip('spconv.pytorch')
     plain, other = make().eval(), make(sparse_backend='spconv').eval()
     with torch.no_grad():
         torch.testing.assert_close(
             other.embed(batch)[1], plain.embed(batch)[1], atol=1e-4, rtol=1e-3
         )
-    assert other.lidar_encoder.conv_input[0].net[0].backend == 'spconv'
+    assert other.lidar_encoder.network.conv_input[0].net[0].backend == 'spconv'
     with pytest.raises(ModelError, match='bfloat16 weights are for frozen'):
         make(lidar_precision='bfloat16')

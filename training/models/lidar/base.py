@@ -117,8 +117,11 @@ class LidarEncoder(nn.Module, abc.ABC):
         embed_dim: Channels of its features.
         frozen: Whether weights and BatchNorm statistics stay as they are.
         preparation: What makes its input of points.
+        weights_prefix: What the names in its state dict begin with, and those in files of weights
+            do not.
     """
 
+    weights_prefix: str = ''
     architecture: str
     embed_dim: int
     preparation: Preparation

@@ -109,6 +109,8 @@ class MinkUNetEncoder(LidarEncoder):
         network: The MinkUNet.
     """
 
+    weights_prefix = 'network.'
+
     def __init__(
         self,
         architecture: str,

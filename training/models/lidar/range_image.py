@@ -28,6 +28,7 @@ from training.models.lidar.base import (
     sample_maps,
     samples_of,
 )
+from training.models.lip_loc_names import encoder_of, is_lip_loc
 from training.models.norm import bfloat16_if
 from training.models.range_image import RangeSettings, range_image
 
@@ -98,6 +99,8 @@ class RangeImageEncoder(LidarEncoder):
         image_encoder: The timm model.
     """
 
+    weights_prefix = 'image_encoder.model.'
+
     def __init__(
         self,
         architecture: str = 'range_vit_small_patch16_224',
@@ -129,17 +132,21 @@ class RangeImageEncoder(LidarEncoder):
             self.freeze()
 
     def _load_and_narrow(self) -> None:
-        """Load weights; other names than timm's, such as LIP-Loc's, would be translated here."""
+        """Load weights under timm's names, or those of LIP-Loc's lidar encoder."""
         path, encoder = self.options.weights, self.image_encoder
         first = encoder.model.pretrained_cfg.get('first_conv')
         narrow = self.settings.channels == 1
         if path is not None:
-            state, _ = read_weights(Path(path))
+            state, metadata = read_weights(Path(path))
+            if 'architecture' in metadata:
+                metadata['architecture'] = metadata['architecture'].removeprefix(PREFIX)
+            if is_lip_loc(state):
+                state = encoder_of(state, 'lidar')
             kernel = state.get(f'{first}.weight')
             if narrow and kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 1:
                 _sum_colours(encoder.model)
                 narrow = False
-            encoder.load(path)
+            encoder.load_state(state, metadata, str(path))
         if narrow:
             _sum_colours(encoder.model)
 
@@ -147,7 +154,8 @@ class RangeImageEncoder(LidarEncoder):
         """Compute features of the image.
 
         Args:
-            batch: From `preparation.collate`.
+            batch: From `preparation.collate`; `holes` (B, H, W) bool may be among it, pixels that
+                are left out of the image as CoarseDropout does.
 
         Returns:
             (B, embed_dim, h, w) patches over the kept part of the range image, and (B, embed_dim)
@@ -155,6 +163,8 @@ class RangeImageEncoder(LidarEncoder):
         """
         image = batch['image'][:, None].float().expand(-1, self.settings.channels, -1, -1)
         image = (image - self.get_buffer('mean')) / self.get_buffer('std')
+        if (holes := batch.get('holes')) is not None:
+            image = image.masked_fill(holes[:, None], 0)
         with bfloat16_if(self.frozen and self.options.precision == 'bfloat16', image.device):
             output = self.image_encoder(image)
         return output.grid.float(), output.pooled.float()

@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Losses between places of an image and the lidar points seen there, and between feature maps.
+
+A group is the visible points of one cell of the image encoder's map. Formulas are in
+docs/methods.md; each function gives one value per group, patch or image, whose mean is the loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.models.lidar.base import mean_per_sample
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Lidar points by the cells of a map that they are seen in.
+
+    Attributes:
+        cell: (G,) int64 flat place in (B, h, w), ascending.
+        shape: (B, h, w).
+        points: (M,) int64 numbers of the points that belong to a group.
+        member: (M,) int64 group of each of them.
+    """
+
+    cell: Tensor
+    shape: tuple[int, int, int]
+    points: Tensor
+    member: Tensor
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    @property
+    def sample(self) -> Tensor:
+        """(G,) int64."""
+        return self.cell // (self.shape[1] * self.shape[2])
+
+    @property
+    def row_column(self) -> Tensor:
+        """(G, 2) int64."""
+        _, height, width = self.shape
+        place = self.cell % (height * width)
+        return torch.stack([place // width, place % width], dim=1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average what points have over each group: (P, D) to (G, D)."""
+        return mean_per_sample(values[self.points], self.member, len(self))
+
+    def of_map(self, maps: Tensor) -> Tensor:
+        """What a map holds at each group: (B, D, h, w) to (G, D)."""
+        return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])[self.cell]
+
+
+def group_points(
+    uv: Tensor,
+    used: Tensor,
+    sample: Tensor,
+    shape: tuple[int, int, int],
+    min_points: int = 1,
+    most: int = 0,
+) -> Groups:
+    """Group points by the cell of the map that they fall into.
+
+    Args:
+        uv: (P, 2) column and row in [0, 1], from edge to edge of the image.
+        used: (P,) bool: seen by camera and lidar encoder.
+        sample: (P,) int64.
+        shape: (B, h, w) of the map.
+        min_points: Fewest points of a group.
+        most: Most groups, chosen at random by torch's generator; 0 for all.
+
+    Returns:
+        The groups; there may be none.
+    """
+    _, height, width = shape
+    inside = used & ((uv >= 0) & (uv < 1)).all(dim=1)
+    points = inside.nonzero()[:, 0]
+    place = uv[points].double()
+    column = (place[:, 0] * width).long().clamp(max=width - 1)
+    row = (place[:, 1] * height).long().clamp(max=height - 1)
+    cell, member, count = torch.unique(
+        (sample[points] * height + row) * width + column, return_inverse=True, return_counts=True
+    )
+    kept = count >= min_points
+    if most and int(kept.sum()) > most:
+        candidates = kept.nonzero()[:, 0]
+        order = torch.randperm(len(candidates), device=candidates.device)[:most]
+        kept = torch.zeros_like(kept)
+        kept[candidates[order]] = True
+    number = kept.cumsum(0) - 1
+    belongs = kept[member]
+    return Groups(cell[kept], shape, points[belongs], number[member[belongs]])
+
+
+def point_values(image: Tensor, lidar: Tensor) -> Tensor:
+    """Disagreement of two features of the same groups: `1 - cos`.
+
+    Args:
+        image: (G, D).
+        lidar: (G, D); give it detached for the regression form.
+
+    Returns:
+        (G,) in [0, 2].
+    """
+    return 1 - F.cosine_similarity(image, lidar, dim=1)
+
+
+def nce_values(
+    image: Tensor, lidar: Tensor, scale: Tensor | float, negatives: Tensor | None = None
+) -> Tensor:
+    """Symmetric InfoNCE between groups (van den Oord et al. 2018) without false negatives.
+
+    Args:
+        image: (G, D) L2-normalised.
+        lidar: (G, D) L2-normalised; row i belongs to row i of `image`.
+        scale: Inverse temperature.
+        negatives: (G, G) bool, whether lidar group j is a negative of image group i; all but the
+            diagonal when None. The diagonal does not matter.
+
+    Returns:
+        (G,) half the sum of both directions; 0 for a group without negatives.
+    """
+    logits = scale * image @ lidar.T
+    if negatives is not None:
+        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(~(negatives | own), -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    there = F.cross_entropy(logits, target, reduction='none')
+    back = F.cross_entropy(logits.T, target, reduction='none')
+    return (there + back) / 2
+
+
+@dataclass(frozen=True)
+class NegativeRules:
+    """Which groups may be told apart, and which look different by chance only.
+
+    Attributes:
+        scope: Negatives come from the same frame, or from the whole batch. Within a frame, light
+            and weather are the same for all, so that telling them apart teaches nothing of them.
+        neighbours: Cells of the same frame at most this far away, in cells, are no negatives: they
+            mostly show the same surface.
+        gap_s: Frames of one sequence closer than this in time are no negatives: they show the same
+            places.
+        same_shape: Groups at about the same range and height, with about the same normal and
+            intensity are no negatives: two pieces of a road are one thing to the lidar.
+        most_similar: Groups whose lidar features have a larger cosine are no negatives; 1 for no
+            limit. For frozen lidar encoders: those of a new one are all alike at first.
+    """
+
+    scope: Literal['frame', 'batch'] = 'frame'
+    neighbours: int = 1
+    gap_s: float = 5.0
+    same_shape: bool = True
+    most_similar: float = 1.0
+
+
+def allowed_negatives(
+    groups: Groups,
+    rules: NegativeRules,
+    sequence: Tensor,
+    time_s: Tensor,
+    lidar: Tensor,
+    geometry: Tensor | None = None,
+) -> Tensor:
+    """Apply the rules.
+
+    Args:
+        groups: G groups.
+        rules: The rules.
+        sequence: (B,) int64 sequence of each sample.
+        time_s: (B,) seconds.
+        lidar: (G, D) L2-normalised features.
+        geometry: (G, 6) means of `training.pairs.contrastive.GEOMETRY`; None leaves out
+            `same_shape`.
+
+    Returns:
+        (G, G) bool, symmetric.
+    """
+    sample, place = groups.sample, groups.row_column
+    same_frame = sample[:, None] == sample[None]
+    allowed = torch.ones_like(same_frame)
+    if rules.scope == 'frame':
+        allowed &= same_frame
+    else:
+        s, t = sequence[sample], time_s[sample]
+        near = (s[:, None] == s[None]) & ((t[:, None] - t[None]).abs() < rules.gap_s)
+        allowed &= same_frame | ~near
+    apart = (place[:, None] - place[None]).abs().amax(dim=2)
+    allowed &= ~(same_frame & (apart <= rules.neighbours))
+    if rules.same_shape and geometry is not None:
+        allowed &= ~_same_shape(geometry)
+    if rules.most_similar < 1:
+        lidar = lidar.detach()
+        allowed &= lidar @ lidar.T <= rules.most_similar
+    return allowed
+
+
+def _same_shape(geometry: Tensor) -> Tensor:
+    limits = torch.tensor([0.2, 0.3, 0.1], device=geometry.device)
+    scalars = geometry[:, [0, 1, 5]].nan_to_num(0.0)
+    near = ((scalars[:, None] - scalars[None]).abs() < limits).all(dim=2)
+    normal = F.normalize(geometry[:, 2:5], dim=1)
+    return near & (normal @ normal.T > 0.9)
+
+
+def anchor_values(student: Tensor, anchor: Tensor) -> Tensor:
+    """How far tokens have turned away from a copy's: `1 - cos` per patch.
+
+    Args:
+        student: (B, D, h, w).
+        anchor: (B, D, h, w), without gradients.
+
+    Returns:
+        (B * h * w,).
+    """
+    return (1 - F.cosine_similarity(student, anchor.detach(), dim=1)).flatten()
+
+
+def gram_values(student: Tensor, anchor: Tensor) -> Tensor:
+    """Change of the similarities among an image's patches (Gram anchoring, DINOv3).
+
+    `|P P' - Q Q'|_F^2 / N^2` with the N normalised tokens of an image as rows of P and Q. Unlike
+    `anchor_values` it lets tokens turn together.
+
+    Args:
+        student: (B, D, h, w).
+        anchor: (B, D, h, w), without gradients.
+
+    Returns:
+        (B,).
+    """
+    p = F.normalize(student.flatten(2), dim=1)
+    q = F.normalize(anchor.detach().flatten(2), dim=1)
+    return (p.transpose(1, 2) @ p - q.transpose(1, 2) @ q).square().mean(dim=(1, 2))

@@ -9,17 +9,14 @@ its outcome, while the executor goes on serving everything else.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import SetBool, Trigger  # type: ignore[import-untyped, unused-ignore]
 
 from clcp_ros.errors import ClcpError
-
-_POLL_S = 0.002
 
 Answer = tuple[bool, str]
 
@@ -47,8 +44,6 @@ class _Pause:
     """Lets the executor do something else before a callback goes on."""
 
     def __await__(self) -> Generator[None, None, None]:
-        # The executor asks again at once: without a nap it would keep a core busy.
-        time.sleep(_POLL_S)
         yield
 
 
@@ -85,17 +80,22 @@ class Services:
         """
         outcome: list[Any] = []
         failure: list[BaseException] = []
+        done = threading.Event()
 
         def run() -> None:
             try:
                 outcome.append(work())
             except BaseException as error:  # it is raised where it is waited for
                 failure.append(error)
+            done.set()
+            # It asks waiting callbacks only when something wakes it.
+            if self._node.executor is not None:
+                self._node.executor.wake()
 
         thread = threading.Thread(target=run, name='service', daemon=True)
         self._threads.add(thread)
         thread.start()
-        while thread.is_alive():
+        while not done.is_set():
             await _Pause()
         self._threads.discard(thread)
         if failure:

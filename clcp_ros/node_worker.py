@@ -70,6 +70,7 @@ class FrameWorker:
             taken = self._slots.take(min(limits, default=0))
             if not taken:
                 return
+            pipeline = self._pipeline  # which may have been replaced meanwhile
             self._since = time.perf_counter()
             try:
                 results = pipeline.process_batch([(c, f, s) for c, (f, s, _) in taken])

@@ -64,6 +64,8 @@ class Rig:
         self._publishers: dict[str, Any] = {}
         self.got: dict[str, list[Any]] = {}
         self.diagnostics: list[Any] = []
+        self._hears_diagnostics = False
+        self._clients: dict[str, Any] = {}
 
     @property
     def camera(self) -> Any:
@@ -74,6 +76,11 @@ class Rig:
         """Let the node answer calls."""
         self._thread.start()
 
+    def stop_spinning(self) -> None:
+        """Let the node be used by this thread alone."""
+        self._executor.shutdown(timeout_sec=5)
+        self._thread.join(5)
+
     def start(self) -> Rig:
         """Activate the node and spin it."""
         assert self.node.start(), self.node.failure
@@ -83,18 +90,28 @@ class Rig:
     def listen(self, *topics: str, types: dict[str, Any] | None = None) -> Rig:
         """Subscribe to topics of the node and wait until they are connected."""
         from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import CameraInfo, Image
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-        kinds = {'shift': DiagnosticArray, 'camera_info': CameraInfo, **(types or {})}
+        kinds = {
+            'shift': DiagnosticArray,
+            'camera_info': CameraInfo,
+            'compressed': CompressedImage,
+            **(types or {}),
+        }
         subscriptions = []
         for topic in topics:
             self.got[topic] = []
+            kind = kinds.get(topic.rpartition('/')[2], Image)
             subscriptions.append(
                 self.peer.create_subscription(
-                    kinds.get(topic, Image), f'segment/{topic}', self.got[topic].append, 50
+                    kind, f'segment/{topic}', self.got[topic].append, 50
                 )
             )
-        self.peer.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 50)
+        if not self._hears_diagnostics:
+            self._hears_diagnostics = True
+            self.peer.create_subscription(
+                DiagnosticArray, '/diagnostics', self._on_diagnostics, 50
+            )
         self.until(lambda: all(s.get_publisher_count() for s in subscriptions))
         return self
 
@@ -110,7 +127,9 @@ class Rig:
             self._publishers[topic] = publisher
         return self._publishers[topic]
 
-    def send(self, image: np.ndarray, stamp_ns: int, **changes: Any) -> Any:
+    def send(
+        self, image: np.ndarray, stamp_ns: int, topic: str = 'image', **changes: Any
+    ) -> Any:
         """Publish an image (H, W, 3) uint8 as sensor_msgs/Image."""
         from sensor_msgs.msg import Image
         from std_msgs.msg import Header
@@ -121,8 +140,21 @@ class Rig:
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
         for name, value in changes.items():
             setattr(message, name, value)
-        self.publisher(Image, 'image').publish(message)
+        self.publisher(Image, topic).publish(message)
         return message
+
+    def client(self, kind: Any, name: str) -> Any:
+        """A client of a service of the node."""
+        if name not in self._clients:
+            self._clients[name] = self.peer.create_client(kind, f'segment/{name}')
+        assert self._clients[name].wait_for_service(TIMEOUT_S), name
+        return self._clients[name]
+
+    def call(self, kind: Any, name: str, **request: Any) -> Any:
+        """Call a service of the node and wait for its answer."""
+        future = self.client(kind, name).call_async(kind.Request(**request))
+        self.until(future.done)
+        return future.result()
 
     def until(self, predicate: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> None:
         """Spin the peer until something is so."""
@@ -131,11 +163,17 @@ class Rig:
             assert time.monotonic() < end, 'timed out'
             self._peer_executor.spin_once(timeout_sec=0.02)
 
+    def spin_for(self, seconds: float) -> None:
+        """Spin the peer for a while."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._peer_executor.spin_once(timeout_sec=min(left, 0.02))
+
     def status(self, name: str) -> Any:
         """The newest diagnostic status of a subcomponent, or None."""
         for array in reversed(self.diagnostics):
             for status in array.status:
-                if status.name.endswith(f': {name}'):
+                if status.name == f'{self.node.get_fully_qualified_name()}: {name}':
                     return status
         return None
 

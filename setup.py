@@ -14,7 +14,9 @@ PACKAGE = 'clcp_ros'
 # What runs on the robot. No torch.
 RUNTIME = [
     'numpy>=1.26',  # arrays; 1.26 is what Jazzy ships
-    'onnxruntime>=1.17',  # runs model.onnx on CPU, CUDA, TensorRT or OpenVINO
+    'onnxruntime>=1.17',  # runs model.onnx on CPU, CUDA or TensorRT
+    # The fastest on x86 processors (docs/performance.md); elsewhere ONNX Runtime does it alone.
+    'openvino>=2024.6; platform_machine == "x86_64"',
 ]
 OPENCV = ['opencv-python-headless>=4.6']  # JPEG, resize, colour maps; headless: no GUI libraries
 
@@ -40,6 +42,7 @@ TRAINING = [
     'matplotlib>=3.8',  # plots of the reports
     'jinja2>=3.1',  # HTML of the reports, escaped
     'tqdm>=4.66',  # progress with rate and time left
+    'tensorboard>=2.16',  # reads the curves that Lightning's logger writes
     'pillow>=10',  # contact sheets and palette PNG
     'pyyaml>=6',  # recipes
     'embreex>=2.17.7',  # Embree ray casting for the simulator: no GPU, no window

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Light, weather and camera faults by name, each with a severity from 0 (clear) to 1."""
+"""Light, weather, both, and camera faults by name, with a severity from 0 (clear) to 1."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Condition:
     """Light, weather or a fault of the camera.
 
     Attributes:
-        name: One of `ALL_CONDITIONS`.
+        name: One of `ALL_CONDITIONS`, or a light and a weather at once, such as `night+rain`.
         severity: 0 (exactly the clear day) to 1 (moonless night, 50 m of visibility, cloudburst,
             heavy snow fall, black picture).
         since: For `frozen`: seconds of the drive at which the camera froze.
@@ -52,9 +52,11 @@ class Condition:
     since: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ALL_CONDITIONS:
+        both = len(self.parts) == 2 and self.parts[0] in LIGHTS[1:] and self.parts[1] in WEATHER
+        if self.name not in ALL_CONDITIONS and not both:
             raise SimulationError(
-                f'no condition {self.name!r}; there are {", ".join(ALL_CONDITIONS)}'
+                f'no condition {self.name!r}; there are {", ".join(ALL_CONDITIONS)}, and '
+                f'low_sun, dusk or night with fog, rain or snow, such as night+rain'
             )
         if not 0 <= self.severity <= 1:
             raise SimulationError(f'severity must lie in [0, 1], not {self.severity}')
@@ -87,6 +89,16 @@ class Condition:
         return cls('snow', share ** (1 / _SNOW_POWER))
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What it is made of: one name, or that of the light and that of the weather."""
+        return tuple(self.name.split('+'))
+
+    @property
+    def weather(self) -> str:
+        """`fog`, `rain`, `snow` or nothing."""
+        return self.parts[-1] if self.parts[-1] in WEATHER else ''
+
+    @property
     def is_clear(self) -> bool:
         """Nothing differs from the clear day."""
         return self.name == 'clear' or self.severity == 0
@@ -97,7 +109,7 @@ class Condition:
 
         The extinction grows with the severity's fifth power: 1.5 km at 0.5, 150 m at 0.8.
         """
-        if self.name != 'fog':
+        if self.weather != 'fog':
             return CLEAR_VISIBILITY_M
         clear, worst = koschmieder(CLEAR_VISIBILITY_M), koschmieder(DENSEST_FOG_M)
         return visibility(clear + (worst - clear) * self.severity**_FOG_POWER)
@@ -105,12 +117,12 @@ class Condition:
     @property
     def rain_mm_h(self) -> float:
         """Millimetres of rain per hour: drizzle to cloudburst."""
-        return HEAVIEST_RAIN_MM_H * self.severity**_RAIN_POWER if self.name == 'rain' else 0.0
+        return HEAVIEST_RAIN_MM_H * self.severity**_RAIN_POWER if self.weather == 'rain' else 0.0
 
     @property
     def snow_mm_h(self) -> float:
         """Millimetres of water per hour falling as snow."""
-        return HEAVIEST_SNOW_MM_H * self.severity**_SNOW_POWER if self.name == 'snow' else 0.0
+        return HEAVIEST_SNOW_MM_H * self.severity**_SNOW_POWER if self.weather == 'snow' else 0.0
 
 
 def _share(value: float, most: float, name: str) -> float:

@@ -181,7 +181,7 @@ def measure(
     measured = distance + sigma * jitter
     intensity = reflected * through * (1 + np.float32(0.06) * flicker)
     category = hits.category
-    if condition.name in ('fog', 'rain', 'snow') and beta > 0:
+    if condition.weather and beta > 0:
         air = np.random.default_rng([*key, 1])
         scattered, where, echo = _airborne(condition, beta, distance, power, faintest, air)
         scattered &= luck < 1 - lidar.dropout
@@ -204,7 +204,7 @@ def measure(
 
 def beam_extinction(condition: Condition) -> float:
     """Extinction coefficient at the laser's wavelength in 1/m, beyond that of clean air."""
-    if condition.name == 'fog' and condition.severity > 0:
+    if condition.weather == 'fog' and condition.severity > 0:
         return atmosphere.fog_extinction_at(condition.visibility_m, _WAVELENGTH_NM)
     return atmosphere.rain_extinction(condition.rain_mm_h) + atmosphere.snow_extinction(
         condition.snow_mm_h, _WAVELENGTH_NM
@@ -249,7 +249,7 @@ def _airborne(
     chance = rng.random(shape, np.float32)
     reach = rng.gamma(2.0, 1.0, shape).astype(np.float32)
     echo = rng.random(shape, np.float32)
-    if condition.name == 'fog':
+    if condition.weather == 'fog':
         b = 0.046 * np.pi / condition.visibility_m
         where = 1.5 + 2.2 * reach
         overlap = np.minimum(where / _OVERLAP_M, 1) ** 2
@@ -258,7 +258,7 @@ def _airborne(
         found = (soft > power) & (soft > faintest) & (where < distance)
         intensity = np.clip(soft * where**2 * 2, 0.004, 0.12)
         return found, where, intensity.astype(np.float32)
-    share, scale = (2.5, 2.5) if condition.name == 'rain' else (4.0, 3.5)
+    share, scale = (2.5, 2.5) if condition.weather == 'rain' else (4.0, 3.5)
     where = reach * np.float32(scale) + np.float32(1.2)
     found = (chance < 1 - np.exp(-share * beta)) & (where < distance)
     return found, where, 0.01 + 0.12 * echo**3

@@ -9,7 +9,7 @@ about 40 000 lx. Lamps burn in every condition; by day the exposure hides them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -94,11 +94,29 @@ def light(condition: Condition, cloud_cover: float = 0.0) -> Light:
         cloud_cover: How much of the clear day's sunlight clouds take, 0 to 1. A low sun stands
             below them.
     """
-    if condition.name == 'low_sun':
+    if 'low_sun' in condition.parts:
         cloud_cover *= 1 - condition.severity
     day = _between(_CLEAR, _OVERCAST, cloud_cover)
-    worst = _AT_SEVERITY_ONE.get(condition.name, _CLEAR)
+    worst = _worst(condition)
     return day if worst is _CLEAR else _between(day, worst, condition.severity)
+
+
+def _worst(condition: Condition) -> Light:
+    first, *weather = (_AT_SEVERITY_ONE.get(part, _CLEAR) for part in condition.parts)
+    if not weather:
+        return first
+    # Clouds take of the light what they take by day, but at night they give a town's light back.
+    dimmed = ('sun',) if 'night' in condition.parts else ('sun', 'ambient', 'horizon', 'zenith')
+    under = {
+        name: tuple(
+            a * b / c
+            for a, b, c in zip(
+                getattr(first, name), getattr(weather[0], name), getattr(_CLEAR, name), strict=True
+            )
+        )
+        for name in dimmed
+    }
+    return replace(first, clouds=weather[0].clouds, **under)
 
 
 def _between(a: Light, b: Light, share: float) -> Light:
@@ -118,7 +136,7 @@ def sun_direction(scene: Scene, condition: Condition) -> np.ndarray:
     A low sun stands over the far end of the street, some degrees beside it, fixed in the world:
     drivers know why.
     """
-    if condition.name != 'low_sun' or condition.is_clear:
+    if 'low_sun' not in condition.parts or condition.is_clear:
         return np.asarray(scene.sun, np.float32)
     azimuth, elevation = np.radians(3), np.radians(9)
     low = np.array([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)])
@@ -139,7 +157,7 @@ def extinction(condition: Condition) -> float:
 
     Rain counts twice, for the spray of the other cars.
     """
-    if condition.name == 'fog':
+    if condition.weather == 'fog':
         return atmosphere.koschmieder(condition.visibility_m)
     return (
         atmosphere.koschmieder(atmosphere.CLEAR_VISIBILITY_M)

@@ -37,7 +37,7 @@ def shade(view: View, condition: Condition, lit: Light, sun: Array) -> Array:
         dark *= np.float32(-0.4 * wet)
         dark += np.float32(1 - 0.15 * wet)
         albedo = albedo * dark
-    elif condition.name == 'snow':
+    elif condition.weather == 'snow':
         cover = view.snow_cover * np.float32(min(1.0, 1.3 * condition.severity))
         bare = 1 - cover
         albedo = albedo * bare

@@ -191,5 +191,5 @@ def test_impossible_parameters_are_one_clear_line(wrong: dict[str, float]) -> No
 
 
 def test_unknown_condition_lists_the_known_ones() -> None:
-    with pytest.raises(SimulationError, match=r'hail.*clear, low_sun, dusk'):
+    with pytest.raises(SimulationError, match=r'hail.*clear, low_sun, dusk.*night\+rain'):
         Condition('hail')

@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from training.simulation.a2d2 import scenes
 from training.simulation.bags import Bag
-from training.simulation.cityscapes import TRAIN_TOWNS, Cityscapes, Part
+from training.simulation.cityscapes import TRAIN_ROADS, TRAIN_TOWNS, Cityscapes, Part
 from training.simulation.config import CONDITIONS, SimulationConfig, SimulationError
 from training.simulation.run import SimulatedData, simulate, write_recordings
 
@@ -280,7 +280,7 @@ def test_cityscapes_layout_and_label_ids(data: SimulatedData) -> None:
     valid = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
     labels = sorted(data.cityscapes.glob('gtFine/*/*/*_gtFine_labelIds.png'))
     images = sorted(data.cityscapes.glob('leftImg8bit/*/*/*_leftImg8bit.png'))
-    assert len(labels) == len(images) == len(TRAIN_TOWNS) + len(CONDITIONS)
+    assert len(labels) == len(images) == len(TRAIN_TOWNS + TRAIN_ROADS) + len(CONDITIONS)
     for label, image in zip(labels, images, strict=True):
         assert label.name.split('_gtFine')[0] == image.name.split('_leftImg8bit')[0]
         ids = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)

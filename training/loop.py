@@ -9,29 +9,44 @@ the number of the step.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
+import shutil
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clcp_ros.errors import ModelError
+from training.callbacks import MetricsFile, Progress, SeededSteps, read_metrics
+from training.checkpoints import AtomicCheckpoints, Best, Checkpoints
+from training.cli import atomic_path
+from training.hardware import HardwareConfig
+from training.loggers import make_loggers
+from training.nonfinite import FiniteSteps
 from training.pairs.batches import Spacing
+
+__all__ = [
+    'CHECKPOINT',
+    'METRICS',
+    'Run',
+    'RunData',
+    'StepBatches',
+    'fit',
+    'make_trainer',
+    'prepare_run',
+    'read_metrics',
+    'to_settings',
+]
 
 CHECKPOINT = 'last.ckpt'
 SETTINGS = 'settings.json'
@@ -84,6 +99,24 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         # Lightning counts the steps before a resume as fetched, so the whole run is the length.
         return self.max_steps
+
+    def divide(self, rank: int, world_size: int) -> None:
+        """Take one rank's share of the batches; all shares are equally large.
+
+        Args:
+            rank: This process.
+            world_size: Number of processes.
+
+        Raises:
+            ModelError: The batch size is no multiple of the number of processes.
+        """
+        if self.batch_size % world_size:
+            raise ModelError(
+                f'a batch of {self.batch_size} cannot be divided among {world_size} processes; '
+                f'choose a multiple of {world_size}, as --batch_size '
+                f'{max(self.batch_size // world_size, 1) * world_size}'
+            )
+        self.rank, self.world_size = rank, world_size
 
     @property
     def steps_per_pass(self) -> int:
@@ -138,104 +171,38 @@ class RunData(L.LightningDataModule):
         """Batches from the trainer's step on, this rank's part of them."""
         assert self.trainer is not None
         self.batches.start = self.trainer.global_step
-        self.batches.rank = self.trainer.global_rank
-        self.batches.world_size = self.trainer.world_size
-        return DataLoader(
+        self.batches.divide(self.trainer.global_rank, self.trainer.world_size)
+        return TimedLoader(
             self.samples,
             batch_sampler=self.batches,
             collate_fn=self.collate,
             num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self.workers else None,
             persistent_workers=self.workers > 0,
         )
 
 
-class SeededSteps(Callback):
-    """Seeds torch before every step, so that drop-out is the same after a resume."""
+class TimedLoader(DataLoader[Any]):
+    """A loader that knows how long it let others wait."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    _waited = 0.0
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Seed the step."""
-        torch.manual_seed(self.seed * 1_000_003 + trainer.global_step)
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - began
+            yield batch
 
-
-class MetricsFile(Callback):
-    """Appends what is logged to a CSV file with the columns step, name, value.
-
-    Args:
-        path: The file. Rows after the step that a resumed run starts at are dropped.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin the file."""
-        if not self.path.is_file():
-            self._rewrite([])
-
-    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Keep what belongs to the run so far."""
-        self._rewrite([r for r in read_metrics(self.path) if r[0] <= trainer.global_step])
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Write the step's metrics."""
-        self._write(trainer, validation=False)
-
-    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Write the validation's metrics."""
-        self._write(trainer, validation=True)
-
-    def _rewrite(self, rows: list[tuple[int, str, float]]) -> None:
-        with self.path.open('w', newline='') as file:
-            csv.writer(file).writerows([('step', 'name', 'value'), *rows])
-
-    def _write(self, trainer: L.Trainer, validation: bool) -> None:
-        if not trainer.is_global_zero:
-            return
-        with self.path.open('a', newline='') as file:
-            writer = csv.writer(file)
-            for name, value in trainer.callback_metrics.items():
-                if name.startswith('val_') == validation:
-                    writer.writerow((trainer.global_step, name, f'{float(value):.6g}'))
-
-
-def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Read what `MetricsFile` wrote; empty when there is nothing.
-
-    Args:
-        path: The file.
-    """
-    if not path.is_file():
-        return []
-    with path.open(newline='') as file:
-        return [(int(r['step']), r['name'], float(r['value'])) for r in csv.DictReader(file)]
-
-
-class _Progress(TQDMProgressBar):
-    """One bar for the whole run, with rate and time left; silent validation."""
-
-    def init_validation_tqdm(self) -> Tqdm:
-        """A bar that shows nothing: validation takes a moment, and its lines would pile up."""
-        return Tqdm(disable=True)
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar, without Lightning's version of nothing."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop('v_num', None)
-        return metrics
-
-
-class FiniteLoss(Callback):
-    """Stops a run whose loss is not a number, before the checkpoint is spoilt."""
-
-    def on_before_backward(self, trainer: L.Trainer, _: Any, loss: torch.Tensor) -> None:
-        """Check the loss."""
-        if not torch.isfinite(loss):
-            raise ModelError(
-                f'the loss is {loss.item()} at step {trainer.global_step}; lower the learning rate'
-            )
+    def take_waited(self) -> float:
+        """Seconds of waiting since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,13 +221,21 @@ class Run:
     result: Path
     state: str
 
+    @rank_zero_only
     def begin(self) -> None:
         """Make the folder, and clear it for a new run. Nothing is written before."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.state == 'new':
-            for path in (self.out / CHECKPOINT, self.out / METRICS, self.result):
+            for path in (
+                self.out / CHECKPOINT,
+                self.out / Best.FILE,
+                self.out / METRICS,
+                self.result,
+            ):
                 path.unlink(missing_ok=True)
-        (self.out / SETTINGS).write_text(self.settings)
+            shutil.rmtree(self.out / 'tensorboard', ignore_errors=True)
+        with atomic_path(self.out / SETTINGS) as temporary:
+            temporary.write_text(self.settings)
 
 
 def prepare_run(out: Path, settings: dict[str, Any], result: str, overwrite: bool) -> Run:
@@ -303,6 +278,10 @@ def make_trainer(
     precision: str = '32-true',
     gradient_clip: float = 1.0,
     ema: float = 0.0,
+    tolerance: int = 0,
+    callbacks: Sequence[Callback] = (),
+    loggers: str = '',
+    hardware: HardwareConfig | None = None,
 ) -> L.Trainer:
     """Begin a run: a Lightning trainer that counts steps, writes `last.ckpt` and `metrics.csv`.
 
@@ -313,13 +292,22 @@ def make_trainer(
         validate_every: Steps between validations; 0 for none.
         checkpoint_every: Steps between checkpoints.
         precision: Lightning's name of a precision, such as `bf16-mixed`.
-        gradient_clip: Largest norm of the gradient.
+        gradient_clip: Largest norm of the gradient; 0 for any.
         ema: Decay of a moving average of the weights, which takes their place in validations and
             at the end; 0 for none.
+        tolerance: How many steps running are skipped where loss or gradient is not finite.
+        callbacks: More of them. They see a validation's metrics before these are written.
+        loggers: See `make_loggers`.
+        hardware: Processes and devices.
 
     Returns:
         The trainer.
+
+    Raises:
+        ModelError: The hardware is not there, or a logger is not installed.
     """
+    hardware = hardware or HardwareConfig()
+    hardware.check()
     run.begin()
     # Known and harmless here: our loaders are small, and StepBatches is what makes them resumable.
     for message in (
@@ -335,26 +323,27 @@ def make_trainer(
         max_steps=max_steps,
         max_epochs=-1,
         precision=precision,  # type: ignore[arg-type]  # a Literal upstream, checked there
-        gradient_clip_val=gradient_clip,
         val_check_interval=validate_every or None,
         limit_val_batches=1.0 if validate_every else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=False,
+        logger=make_loggers(loggers, run.out, json.loads(run.settings)),
+        log_every_n_steps=min(10, max_steps),
         enable_model_summary=False,
+        enable_checkpointing=False,
         use_distributed_sampler=False,
+        plugins=[AtomicCheckpoints()],
         callbacks=[
-            ModelCheckpoint(
-                run.out, CHECKPOINT.removesuffix('.ckpt'), every_n_train_steps=checkpoint_every,
-                save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=False,
-            ),
             SeededSteps(seed),
-            MetricsFile(run.out / METRICS),
-            FiniteLoss(),
+            FiniteSteps(gradient_clip, tolerance),
             *([EMAWeightAveraging(decay=ema)] if ema else []),
-            _Progress(refresh_rate=max(1, max_steps // 200), leave=True),
+            *callbacks,
+            MetricsFile(run.out / METRICS),
+            Progress(max(1, max_steps // 200)),
+            Checkpoints(run.out / CHECKPOINT, checkpoint_every, validate_every),
         ],
-    )  # fmt: skip
+        **hardware.trainer_arguments(),
+    )
 
 
 def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
@@ -378,7 +367,9 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
         )
     except SystemExit:
         raise KeyboardInterrupt from None
-    if trainer.max_steps is not None and trainer.global_step < trainer.max_steps:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    stopped = any(isinstance(c, Best) and c.stopped for c in callbacks)
+    if trainer.global_step < trainer.max_steps and not stopped:
         raise KeyboardInterrupt
 
 

@@ -16,19 +16,24 @@ if __package__ in (None, ''):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from clcp_ros.errors import PairSetError
+from clcp_ros.errors import ModelError, PairSetError
+from training.callbacks import Speed, rank_zero_print
+from training.checkpoints import Best
 from training.cli import git_commit, next_step, run_command
 from training.defaults import PAIRS, ensure_pairs, is_simulated
+from training.hardware import HardwareConfig
 from training.loop import (
     METRICS,
     RunData,
@@ -47,6 +52,8 @@ from training.methods.signature import options_of, with_method_options
 from training.pairs.batches import Spacing
 from training.pairs.contrastive import ViewConfig
 from training.pairs.pair_set import PairSet
+from training.watch.report import Warnings
+from training.watch.watch import Watch, WatchConfig
 
 
 class PairData(RunData):
@@ -55,32 +62,57 @@ class PairData(RunData):
     Args:
         method: Makes the samples.
         pairs: The pair set.
+        validation: (N,) positions of the pairs to validate on.
         batches: The batches of the run.
         chunk: Pairs that are embedded at once; 0 for a rank's whole share of a batch.
         workers: Processes that read ahead; 0 reads in this one.
     """
 
     def __init__(
-        self, method: Method, pairs: PairSet, batches: StepBatches, chunk: int, workers: int
+        self,
+        method: Method,
+        pairs: PairSet,
+        validation: np.ndarray,
+        batches: StepBatches,
+        chunk: int,
+        workers: int,
     ) -> None:
         join = partial(_in_chunks, collate=method.collate, chunk=chunk)
         super().__init__(method.samples(pairs, train=True), batches, join, workers)
         self._validation = method.samples(pairs, train=False)
         self._collate = method.collate
-        self._validation_rows = [(int(p), 0) for p in pairs.rows(split='val')]
+        self._validation_rows = [(int(p), 0) for p in validation]
         self._chunk = chunk
-        self.validation_pairs = len(self._validation_rows)
+        self.validation_pairs = len(validation)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split in order, the same crops every time; this rank's part of it."""
         assert self.trainer is not None
         rows, ranks = self._validation_rows, self.trainer.world_size
         # All ranks get equally many, since they gather them: the first ones again, if need be.
-        rows = rows + rows[: -len(rows) % ranks]
+        rows = [rows[i % len(rows)] for i in range(-(-len(rows) // ranks) * ranks)]
         return DataLoader(
             self._validation, batch_size=self._chunk or self.batches.batch_size,
             collate_fn=self._collate, sampler=rows[self.trainer.global_rank :: ranks],
+            num_workers=self.workers,
         )  # fmt: skip
+
+    def images(self, count: int) -> Tensor | None:
+        """Images of the validation split, evenly spread.
+
+        Args:
+            count: How many, at most.
+
+        Returns:
+            (N, 3, S, S) normalised; None for none.
+        """
+        rows = self._validation_rows
+        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        if not len(places):
+            return None
+        samples = [self._validation[rows[i]] for i in places]
+        images: Tensor = self._collate(samples)['image']
+        return images
 
 
 def _in_chunks(samples: list[Any], collate: Callable[[list[Any]], Any], chunk: int) -> list[Any]:
@@ -96,14 +128,21 @@ def pretrain(
     model: ModelConfig = ModelConfig(),  # noqa: B008  # shown as defaults, never changed
     views: ViewConfig = ViewConfig(),  # noqa: B008
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    conditions: str = '',
     max_steps: int = 150,
     batch_size: int = 32,
     chunk: int = 0,
     batch_gap: float = 2.0,
     validate_every: int = 50,
     checkpoint_every: int = 50,
-    workers: int = 0,
+    patience: int = 0,
+    keep: Literal['last', 'best'] = 'last',
+    watch: WatchConfig = WatchConfig(),  # noqa: B008
+    loggers: str = 'tensorboard',
+    hardware: HardwareConfig = HardwareConfig(),  # noqa: B008
+    workers: int = -1,
     precision: str = '32-true',
+    tolerance: int = 5,
     seed: int = 0,
     overwrite: bool = False,
     **options: Any,
@@ -117,16 +156,26 @@ def pretrain(
         model: Encoders and heads.
         views: Crop, image size, voxels.
         optimizer: Optimizer and schedule.
+        conditions: Train and validate on pairs of these conditions alone, as in clear,fog: pairs
+            that have one of the words among the values of their tags. Empty for all.
         max_steps: Steps of the whole run.
         batch_size: Pairs per step, over all processes.
-        chunk: Pairs that are embedded at once, for batches that do not fit into memory; their
+        chunk: Pairs that a process embeds at once, for batches that do not fit into memory; their
             gradient is that of the whole batch, for a third more time. 0 for all.
         batch_gap: Pairs of one sequence in a batch are at least this many seconds apart, or as far
             as possible where there are too few; 0 lets neighbours meet.
-        validate_every: Steps between validations.
+        validate_every: Steps between validations; 0 for none.
         checkpoint_every: Steps between checkpoints.
-        workers: Loader processes.
+        patience: Validations without a smaller loss that end the run early; 0 for any number.
+        keep: Weights that are saved in the end: the last, or those of the smallest validation
+            loss.
+        watch: What is measured at validations.
+        loggers: Beside metrics.csv: tensorboard, wandb, mlflow; several with commas, or none.
+        hardware: Processes and devices.
+        workers: Loader processes for each that trains; -1 for as many as the machine suggests.
         precision: Lightning's name of a precision, such as bf16-mixed.
+        tolerance: Steps running that are skipped where loss or gradient is not finite, before the
+            run ends.
         seed: Of everything that is random.
         overwrite: Start anew whatever is in `out`.
         options: Those of the methods, by group; of others than the chosen one they are refused.
@@ -136,13 +185,20 @@ def pretrain(
 
     Raises:
         PairSetError: The pair set is too small.
-        ModelError: Unknown networks, weights that do not fit, a loss that is not finite.
+        ModelError: Unknown networks, weights that do not fit, hardware that is not there, or a
+            loss that is again and again not finite.
     """
     own = options_of(method, options)
+    _check(max_steps, batch_size, chunk, validate_every, checkpoint_every, patience, keep)
+    optimizer.check()
+    watch.check()
+    hardware.check()
     settings = to_settings(
         pairs=str(pairs), method=method, options=own, model=model, views=views,
-        optimizer=optimizer, max_steps=max_steps, batch_size=batch_size, chunk=chunk,
-        batch_gap=batch_gap, precision=precision, seed=seed,
+        optimizer=optimizer, conditions=conditions, max_steps=max_steps, batch_size=batch_size,
+        chunk=chunk, batch_gap=batch_gap, patience=patience, keep=keep,
+        validate_every=validate_every if patience or keep == 'best' else None,
+        precision=precision, seed=seed,
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
     if run.state == 'done':
@@ -151,33 +207,100 @@ def pretrain(
     if pairs == PAIRS:
         ensure_pairs(pairs)
     pair_set = PairSet(pairs)
-    positions = pair_set.rows(split='train')
-    if len(positions) < 2:
-        raise PairSetError(
-            f'{pairs} has {len(positions)} training pairs; contrastive training needs at least two'
-        )
-    if validate_every and len(pair_set.rows(split='val')) < 2:
-        print('fewer than two validation pairs: nothing to compare, so no validation')
+    rows = {split: chosen_pairs(pair_set, split, conditions) for split in ('train', 'val')}
+    if validate_every and len(rows['val']) < 2:
+        rank_zero_print('fewer than two validation pairs: nothing to compare, so no validation')
         validate_every = 0
+        if patience or keep == 'best':
+            raise PairSetError('--patience and --keep best need validation pairs')
     L.seed_everything(seed, verbose=False)
     module = find_method(method).make(Setup(model, optimizer, views, max_steps, own))
-    spacing = _spacing(pair_set, positions, batch_size, batch_gap)
-    batches = StepBatches(positions, batch_size, max_steps, seed, spacing=spacing)
-    data = PairData(module, pair_set, batches, chunk, workers)
-    _describe(module, pair_set, batches, max_steps, run.state)
+    spacing = _spacing(pair_set, rows['train'], batch_size, batch_gap)
+    batches = StepBatches(rows['train'], batch_size, max_steps, seed, spacing=spacing)
+    count = hardware.loader_workers() if workers < 0 else workers
+    data = PairData(module, pair_set, rows['val'], batches, chunk, count)
+    callbacks: list[L.Callback] = [Speed(batches.batch_size)]
+    if validate_every:
+        module.watch = Watch(
+            watch, module.image_encoder, data.images(watch.images), views.image_size, max_steps,
+            model.starts_from_weights,
+        )  # fmt: skip
+        callbacks.append(Warnings(module.watch, batches.batch_size))
+    if hardware.compile:
+        module.image_encoder.compile()
+    _describe(module, pair_set, rows, batches, max_steps, run.state)
+    best = Best(out, keep == 'best', patience)
     trainer = make_trainer(
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every, precision=precision, gradient_clip=optimizer.clip,
+        tolerance=tolerance, callbacks=[*callbacks, best], loggers=loggers,
+        hardware=hardware,
     )  # fmt: skip
     if run.state == 'new' and validate_every:
         trainer.validate(module, data, verbose=False)  # where it starts from
     fit(trainer, module, data)
     if trainer.is_global_zero:
+        best.restore(module)
         provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}
         module.save(out, method, provenance)
         print(f'\nwrote {out / RESULT}: {summary(out)}')
         next_step(f'python training/finetune.py --encoder {out / RESULT}')
     return out / RESULT
+
+
+def _check(
+    max_steps: int,
+    batch_size: int,
+    chunk: int,
+    validate_every: int,
+    checkpoint_every: int,
+    patience: int,
+    keep: str,
+) -> None:
+    """Complain about lengths that make no sense, before anything is read."""
+    for name, value, least in (
+        ('max_steps', max_steps, 1), ('batch_size', batch_size, 2), ('chunk', chunk, 0),
+        ('validate_every', validate_every, 0), ('checkpoint_every', checkpoint_every, 1),
+        ('patience', patience, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise ModelError(f'--{name} must be at least {least}, not {value}')
+    if not validate_every and (patience or keep == 'best'):
+        raise ModelError('--patience and --keep best look at validations: set --validate_every')
+
+
+def chosen_pairs(pairs: PairSet, split: str, conditions: str = '') -> np.ndarray:
+    """Positions of the pairs to use.
+
+    Args:
+        pairs: The pair set.
+        split: `train` or `val`.
+        conditions: Words with commas; a pair is taken that has one among the values of its tags.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        PairSetError: There are no pairs of such a condition, or fewer than two to train on.
+    """
+    positions = pairs.rows(split=split)
+    wanted = {c.strip() for c in conditions.split(',')} - {''}
+    if wanted:
+        tags = pairs.column('tags')
+        values = [set(map(str, json.loads(tags[p]).values())) for p in positions]
+        known = set().union(*values) if values else set()
+        if split == 'train' and (missing := wanted - known):
+            raise PairSetError(
+                f'{pairs.folder}: no training pairs with the tag {", ".join(sorted(missing))}; '
+                f'there are {", ".join(sorted(known)) or "no tags"}'
+            )
+        positions = positions[[bool(v & wanted) for v in values]]
+    if split == 'train' and len(positions) < 2:
+        raise PairSetError(
+            f'{pairs.folder} has {len(positions)} training pairs; contrastive training needs at '
+            'least two'
+        )
+    return positions
 
 
 def _spacing(
@@ -189,7 +312,7 @@ def _spacing(
     batch_size = min(batch_size, len(positions))
     possible = Spacing.of(pairs, positions, gap_s).largest_gap(batch_size)
     if possible < gap_s:
-        print(
+        rank_zero_print(
             f'{len(positions)} pairs are too few for batches of {batch_size} with {gap_s:g} s '
             f'between pairs of one sequence: {possible:.2g} s it is'
         )
@@ -197,15 +320,20 @@ def _spacing(
 
 
 def _describe(
-    method: Method, pairs: PairSet, batches: StepBatches, max_steps: int, state: str
+    method: Method,
+    pairs: PairSet,
+    rows: dict[str, np.ndarray],
+    batches: StepBatches,
+    max_steps: int,
+    state: str,
 ) -> None:
     model = method.setup_.model
     million = [
         sum(p.numel() for p in m.parameters()) / 1e6
         for m in (method.image_encoder, method.lidar_encoder)
     ]
-    print(
-        f'pairs: {len(batches.positions)} to train on, {len(pairs.rows(split="val"))} to validate '
+    rank_zero_print(
+        f'pairs: {len(rows["train"])} to train on, {len(rows["val"])} to validate '
         f'on, from {len(pairs.sequences)} sequences{" (simulated)" if _simulated(pairs) else ""}\n'
         f'image encoder: {method.image_encoder.architecture} ({million[0]:.1f} M parameters), '
         f'lidar encoder: {model.lidar_encoder} ({million[1]:.1f} M'
@@ -229,15 +357,31 @@ def summary(out: Path) -> str:
     rows = read_metrics(out / METRICS)
     final = {name: value for _, name, value in rows}
     first = {name: value for _, name, value in reversed(rows)}
-    if 'val_pairs' not in final:
-        return f'training loss {first["loss"]:.3f} -> {final["loss"]:.3f}'
-    pairs = max(final['val_pairs'], 1)
-    return (
-        f'validation loss {first["val_loss"]:.3f} -> {final["val_loss"]:.3f} '
-        f'(chance {np.log(pairs):.3f}), partner found first among {pairs:.0f}: '
-        f'{final["val_r1"]:.1%} (chance {1 / pairs:.1%}), among the first five: '
-        f'{final["val_r5"]:.1%}'
-    )
+    text = f'training loss {first["loss"]:.3f} -> {final["loss"]:.3f}'
+    if 'val_r1' in final:
+        pairs = max(final['val_pairs'], 1)
+        text = (
+            f'validation loss {first["val_loss"]:.3f} -> {final["val_loss"]:.3f} '
+            f'(chance {np.log(pairs):.3f}), partner found first among {pairs:.0f}: '
+            f'{final["val_r1"]:.1%} (chance {1 / pairs:.1%}), among the first five: '
+            f'{final["val_r5"]:.1%}'
+        )
+    if final.get('skipped'):
+        text += f'; {final["skipped"]:.0f} steps skipped, not finite'
+    return f'{text}\n{_speed(rows)}'
+
+
+def _speed(rows: list[tuple[int, str, float]]) -> str:
+    """Pairs per second and the share of the time in which the loader kept the step waiting."""
+    seconds = {step: value for step, name, value in rows if name == 'step_s'}
+    waited = {step: value for step, name, value in rows if name == 'waited'}
+    rate = [value for _, name, value in rows if name == 'pairs_per_s']
+    steps = sorted(seconds)[1:]  # the first one starts the workers
+    total = sum(seconds[s] for s in steps)
+    if not total:
+        return 'too few steps to tell the speed'
+    share = sum(seconds[s] * waited.get(s, 0) for s in steps) / total
+    return f'{np.median(rate):.3g} pairs/s, {share:.1%} of the time waiting for the loader'
 
 
 if __name__ == '__main__':

@@ -38,6 +38,7 @@ from training.models.minkunet_layouts import compare_states
 from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
+from training.watch.watch import Watch
 
 IMAGE_ENCODER = 'image_encoder.safetensors'
 LIDAR_ENCODER = 'lidar_encoder.safetensors'
@@ -111,6 +112,7 @@ class Method(L.LightningModule):
         image_encoder: What pretraining is for.
         lidar_encoder: What it learns from.
         contrast_weight: Weight of the contrast in the loss.
+        watch: What is measured at validations beside the loss and retrieval.
 
     Raises:
         ModelError: Unknown networks, weights that do not fit, or an encoder that does not take
@@ -118,6 +120,7 @@ class Method(L.LightningModule):
     """
 
     contrast_weight: float = 1.0
+    watch: Watch | None = None
     lidar_encoder: LidarEncoder
 
     def __init__(self, setup: Setup) -> None:
@@ -299,19 +302,25 @@ class Method(L.LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Loss and retrieval over the whole validation set at once."""
-        if not self._validation:
-            return
-        image, lidar = (torch.cat(x) for x in zip(*self._validation, strict=True))
-        self._validation.clear()
-        if world_size() > 1:
-            # Rank r has every world_size-th pair, the last of some ranks being a repetition.
-            shape = (world_size(), -1, image.shape[1])
-            image, lidar = (
-                gather_rows(x).view(shape).transpose(0, 1).flatten(0, 1) for x in (image, lidar)
-            )
-        pairs = getattr(self.trainer.datamodule, 'validation_pairs', len(image))  # type: ignore[attr-defined]
-        self.validated(image[:pairs], lidar[:pairs])
+        """Loss, retrieval and what is watched, over the whole validation set at once."""
+        pairs: tuple[Tensor, Tensor] | None = None
+        if self._validation:
+            image, lidar = (torch.cat(x) for x in zip(*self._validation, strict=True))
+            self._validation.clear()
+            if world_size() > 1:
+                # Rank r has every world_size-th pair, the last of some ranks being a repetition.
+                shape = (world_size(), -1, image.shape[1])
+                image, lidar = (
+                    gather_rows(x).view(shape).transpose(0, 1).flatten(0, 1)
+                    for x in (image, lidar)
+                )
+            # The loader knows how many there are without the repetitions.
+            count = getattr(self.trainer.datamodule, 'validation_pairs', len(image))  # type: ignore[attr-defined]
+            pairs = image[:count], lidar[:count]
+            self.validated(*pairs)
+        if self.watch is not None:
+            values = self.watch.measure(self, pairs)
+            self.log_dict({f'val_{k}': v for k, v in values.items()})
 
     def validated(self, image: Tensor, lidar: Tensor) -> None:
         """Log what the embeddings of the validation set are worth; may be overridden.

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Steps whose loss or gradient is not a number change nothing; a run of them ends the training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
+
+from clcp_ros.errors import ModelError
+
+_BACKUP_EVERY = 50
+
+
+class FiniteSteps(Callback):
+    """Clips the gradient, skips steps that are not finite, counts them as `skipped`.
+
+    A skipped step leaves weights, the optimizer's averages and BatchNorm's statistics as they
+    were; it counts as a step, so that the schedule and the batches to come stay the same.
+
+    Args:
+        clip: Largest norm of the gradient; 0 for any.
+        tolerance: How many steps running may be skipped; the next one ends the run.
+    """
+
+    def __init__(self, clip: float, tolerance: int = 0) -> None:
+        self.clip, self.tolerance = clip, tolerance
+        self.skipped = self.running = 0
+        self._loss: Tensor | None = None
+        self._buffers: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, for the checkpoint."""
+        return {'skipped': self.skipped, 'running': self.running}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Counts of a checkpoint."""
+        self.skipped, self.running = state_dict['skipped'], state_dict['running']
+
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
+        """Remember the loss."""
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Clip, or take the gradients away, without which AdamW and SGD do nothing."""
+        norm = clip_gradients(trainer, pl_module, self.clip)
+        assert self._loss is not None
+        pl_module.log('grad_norm', norm)
+        finite = torch.isfinite(norm) & torch.isfinite(self._loss.to(norm.device))
+        if dist.is_initialized():
+            together = finite.to(torch.int32)
+            dist.all_reduce(together, dist.ReduceOp.MIN)
+            finite = together.bool()
+        if bool(finite):
+            self.running = 0
+            if trainer.global_step % _BACKUP_EVERY == 0 or not self._buffers:
+                self._buffers = {n: b.clone() for n, b in _statistics(pl_module) if _is_finite(b)}
+        elif trainer.precision != '16-mixed' or not bool(torch.isfinite(self._loss)):
+            # The scaler of 16-mixed skips infinite gradients itself, and lowers its scale.
+            self._skip(trainer, pl_module)
+        pl_module.log('skipped', float(self.skipped))
+
+    def _skip(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.skipped += 1
+        self.running += 1
+        assert self._loss is not None
+        step = trainer.global_step
+        if self.running > self.tolerance:
+            what = f'the loss is {float(self._loss):g}'
+            if bool(torch.isfinite(self._loss)):
+                what = 'the gradient is not finite'
+            before = ''
+            if self.running > 1:
+                before = f', as were {self.running - 1} before it, which were skipped'
+            raise ModelError(
+                f'{what} at step {step}{before}; lower the learning rate, or train in float32 '
+                '(precision 32-true)'
+            )
+        for parameter in module.parameters():
+            parameter.grad = None
+        for name, buffer in _statistics(module):
+            if not _is_finite(buffer):
+                buffer.copy_(self._buffers.get(name, torch.zeros_like(buffer)))
+        if trainer.is_global_zero:
+            print(f'\nstep {step}: loss or gradient not finite, step skipped')
+
+
+def clip_gradients(trainer: L.Trainer, module: L.LightningModule, clip: float) -> Tensor:
+    """Clip the norm of the whole gradient.
+
+    Args:
+        trainer: FSDP's shards need its help.
+        module: What is trained.
+        clip: Largest norm; 0 for any.
+
+    Returns:
+        The norm before.
+    """
+    largest = clip or float('inf')
+    if isinstance(trainer.strategy, FSDPStrategy):
+        norm: Tensor = trainer.strategy.model.clip_grad_norm_(largest)  # type: ignore[union-attr, operator]
+        return norm
+    gradients = [p for p in module.parameters() if p.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(gradients, largest)
+
+
+def _statistics(module: L.LightningModule) -> list[tuple[str, Tensor]]:
+    return [(n, b) for n, b in module.named_buffers() if n.endswith(('_mean', '_var'))]
+
+
+def _is_finite(buffer: Tensor) -> bool:
+    return bool(torch.isfinite(buffer).all())

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from clcp_ros.monitor import Level, ShiftState
 
 _HANGING_S = 3.0
-_CPU = 'CPUExecutionProvider'
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,9 @@ class ModelState:
         provider: Execution provider that is really used.
         wanted: Providers that were asked for; empty when none was.
         offered: Providers of this ONNX Runtime, best first.
-        fallback_reason: Why an accelerator was left for the CPU; empty while it was not.
+        fallback_reason: Why something else than what was wanted runs the model; empty while
+            nothing else does.
+        loaded_on: Provider that ran the model when it was loaded.
         busy_s: How long the present call has been going on.
         reload: What became of the last reload, for people.
         reload_failed: Whether that was a refusal.
@@ -67,6 +68,7 @@ class ModelState:
     wanted: Sequence[str] = ()
     offered: Sequence[str] = ()
     fallback_reason: str = ''
+    loaded_on: str = ''
     busy_s: float = 0.0
     reload: str = ''
     reload_failed: bool = False
@@ -94,24 +96,16 @@ def inference_status(state: ModelState, hardware_id: str = '') -> Status:
 def _model_problems(state: ModelState) -> list[tuple[Level, str, str]]:
     """Level, kind and text of what is wrong with the model."""
     model, provider = state.model, state.provider
-    best = state.offered[0] if state.offered else _CPU
     problems = []
     if state.busy_s > _HANGING_S:
         text = f'the model has been running for {state.busy_s:.0f} s'
         problems.append((Level.ERROR, 'hanging', text))
-    # An accelerator that was asked for, or could be there, and is not used must be noticed.
     if state.fallback_reason:
+        # An accelerator that was there and failed is graver than one that never was.
+        first = (*state.wanted, *state.offered, '')[0]
+        failed = provider != state.loaded_on or first in state.offered
         text = f'{model} fell back to {provider}: {state.fallback_reason}'
-        problems.append((Level.ERROR, 'fallback', text))
-    elif state.wanted and provider != state.wanted[0]:
-        text = f'{state.wanted[0]} was asked for, but {model} runs on {provider}'
-        problems.append((Level.WARN, 'provider', text))
-    elif not state.wanted and provider == _CPU != best:
-        text = (
-            f'{model} runs on {provider} though this ONNX Runtime was built for {best}: are its '
-            f'driver and libraries installed? model.providers: [{_CPU}] says that it is wanted'
-        )
-        problems.append((Level.WARN, 'provider', text))
+        problems.append((Level.ERROR if failed else Level.WARN, 'fallback', text))
     if state.reload_failed:
         problems.append((Level.WARN, 'reload', state.reload))
     return problems

@@ -310,7 +310,7 @@ class InputStatistics:
         text = f'no image on {self.topics} for {silence_s:.1f} s'
         if not around.publishers:
             text += ' (no matching publisher)'
-        elif not self._arrivals and around.fastdds and self._large(around) is not False:
+        elif self._may_be_too_large(around):
             text += (
                 f' though {around.publishers} publisher(s) match: images above 512 KB need '
                 f'{around.profile} on the sender side'
@@ -327,6 +327,11 @@ class InputStatistics:
             text = 'the stamps of the images stand still: the driver stamps them all alike'
             problems.append(_Problem('standing', Level.WARN, text))
         return problems
+
+    def _may_be_too_large(self, around: Surroundings) -> bool:
+        """Whether a connected publisher that was never heard may send what does not fit."""
+        unheard = not self._arrivals and not self.counts['lost']
+        return unheard and around.fastdds and self._large(around) is not False
 
     def _large(self, around: Surroundings) -> bool | None:
         """Whether the images exceed the default segment; None when their size is unknown."""

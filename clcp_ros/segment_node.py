@@ -45,6 +45,7 @@ from clcp_ros.node_services import Answer, Services
 from clcp_ros.node_statistics import Limits, Surroundings
 from clcp_ros.node_worker import FrameWorker
 from clcp_ros.pipeline import FramePipeline, FrameResult
+from clcp_ros.runtime import offered_providers
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -88,6 +89,7 @@ class SegmentNode(LifecycleNode):
         self._own_services = Services(self, self)
         self._profile = str(fastdds_profile() or 'config/fastdds.xml')
         self._offered = offered_providers()
+        self._loaded_on = ''
         self._fastdds = 'fastrtps' in rclpy.get_rmw_implementation_identifier()
         # Not managed: a node that is not active must be able to say so.
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -136,6 +138,7 @@ class SegmentNode(LifecycleNode):
 
     def _configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._pipeline = self._load()
+        self._loaded_on = self._pipeline.segmenter.provider
         names = self._camera_names()
         self.cameras = {name: Camera(self, name, self._limits) for name in names}
         self._labels = Labels(self)
@@ -186,9 +189,8 @@ class SegmentNode(LifecycleNode):
             f'classes, {spec.width}x{spec.height}) on {pipeline.segmenter.provider}, '
             f'{warm_s * 1e3:.0f} ms a frame, ready in {time.perf_counter() - start:.1f} s'
         )
-        problem = inference_status(self._model_state(pipeline))
-        if problem.level != Level.OK:
-            self.get_logger().warning(problem.message)
+        if reason := pipeline.segmenter.fallback_reason:
+            self.get_logger().warning(f'fell back to {pipeline.segmenter.provider}: {reason}')
         return pipeline
 
     def _wanted_providers(self) -> list[str]:
@@ -349,6 +351,7 @@ class SegmentNode(LifecycleNode):
         if self._pipeline is None or loaded.cameras != self._pipeline.cameras:
             raise ClcpError('the node was cleaned up while the bundle was loading')
         before, self._pipeline = self._pipeline, loaded
+        self._loaded_on = loaded.segmenter.provider
         if self._worker is not None:
             self._worker.replace(loaded)
         for camera in self.cameras.values():
@@ -412,21 +415,15 @@ class SegmentNode(LifecycleNode):
             model=f'{pipeline.bundle.name} {pipeline.bundle.id}',
             path=str(pipeline.bundle.path),
             provider=pipeline.segmenter.provider,
-            wanted=self._wanted_providers(),
+            wanted=pipeline.segmenter.wanted,
             offered=self._offered,
             fallback_reason=pipeline.segmenter.fallback_reason,
+            loaded_on=self._loaded_on,
             busy_s=worker.busy_s() if worker is not None else 0.0,
             reload=reload,
             reload_failed=failed,
             seconds=slowest,
         )
-
-
-def offered_providers() -> list[str]:
-    """Execution providers of this ONNX Runtime, best first, without Azure's remote service."""
-    import onnxruntime
-
-    return [p for p in onnxruntime.get_available_providers() if not p.startswith('Azure')]
 
 
 def _total_s(seconds: dict[str, float]) -> float:

@@ -17,6 +17,7 @@ from clcp_ros.node_statistics import WINDOW_S, InputStatistics, Limits, Surround
 
 ONE = Surroundings(publishers=1)
 MEGABYTES = 7 << 20
+CPU = 'CPUExecutionProvider'
 
 
 def make() -> InputStatistics:
@@ -222,7 +223,7 @@ def test_nothing_accumulates() -> None:
 
 
 def model_status(**changes: object) -> Status:
-    state = ModelState(model='m', path='/m', provider='CPUExecutionProvider')
+    state = ModelState(model='m', path='/m', provider=CPU, loaded_on=CPU)
     return inference_status(dataclasses.replace(state, **changes))  # type: ignore[arg-type]
 
 
@@ -230,16 +231,14 @@ def model_status(**changes: object) -> Status:
     ('changes', 'level', 'text'),
     [
         ({}, Level.OK, 'm on CPUExecutionProvider'),
-        ({'wanted': ['CPUExecutionProvider']}, Level.OK, 'm on CPU'),
-        ({'wanted': ['CUDAExecutionProvider', 'CPUExecutionProvider']}, Level.WARN,
-         'CUDAExecutionProvider was asked for'),
-        ({'offered': ['CPUExecutionProvider']}, Level.OK, ''),
-        ({'offered': ['CUDAExecutionProvider', 'CPUExecutionProvider']}, Level.WARN,
-         'was built for CUDAExecutionProvider'),
-        ({'provider': 'CUDAExecutionProvider',
-          'offered': ['TensorrtExecutionProvider', 'CUDAExecutionProvider']}, Level.OK, ''),
-        ({'fallback_reason': 'out of memory', 'wanted': ['CUDAExecutionProvider']}, Level.ERROR,
-         'fell back to CPUExecutionProvider: out of memory'),
+        ({'provider': 'OpenVINO CPU', 'loaded_on': 'OpenVINO CPU',
+          'wanted': ['CPUExecutionProvider']}, Level.OK, 'm on OpenVINO CPU'),
+        ({'fallback_reason': 'CUDA is not in this ONNX Runtime', 'offered': [CPU],
+          'wanted': ['CUDAExecutionProvider', CPU]}, Level.WARN, 'CUDA is not in this'),
+        ({'fallback_reason': 'CUDA could not start', 'offered': ['CUDAExecutionProvider', CPU],
+          'wanted': ['CUDAExecutionProvider', CPU]}, Level.ERROR, 'CUDA could not start'),
+        ({'fallback_reason': 'out of memory', 'loaded_on': 'CUDAExecutionProvider',
+          'offered': [CPU]}, Level.ERROR, 'fell back to CPUExecutionProvider: out of memory'),
         ({'busy_s': 12.0}, Level.ERROR, 'running for 12 s'),
         ({'reload': 'refused: hash', 'reload_failed': True}, Level.WARN, 'refused: hash'),
     ],

@@ -125,7 +125,7 @@ def test_a_frame_is_saved_with_its_mask_and_scores(make_rig, daylight_image, tmp
     assert facts['frame_id'] == 'camera_optical'
     assert facts['topic'] == f'{rig.namespace}/image'
     assert facts['bundle']['id'] == rig.node._pipeline.bundle.id
-    assert facts['provider'] == 'CPUExecutionProvider'
+    assert facts['provider'] == rig.node._pipeline.segmenter.provider
     shift = {v.key: v.value for v in rig.got['shift'][0].status[0].values}
     assert facts['shift'] == {**shift, 'reason': rig.got['shift'][0].status[0].message}
     assert sum(facts['pixel_share'].values()) == pytest.approx(1)
@@ -179,7 +179,7 @@ def test_a_new_bundle_serves_once_it_is_loaded(make_rig, daylight_image, other_b
     rig.until(lambda: after in rig.values('inference').get('model', ''))
     assert rig.status('inference').level == DiagnosticStatus.OK
     rig.send(image, time.time_ns())
-    rig.until(lambda: len(rig.got['mask']) == 2)
+    rig.until(lambda: len(rig.got['mask']) == len(rig.got['shift']) == 2)
     assert image_share(rig.got['mask'][1], 0) == 1
     rig.until(lambda: len(labels) == 2)
     assert [c['name'] for c in json.loads(labels[-1].data)['classes']] == ['night', 'dusk', 'day']

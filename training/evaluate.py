@@ -5,8 +5,8 @@
 Takes weights (training/finetune.py) or a bundle (training/export.py). Every frame goes through the
 preprocessing of the node, and its logits are upsampled to the label's own size. Writes
 `evaluation.json`, `.md`, `.tex` and `.html` with the best, median and worst frames, and pictures.
-Without arguments it works on the simulated drive. The subcommand `simdg` runs the benchmark of
-domain generalisation.
+Without arguments it works on the simulated drive. The subcommand `submission` writes files for the
+test servers of data sets, `simdg` runs the benchmark of domain generalisation.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ if __package__ in (None, ''):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -32,24 +30,23 @@ from clcp_ros import bundle as bundle_files
 from clcp_ros.bundle import sha256_of
 from clcp_ros.errors import LabelError, ModelError
 from clcp_ros.image_codec import encode_png
-from training.cli import atomic_path, next_step, run_command
+from training.cli import next_step, run_command
 from training.defaults import MODEL
-from training.reporting.evaluation import evaluation_page
+from training.reporting.evaluation import PAGE, RESULT, TABLE, write_evaluation
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
 from training.segmentation.inference import Decision, InferenceConfig, read_ahead
+from training.segmentation.pictures import Gallery, evenly, gallery, picture
 from training.segmentation.predictors import Predictor, open_predictor
-from training.segmentation.published import THESIS_4_1, THESIS_4_3, latex, markdown
-from training.segmentation.results import Evaluation, choose_source
+from training.segmentation.result_tables import tables
+from training.segmentation.results import Evaluation, Part, choose_source, name_parts
 from training.segmentation.scores import Scores
 
 _logger = logging.getLogger(__name__)
 
-RESULT = 'evaluation.json'
-TABLE = 'evaluation.md'
-LATEX = 'evaluation.tex'
-PAGE = 'evaluation.html'
 PICTURES = 'predictions'
 FRAMES = 'frames.txt'
+
+_BENCHMARKS = {'cityscapes': 'Cityscapes', 'acdc': 'ACDC'}
 
 
 def evaluate(
@@ -58,6 +55,8 @@ def evaluate(
     split: str = 'val',
     source: str = 'auto',
     bundle: Path | None = None,
+    models: str = '',
+    name: str = '',
     target: Path | None = None,
     target_split: str = 'val',
     layout: str = 'auto',
@@ -66,82 +65,220 @@ def evaluate(
     inference: InferenceConfig = InferenceConfig(),  # noqa: B008  # never changed
     boundary: bool = True,
 ) -> Evaluation:
-    """Evaluate a model and print the table.
+    """Evaluate a model, or several seeds of one, and print the table.
 
     Args:
-        model: Weights that finetune wrote, or a bundle's folder.
+        model: Weights that finetune wrote, a Segmenter checkpoint of its authors or of
+            MMSegmentation, or a bundle's folder.
         data: Folder of labelled frames; the default one is simulated when it is missing.
-        split: Split; several with commas; `train:dusk` is one condition of a split.
+        split: Split; several with commas, which are measured apart; `train:dusk` is one condition
+            of a split.
         source: Condition that the others are compared with; auto takes clear, day or all.
         bundle: A bundle to evaluate instead of the weights.
+        models: Several models to give mean and standard deviation of, with commas or as a pattern
+            like `runs/seed*`: runs' folders, weights or bundles.
+        name: Of the model in tables beside published ones.
         target: Another folder of labelled frames, whose conditions are further targets.
-        target_split: Its split.
+        target_split: Its split, or several.
         layout: Layout of the data; auto guesses.
-        out: Folder to write to; by default beside the weights, `runs/evaluate` for a bundle.
-        pictures: Pictures per condition.
+        out: Folder to write to; by default beside the weights, `runs/evaluate` for a bundle or
+            several models.
+        pictures: Pictures per condition, of the first model.
         inference: Whole frames as on the robot, or sliding windows.
         boundary: Measure boundary mIoU, which takes as long as everything else but the model.
 
     Returns:
-        The figures.
+        The figures, of the first model where there are several.
 
     Raises:
         LabelError: The data are missing, damaged, or of other classes than the model's.
-        ModelError: The model is missing or damaged.
-        BundleError: The bundle is missing or damaged.
+        ModelError: A model is missing or damaged.
+        BundleError: A bundle is missing or damaged.
     """
-    path = bundle or model
-    if not path.exists():
-        raise ModelError(f'{path}: no such model; train one with `python training/finetune.py`')
-    predictor = open_predictor(path)
+    paths = find_models(models) if models else [bundle or model]
+    for path in paths:
+        if not path.exists():
+            raise ModelError(
+                f'{path}: no such model; train one with `python training/finetune.py`'
+            )
     sets = [open_frames(data, split, layout)]
     if target is not None:
         sets.append(open_frames(target, target_split, 'auto'))
-    chosen = choose_source(sets[0].conditions, source)
-    if chosen is None:
-        raise LabelError(
-            f'{data}: no frames of the source condition {source!r} in {split!r}; give --source '
-            f'one of {", ".join(sets[0].conditions)}'
+    parts = _parts(sets)
+    chosen = _source_part(list(parts), sets[0], source, split)
+    single = len(paths) == 1
+    folder = out or (
+        paths[0].parent if single and not paths[0].is_dir() else Path('runs/evaluate')
+    )
+    results: list[Evaluation] = []
+    for path in paths:
+        predictor = open_predictor(path)
+        _check_classes(sets, predictor)
+        _warn_of_training_frames(path, sets[0])
+        first = not results
+        scores, drawings = _score(
+            predictor, sets, parts, inference, boundary, pictures if first else 0
         )
-    _warn_of_training_frames(path, sets[0])
-    folder = out or (Path('runs/evaluate') if path.is_dir() else path.parent)
-    scores: dict[str, Scores] = {}
+        for frames in sets:
+            # Ids outside the class set are told once, however many models see them.
+            frames.labels.report(frames.classes) if first else frames.labels.take()
+        if first:
+            shown = gallery(predictor, sets, scores, _members(sets, parts), inference)
+        results.append(
+            Evaluation(
+                predictor.classes,
+                {n: s.matrix for n, s in scores.items()},
+                {n: len(s.frames) for n, s in scores.items()},
+                parts[chosen],
+                _about(path, predictor, sets, split, target_split, inference),
+                {n: s.boundary for n, s in scores.items() if s.boundary is not None},
+                {n: s.calibration for n, s in scores.items()},
+                {n: p for p, n in parts.items()},
+            )
+        )
+        if first:
+            first_drawings = drawings
+    _write_all(folder, results, first_drawings, shown, name, _columns(sets, results[0]))
+    return results[0]
+
+
+def find_models(text: str) -> list[Path]:
+    """Models by names or patterns.
+
+    Args:
+        text: Paths or patterns with commas between them.
+
+    Returns:
+        Files of weights and folders of bundles; a run's folder stands for its model.
+
+    Raises:
+        ModelError: Nothing is there.
+    """
+    found: list[Path] = []
+    for pattern in (p.strip() for p in text.split(',')):
+        plain = Path(pattern)
+        anchor = Path(plain.anchor)
+        relative = str(plain.relative_to(anchor)) if plain.anchor else pattern
+        matches = [plain] if plain.exists() else sorted(anchor.glob(relative)) if relative else []
+        if not matches:
+            raise ModelError(f'{pattern}: no such model')
+        found += [m / MODEL.name if (m / MODEL.name).is_file() else m for m in matches]
+    return list(dict.fromkeys(found))
+
+
+def _parts(sets: Sequence[FrameSet]) -> dict[Part, str]:
+    """What is counted apart, with its name: conditions by split and data set."""
+    return name_parts(sorted({part_of(s, f) for s in sets for f in s.frames}))
+
+
+def part_of(frames: FrameSet, frame: Frame) -> Part:
+    """The part of the data that a frame is counted in.
+
+    Args:
+        frames: Its set.
+        frame: The frame.
+    """
+    return Part(frame.condition, frame.split, frames.root.name)
+
+
+def _members(
+    sets: Sequence[FrameSet], parts: dict[Part, str]
+) -> dict[str, list[tuple[FrameSet, Frame]]]:
+    found: dict[str, list[tuple[FrameSet, Frame]]] = {}
+    for frames in sets:
+        for frame in frames.frames:
+            found.setdefault(parts[part_of(frames, frame)], []).append((frames, frame))
+    return found
+
+
+def _source_part(parts: list[Part], frames: FrameSet, wanted: str, split: str) -> Part:
+    """The part that others are compared with; of several splits the validation split."""
+    condition = choose_source(frames.conditions, wanted)
+    if condition is None:
+        raise LabelError(
+            f'{frames.root}: no frames of the source condition {wanted!r} in {split!r}; give '
+            f'--source one of {", ".join(frames.conditions)}'
+        )
+    candidates = [p for p in parts if p.condition == condition and p.data == frames.root.name]
+    return sorted(candidates, key=lambda p: (p.split != 'val', p.split))[0]
+
+
+def _score(
+    predictor: Predictor,
+    sets: Sequence[FrameSet],
+    parts: dict[Part, str],
+    inference: InferenceConfig,
+    boundary: bool,
+    pictures: int,
+) -> tuple[dict[str, Scores], dict[str, bytes]]:
+    """What is counted of one model by part, and some pictures."""
+    scores = {name: Scores.of(len(predictor.classes), boundary) for name in parts.values()}
     drawings: dict[str, bytes] = {}
     for frames in sets:
-        shown = _evenly(frames, pictures)
+        shown = evenly(frames, pictures)
         for frame, image, label, decision in measure(predictor, frames, inference):
-            score = scores.setdefault(
-                frame.condition, Scores.of(len(predictor.classes), boundary)
-            )  # fmt: skip
-            score.update(frame.name, decision, label)
+            part = parts[part_of(frames, frame)]
+            scores[part].update(frame.name, decision, label)
             if frame in shown:
                 drawing = picture(image, label, decision.mask, predictor.classes.palette)
-                drawings[f'{frame.condition}-{shown[frame]}.png'] = encode_png(drawing)
-    about = {
+                name = part.replace(' (', '-').replace(', ', '-').rstrip(')')
+                drawings[f'{name}-{shown[frame]}.png'] = encode_png(drawing)
+    if not any(s.matrix.counts.any() for s in scores.values()):
+        raise LabelError(
+            f'{", ".join(str(s.root) for s in sets)}: no labelled pixel in any frame; a test '
+            "split's labels are with its server, see `python training/evaluate.py submission`"
+        )
+    for name, score in scores.items():
+        if not score.matrix.counts.any():
+            _logger.warning('%s: no labelled pixel in any of its frames', name)
+    return scores, drawings
+
+
+def _about(
+    path: Path,
+    predictor: Predictor,
+    sets: Sequence[FrameSet],
+    split: str,
+    target_split: str,
+    inference: InferenceConfig,
+) -> dict[str, object]:
+    return {
         'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
         'model_sha256': sha256_of(path / bundle_files.MODEL if path.is_dir() else path),
         'data': ', '.join(s.root.name for s in sets),
-        'split': split,
+        'split': ', '.join([split, target_split][: len(sets)]),
         'simulated': any(s.simulated for s in sets),
         'trained_on': predictor.provenance.get('data'),
         'inference': asdict(inference),
     }
-    result = Evaluation(
-        predictor.classes,
-        {c: s.matrix for c, s in scores.items()},
-        {c: len(s.frames) for c, s in scores.items()},
-        chosen,
-        about,
-        {c: s.boundary.miou() for c, s in scores.items() if s.boundary is not None},
-        {c: s.calibration for c, s in scores.items()},
-    )
-    _write(folder, result, drawings)
-    gallery = _gallery(predictor, sets, scores, inference)
-    (folder / PAGE).write_text(evaluation_page(result, gallery))
-    print(f'\n{"simulated data, " if about["simulated"] else ""}{about["data"]} ({split})\n')
-    print(result.table())
+
+
+def _columns(sets: Sequence[FrameSet], result: Evaluation) -> tuple[str, str]:
+    """What a table of several models calls source and target: as the thesis where it is that."""
+    known = [None if s.simulated else _BENCHMARKS.get(s.layout) for s in sets]
+    if known == ['Cityscapes', 'ACDC']:
+        return 'Cityscapes', 'ACDC'
+    conditions = dict.fromkeys(result.part(n).condition for n in result.targets)
+    return result.part(result.source).condition, ', '.join(conditions)
+
+
+def _write_all(
+    folder: Path,
+    results: Sequence[Evaluation],
+    drawings: dict[str, bytes],
+    shown: Gallery,
+    name: str,
+    columns: tuple[str, str],
+) -> None:
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    for file, drawing in drawings.items():
+        (folder / PICTURES / file).write_bytes(drawing)
+    about = results[0].about
+    write_evaluation(folder, results, shown, name or str(about['model']), columns)
+    simulated = 'simulated data, ' if about['simulated'] else ''
+    print(f'\n{simulated}{about["data"]} ({about["split"]})\n')
+    print(tables(results))
     print(f'wrote {folder / RESULT}, {folder / TABLE}, {folder / PAGE}, {folder / PICTURES}/')
-    return result
 
 
 def measure(
@@ -150,6 +287,8 @@ def measure(
     how: InferenceConfig = InferenceConfig(),  # noqa: B008
 ) -> Iterator[tuple[Frame, np.ndarray, np.ndarray, Decision]]:
     """Predict all frames of a set, with a progress bar; the next frames are read meanwhile.
+
+    Ids outside the class set are counted in `frames.labels`, for the caller to report.
 
     Args:
         predictor: Weights or a bundle.
@@ -163,92 +302,20 @@ def measure(
     Raises:
         LabelError: The frames have other classes than the model, or are damaged.
     """
-    _check_classes(frames, predictor)
+    _check_classes([frames], predictor)
     bar = tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame')
     for frame, (image, label) in read_ahead(frames.read, bar):
         height, width = label.shape
         yield frame, image, label, predictor.segment(image, (height, width), how)
-    frames.labels.report(frames.classes)
 
 
-def _gallery(
-    predictor: Predictor, sets: list[FrameSet], scores: dict[str, Scores], how: InferenceConfig
-) -> dict[str, dict[str, tuple[str, np.ndarray]]]:
-    """By condition: name and picture of its best, median and worst frame, predicted once more."""
-    wanted = {condition: score.chosen() for condition, score in scores.items()}
-    names = {name for chosen in wanted.values() for name in chosen.values()}
-    drawn: dict[tuple[str, str], np.ndarray] = {}
+def _check_classes(sets: Sequence[FrameSet], predictor: Predictor) -> None:
     for frames in sets:
-        for frame in frames.frames:
-            if frame.name in names:
-                image, label = frames.read(frame)
-                height, width = label.shape
-                mask = predictor.segment(image, (height, width), how).mask
-                drawn[frame.condition, frame.name] = picture(
-                    image, label, mask, predictor.classes.palette
-                )
-        frames.labels.take()
-    return {
-        condition: {kind: (name, drawn[condition, name]) for kind, name in chosen.items()}
-        for condition, chosen in wanted.items()
-    }
-
-
-def picture(
-    image: np.ndarray, label: np.ndarray, mask: np.ndarray, palette: np.ndarray
-) -> np.ndarray:
-    """Image, label and prediction side by side, 320 pixels wide each.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        label: (H, W) uint8.
-        mask: (H, W) uint8.
-        palette: (256, 3) uint8 RGB.
-
-    Returns:
-        (h, 960, 3) uint8 RGB.
-    """
-    size = (320, round(320 * image.shape[0] / image.shape[1]))
-    panels = [cv2.resize(image, size, interpolation=cv2.INTER_AREA)]
-    panels += [
-        palette[cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)] for ids in (label, mask)
-    ]
-    return np.hstack(panels)
-
-
-def _write(folder: Path, result: Evaluation, drawings: dict[str, bytes]) -> None:
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    for name, drawing in drawings.items():
-        (folder / PICTURES / name).write_bytes(drawing)
-    own = result.row(str(result.about['model']))
-    published = [*THESIS_4_1, *THESIS_4_3[2:]]
-    source, target = result.source, ', '.join(result.targets)
-    comparison = markdown([own, *published], source, target)
-    note = 'Published rows are Cityscapes -> ACDC, and of other models, resolutions and data.\n'
-    beside = f'## Beside published figures\n\n{note}\n{comparison}'
-    (folder / TABLE).write_text(f'{result.heading()}\n{result.table()}\n{beside}')
-    (folder / LATEX).write_text(latex([own, *published], source, target))
-    with atomic_path(folder / RESULT) as file:
-        file.write_text(json.dumps(result.to_json(), indent=1) + '\n')
-
-
-def _evenly(frames: FrameSet, count: int) -> dict[Frame, int]:
-    """`count` frames of each condition, spread over it, numbered from 1."""
-    shown: dict[Frame, int] = {}
-    for condition in frames.conditions:
-        members = [f for f in frames.frames if f.condition == condition]
-        places = np.linspace(0, len(members) - 1, min(count, len(members)) + 2)[1:-1]
-        for number, place in enumerate(places, 1):
-            shown[members[round(place)]] = number
-    return shown
-
-
-def _check_classes(frames: FrameSet, predictor: Predictor) -> None:
-    if frames.classes.names != predictor.classes.names:
-        raise LabelError(
-            f'{frames.root} has the classes of {frames.classes.name} ({len(frames.classes)}), the '
-            f'model those of {predictor.classes.name} ({len(predictor.classes)})'
-        )
+        if frames.classes.names != predictor.classes.names:
+            raise LabelError(
+                f'{frames.root} has the classes of {frames.classes.name} ({len(frames.classes)}), '
+                f'the model those of {predictor.classes.name} ({len(predictor.classes)})'
+            )
 
 
 def _warn_of_training_frames(path: Path, frames: FrameSet) -> None:
@@ -267,7 +334,15 @@ SUBCOMMANDS = {
         'training.evaluate:evaluate',
         'labelled frames, as without a name',
     ),
+    'submission': (
+        'training.segmentation.submission:submit',
+        'files for the test servers of Cityscapes and ACDC',
+    ),
     'simdg': ('training.simdg.command:simdg', 'the benchmark of domain generalisation, simulated'),
+    'retrieval': (
+        'training.retrieval.command:retrieval',
+        'places found across camera and lidar by a pretraining run',
+    ),
 }
 """What else can be evaluated: a line for each."""
 

@@ -48,6 +48,7 @@ from training.models.segmenter import (
     SegmentationModel,
     save_model,
 )
+from training.models.segmenter_files import is_segmenter, open_model
 from training.segmentation.batches import (
     AugmentedFrames,
     SegmentationData,
@@ -72,10 +73,12 @@ class HeadConfig:
     Attributes:
         dim: Width, a multiple of 64; 0 chooses one that suits the encoder.
         layers: Transformer blocks.
+        dropout: Of attention, projections and MLPs while training.
     """
 
     dim: int = 0
     layers: int = 2
+    dropout: float = 0.1
 
 
 def finetune(
@@ -83,6 +86,7 @@ def finetune(
     encoder: str = 'auto',
     out: Path = MODEL.parent,
     weights: Path | None = None,
+    start: Path | None = None,
     freeze_encoder: bool = False,
     split: str = 'train',
     conditions: str = '',
@@ -108,10 +112,14 @@ def finetune(
     Args:
         data: Folder of labelled frames (Cityscapes, ACDC or CamVid layout); the default one is
             simulated when it is missing.
-        encoder: A file that pretrain wrote, or the name of a timm network; auto takes pretrain's
-            default result, and a small network from scratch where there is none.
+        encoder: A file that pretrain wrote, a segmentation model of which the encoder is taken, or
+            the name of a timm network; auto takes pretrain's default result, and a small network
+            from scratch where there is none.
         out: Folder of the run.
         weights: Weights for a network given by name.
+        start: A segmentation model to go on from with its head, instead of `encoder`: of this
+            project, of the Segmenter's authors, or of MMSegmentation. Where its classes are
+            others in number, what belongs to single classes starts anew.
         freeze_encoder: Train the head alone.
         split: Split to train on; several with commas; `train:day` is one condition of a split.
         conditions: Train on these conditions alone, as in day,clear; empty for all.
@@ -145,7 +153,7 @@ def finetune(
         frames = frames.only(c.strip() for c in conditions.split(','))
     L.seed_everything(seed, verbose=False)
     model = build_model(
-        len(frames.classes), encoder, weights, head, freeze_encoder, input_size, drop_path
+        len(frames.classes), encoder, weights, head, freeze_encoder, input_size, drop_path, start
     )  # fmt: skip
     _check_sizes(model.encoder, input_size, augmentation.crop or input_size)
     settings = to_settings(
@@ -199,8 +207,9 @@ def build_model(
     freeze_encoder: bool = False,
     input_size: tuple[int, int] | None = None,
     drop_path: float = 0.0,
+    start: Path | None = None,
 ) -> SegmentationModel:
-    """An encoder with a new head.
+    """An encoder with a new head, or a whole model to go on from.
 
     Args:
         num_classes: Of the head.
@@ -210,16 +219,42 @@ def build_model(
         freeze_encoder: Keep the encoder as it is.
         input_size: For encoders that are built for one size.
         drop_path: Stochastic depth of the encoder.
+        start: A segmentation model, instead of an encoder.
 
     Raises:
         ModelError: The weights cannot be used.
     """
+    if start is not None:
+        if encoder != 'auto' or weights is not None:
+            raise ModelError('--start gives the whole model; leave --encoder and --weights out')
+        model = open_model(start, drop_path=drop_path).model.train()
+        model.decoder.set_classes(num_classes)
+    else:
+        image_encoder = _open_encoder(encoder, weights, input_size, drop_path)
+        size = HeadSettings.for_encoder(
+            image_encoder.embed_dim, head.dim, head.layers, head.dropout
+        )
+        model = SegmentationModel(
+            image_encoder, MaskTransformer(num_classes, image_encoder.embed_dim, size)
+        )
+    if freeze_encoder:
+        # Lightning takes a frozen encoder's evaluation mode for a mistake.
+        warnings.filterwarnings('ignore', '.*in eval mode.*')
+        model.freeze_encoder()
+    return model
+
+
+def _open_encoder(
+    encoder: str, weights: Path | None, input_size: tuple[int, int] | None, drop_path: float
+) -> ImageEncoder:
     if encoder == 'auto':
         encoder = str(ENCODER) if ENCODER.is_file() else FALLBACK_ENCODER
     if '/' in encoder or encoder.endswith(('.safetensors', '.pth', '.pt')):
         if weights is not None:
             raise ModelError(f'{encoder} is a file of weights; give --weights or a file, not both')
         weights = Path(encoder)
+        if is_segmenter(weights):
+            return open_model(weights, drop_path=drop_path).model.encoder.train()
         named = architecture_of(weights)
         if named is None:
             raise ModelError(
@@ -227,16 +262,7 @@ def build_model(
                 f'use --encoder NAME --weights {encoder}'
             )
         encoder = named
-    image_encoder = ImageEncoder(encoder, weights, input_size=input_size, drop_path=drop_path)
-    size = HeadSettings.for_encoder(image_encoder.embed_dim, head.dim, head.layers)
-    model = SegmentationModel(
-        image_encoder, MaskTransformer(num_classes, image_encoder.embed_dim, size)
-    )
-    if freeze_encoder:
-        # Lightning takes a frozen encoder's evaluation mode for a mistake.
-        warnings.filterwarnings('ignore', '.*in eval mode.*')
-        model.freeze_encoder()
-    return model
+    return ImageEncoder(encoder, weights, input_size=input_size, drop_path=drop_path)
 
 
 def _check_sizes(encoder: ImageEncoder, *sizes: tuple[int, int]) -> None:

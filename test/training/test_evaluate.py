@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clcp_ros.classes import CAMVID
-from clcp_ros.errors import LabelError, ModelError
+from clcp_ros.errors import ImageError, LabelError, ModelError
 from clcp_ros.inference import preprocess
 from training.cli import run_command
-from training.evaluate import SUBCOMMANDS, evaluate
+from training.evaluate import SUBCOMMANDS, evaluate, find_models
 from training.models.segmenter import load_model, save_model
 from training.segmentation.frames import open_frames
 from training.segmentation.inference import InferenceConfig
@@ -49,7 +51,7 @@ def test_boundaries_calibration_and_the_page(
 ) -> None:
     result = evaluate(toy_model, toy_cityscapes, out=tmp_path)
     figures = json.loads((tmp_path / 'evaluation.json').read_text())['conditions']['clear']
-    assert figures['boundary_miou'] == round(100 * result.boundary['clear'], 2)
+    assert figures['boundary_miou'] == round(100 * result.boundary['clear'].miou(), 2)
     assert 0 < figures['boundary_miou'] < 100
     assert figures['ece'] == round(100 * result.calibration['clear'].error(), 2)
     table = (tmp_path / 'evaluation.md').read_text()
@@ -174,3 +176,194 @@ def test_an_unknown_subcommand_is_refused(capsys: pytest.CaptureFixture[str]) ->
         run_command(evaluate, ['retrieva', '--split', 'val'], SUBCOMMANDS)
     assert stop.value.code == 2
     assert 'retrieva' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def acdc(toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy frames as ACDC: fog and night in val, fog in test, whose labels are there here."""
+    root = tmp_path_factory.mktemp('acdc') / 'ACDC'
+    scenes = sorted((toy_cityscapes / 'leftImg8bit' / 'val').rglob('*.png'))
+    for index, image in enumerate(scenes):
+        condition, split = ('night', 'val') if 'night' in image.name else ('fog', 'val')
+        if condition == 'fog' and index % 3 == 0:
+            split = 'test'
+        folder, stem = Path(condition, split, 'GOPR0000'), f'GOPR0000_frame_{index:06d}'
+        ids = np.asarray(Image.open(str(image).replace('leftImg8bit', 'gtFine').replace(
+            'gtFine.png', 'gtFine_labelIds.png')))  # fmt: skip
+        for top, name, array in (
+            ('rgb_anon', f'{stem}_rgb_anon.png', np.asarray(Image.open(image))),
+            ('gt', f'{stem}_gt_labelTrainIds.png', TRAIN_IDS[ids]),
+        ):
+            (root / top / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / top / folder / name)
+    (root / 'rgb_anon' / 'snow' / 'val').mkdir(parents=True)
+    return root
+
+
+TRAIN_IDS = np.full(256, 255, np.uint8)
+TRAIN_IDS[[7, 11, 23, 26]] = 0, 2, 10, 13
+
+
+def test_splits_are_kept_apart_and_targets_are_pooled(
+    toy_model: Path, toy_cityscapes: Path, acdc: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The thesis' case: Cityscapes, then ACDC with each split and condition for itself."""
+    with caplog.at_level(logging.WARNING, 'training.segmentation.frames'):
+        result = evaluate(
+            toy_model, toy_cityscapes, 'val:clear', target=acdc, target_split='val,test',
+            out=tmp_path, name='ours',
+        )  # fmt: skip
+    assert 'no frame in rgb_anon/snow/val' in caplog.text
+    assert result.names == ['clear', 'fog (test)', 'fog (val)', 'night']
+    assert result.frames == {'clear': 12, 'fog (test)': 4, 'fog (val)': 8, 'night': 12}
+    groups = {g.name: g.members for g in result.groups}
+    assert groups == {
+        'all targets (test)': ('fog (test)',), 'all targets (val)': ('fog (val)', 'night'),
+    }  # fmt: skip
+    pooled = ConfusionMatrix(19)
+    pooled += result.matrices['fog (val)']
+    pooled += result.matrices['night']
+    figures = result.group_figures(result.groups[1])
+    assert figures['miou'] == pytest.approx(100 * pooled.miou())
+    assert figures['rpd'] == pytest.approx(100 * pooled.miou() / result.miou('clear'))
+    # Pooling is another figure than the mean over conditions, and both are shown.
+    mean = (result.miou('fog (val)') + result.miou('night')) / 2
+    assert abs(mean - figures['miou']) > 0.5
+    table = (tmp_path / 'evaluation.md').read_text()
+    assert f'| all targets (val) | 20 | {figures["miou"]:.2f} |' in table
+    assert f'| mean of targets (val) |  | {mean:.2f} |' in table
+    assert '| Experiment | mIoU (Cityscapes) | mIoU (ACDC) | rPD | |' in table
+    source = result.miou('clear')
+    assert f'| ours (val) | {source:.2f} | {figures["miou"]:.2f} | {figures["rpd"]:.2f} |' in table
+    assert f'| ours (test) | {source:.2f} | {result.miou("fog (test)"):.2f} |' in table
+    assert table.count('published: CLCP thesis, table 4.3') == 13
+    tex = (tmp_path / 'evaluation.tex').read_text()
+    assert tex.count(r'\begin{tabular}') == 2
+    written = json.loads((tmp_path / 'evaluation.json').read_text())
+    assert written['conditions']['fog (test)']['split'] == 'test'
+    assert written['groups']['all targets (val)']['frames'] == 20
+    pictures = sorted(p.name for p in (tmp_path / 'predictions').iterdir())
+    assert 'fog-test-1.png' in pictures
+
+
+def test_the_source_of_a_split_is_compared_with_its_own_split(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    result = evaluate(toy_model, toy_cityscapes, 'train,val', out=tmp_path, pictures=0)
+    assert result.source == 'clear (val)'
+    assert result.names == ['clear (val)', 'clear (train)', 'night (train)', 'night (val)']
+    ratio = result.miou('night (train)') / result.miou('clear (train)')
+    assert result.rpd('night (train)') == pytest.approx(ratio)
+    assert 'rpd' not in result.figures('clear (train)')
+
+
+def test_conditions_of_one_name_in_two_data_sets_stay_apart(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_cityscapes, tmp_path / 'other')
+    result = evaluate(
+        toy_model, toy_cityscapes, 'val:clear', target=tmp_path / 'other',
+        target_split='val:clear', out=tmp_path / 'out', pictures=0,
+    )  # fmt: skip
+    assert result.names == ['clear (cityscapes)', 'clear (other)']
+    assert result.rpd('clear (other)') == pytest.approx(1)
+
+
+def test_seeds_give_mean_and_deviation(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    loaded = load_model(toy_model)
+    runs = [tmp_path / 'runs' / f'seed{i}' for i in range(3)]
+    for i, folder in enumerate(runs):
+        folder.mkdir(parents=True)
+        with torch.no_grad():  # a little worse from one to the next
+            loaded.model.decoder.mask_norm.weight[0] *= 1 - 0.15 * i
+        save_model(
+            folder / 'model.safetensors', loaded.model, loaded.classes,
+            (loaded.input.height, loaded.input.width), loaded.provenance,
+        )  # fmt: skip
+    single = [
+        evaluate(r / 'model.safetensors', toy_cityscapes, out=tmp_path / r.name) for r in runs
+    ]
+    first = evaluate(
+        data=toy_cityscapes, models=str(tmp_path / 'runs' / 'seed*'), out=tmp_path / 'all',
+        name='three',
+    )  # fmt: skip
+    values = [r.miou('night') for r in single]
+    assert len(set(values)) == 3
+    assert first.miou('night') == values[0]
+    written = json.loads((tmp_path / 'all' / 'evaluation.json').read_text())
+    assert written['models'] == [f'seed{i}/model.safetensors' for i in range(3)]
+    found = written['conditions']['night']['miou']
+    assert found == {'mean': round(np.mean(values), 2), 'sd': round(np.std(values, ddof=1), 2)}
+    assert [r['conditions']['night']['miou'] for r in written['runs']] == [
+        round(v, 2) for v in values
+    ]
+    spread = f'{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}'
+    table = (tmp_path / 'all' / 'evaluation.md').read_text()
+    assert f'| night | 12 | {spread} |' in table
+    assert '| three | ' in table
+    assert r' $\pm$ ' in (tmp_path / 'all' / 'evaluation.tex').read_text()
+    page = (tmp_path / 'all' / 'evaluation.html').read_text()
+    assert spread in page
+    assert 'seed2/model.safetensors' in page
+    assert find_models(f'{runs[1]},{runs[0] / "model.safetensors"}') == [
+        runs[1] / 'model.safetensors', runs[0] / 'model.safetensors',
+    ]  # fmt: skip
+    with pytest.raises(ModelError, match='no such model'):
+        find_models(str(tmp_path / 'nothing*'))
+
+
+def test_frames_without_labelled_pixels_are_told(
+    toy_model: Path, acdc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(acdc, tmp_path / 'ACDC')
+    labels = sorted((tmp_path / 'ACDC' / 'gt').rglob('*.png'))
+    for label in (f for f in labels if 'night' in str(f)):
+        Image.fromarray(np.full((72, 112), 255, np.uint8)).save(label)
+    with caplog.at_level(logging.WARNING, 'training.evaluate'):
+        result = evaluate(
+            toy_model, tmp_path / 'ACDC', source='fog', out=tmp_path / 'out', pictures=1
+        )
+    assert 'night: no labelled pixel' in caplog.text
+    assert np.isnan(result.miou('night'))
+    assert '| night | 12 |  |' in (tmp_path / 'out' / 'evaluation.md').read_text()
+    json.loads((tmp_path / 'out' / 'evaluation.json').read_text(), parse_constant=pytest.fail)
+    for label in labels:
+        Image.fromarray(np.full((72, 112), 255, np.uint8)).save(label)
+    with pytest.raises(LabelError, match=r'no labelled pixel .* submission'):
+        evaluate(toy_model, tmp_path / 'ACDC', source='fog', out=tmp_path / 'none')
+    assert not (tmp_path / 'none').exists()
+
+
+def test_damage_is_one_line_that_names_the_file(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    def broken(change: str) -> tuple[Path, Path]:
+        root = tmp_path / change
+        shutil.copytree(toy_cityscapes, root)
+        label = sorted((root / 'gtFine' / 'val' / 'd-night').iterdir())[5]
+        return root, label
+
+    root, label = broken('missing')
+    label.unlink()
+    with pytest.raises(LabelError, match=r'1 of 24 images have no label: val/d-night/d-night_0*5'):
+        evaluate(toy_model, root, out=tmp_path / 'out')
+    root, label = broken('size')
+    Image.fromarray(np.zeros((70, 112), np.uint8)).save(label)
+    with pytest.raises(LabelError, match=f'{label.name}: the label is 112 x 70, its image is'):
+        evaluate(toy_model, root, out=tmp_path / 'out')
+    root, label = broken('label')
+    label.write_bytes(label.read_bytes()[:-40])
+    with pytest.raises(LabelError, match=f'{label.name}: damaged label image'):
+        evaluate(toy_model, root, out=tmp_path / 'out')
+    root, label = broken('image')
+    image = Path(str(label).replace('gtFine_labelIds', 'leftImg8bit').replace(
+        'gtFine', 'leftImg8bit'))  # fmt: skip
+    data = bytearray(image.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    image.write_bytes(data)
+    with pytest.raises(ImageError, match=image.name):
+        evaluate(toy_model, root, out=tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()

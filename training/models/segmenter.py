@@ -62,7 +62,9 @@ class HeadSettings:
     drop_path: float = 0.0
 
     @classmethod
-    def for_encoder(cls, encoder_dim: int, dim: int = 0, layers: int = 2) -> HeadSettings:
+    def for_encoder(
+        cls, encoder_dim: int, dim: int = 0, layers: int = 2, dropout: float = 0.1
+    ) -> HeadSettings:
         """Settings that suit an encoder.
 
         Args:
@@ -70,11 +72,12 @@ class HeadSettings:
             dim: Width; 0 takes the encoder's where that is a ViT's (as published), else the next
                 multiple of 64, at most 192.
             layers: Transformer blocks.
+            dropout: Of attention, projections and MLPs.
         """
         if dim == 0:
             rounded = -(-encoder_dim // HEAD_WIDTH) * HEAD_WIDTH
             dim = encoder_dim if encoder_dim in _VIT_DIMS else min(rounded, _DIM_CAP)
-        return cls(dim, layers)
+        return cls(dim, layers, dropout)
 
 
 class MaskTransformer(nn.Module):
@@ -113,6 +116,19 @@ class MaskTransformer(nn.Module):
         nn.init.trunc_normal_(self.cls_emb, std=0.02)
         self.proj_patch = nn.Parameter(dim**-0.5 * torch.randn(dim, dim))
         self.proj_classes = nn.Parameter(dim**-0.5 * torch.randn(dim, dim))
+
+    def set_classes(self, num_classes: int) -> None:
+        """Give the head another number of classes; what belongs to single classes starts anew.
+
+        Args:
+            num_classes: Wanted; nothing changes where it is the present one.
+        """
+        if num_classes == self.num_classes:
+            return
+        self.num_classes = num_classes
+        self.cls_emb = nn.Parameter(torch.empty(1, num_classes, self.settings.dim))
+        nn.init.trunc_normal_(self.cls_emb, std=0.02)
+        self.mask_norm = nn.LayerNorm(num_classes)
 
     def forward(self, grid: Tensor) -> Tensor:
         """Masks from a map of features.

@@ -136,17 +136,22 @@ class FrameSet:
         return replace(self, frames=tuple(f for f in self.frames if f.condition in wanted))
 
 
-def open_frames(root: Path, split: str, layout: str = 'auto') -> FrameSet:
-    """List the labelled frames of a data set.
+_NAMES_SHOWN = 20
+
+
+def open_frames(root: Path, split: str, layout: str = 'auto', labelled: bool = True) -> FrameSet:
+    """List the frames of a data set.
 
     Args:
         root: Folder of the data set; the simulator's is made when it is missing.
         split: Split, or several with commas; `split:condition` takes one condition of it, as in
             `val,train:dusk`.
         layout: `cityscapes`, `acdc`, `camvid`, `a2d2`, or `auto` to guess, and to say so.
+        labelled: Whether every image needs a label; those of test splits have none.
 
     Returns:
-        The frames; images and labels are matched by name, and every label file exists.
+        The frames; images and labels are matched by name, and every label file exists where they
+        are needed.
 
     Raises:
         LabelError: Not a known layout, no such split or condition, or a label is missing.
@@ -169,22 +174,39 @@ def open_frames(root: Path, split: str, layout: str = 'auto') -> FrameSet:
             raise LabelError(f'{root}: no frames in {part.strip()!r}')
         frames |= {f.name: f for f in chosen}
     ordered = sorted(frames.values(), key=lambda f: f.name)
-    if missing := [f for f in ordered if not f.label.is_file()]:
-        raise LabelError(
-            f'{root}: {len(missing)} of {len(ordered)} images have no label; '
-            f'the first is {missing[0].label}'
-        )
+    _report_empty(root, ordered)
+    if labelled:
+        _check_labels(root, ordered)
     kinds = {f.label_ids for f in ordered}
-    if len(kinds) > 1:
+    if len(kinds) > 1 and labelled:
         raise LabelError(f'{root}: labels of several kinds are mixed: {", ".join(sorted(kinds))}')
     simulated = is_simulated(root)
     _logger.info(
         '%s: layout %s%s, %s: %d frames%s', root, name, ' (guessed)' if layout == 'auto' else '',
         split, len(ordered), ', simulated' if simulated else '',
     )  # fmt: skip
-    return FrameSet(
-        root, name, module.CLASSES, tuple(ordered), simulated, LabelReader(kinds.pop())
+    return FrameSet(root, name, module.CLASSES, tuple(ordered), simulated, LabelReader(min(kinds)))
+
+
+def _check_labels(root: Path, frames: list[Frame]) -> None:
+    missing = [f for f in frames if not f.label.is_file()]
+    if not missing:
+        return
+    names = ', '.join(f.name for f in missing[:_NAMES_SHOWN])
+    more = f' and {len(missing) - _NAMES_SHOWN} more' if len(missing) > _NAMES_SHOWN else ''
+    raise LabelError(
+        f'{root}: {len(missing)} of {len(frames)} images have no label: {names}{more}; for the '
+        f'first, {missing[0].label.relative_to(root)} was expected'
     )
+
+
+def _report_empty(root: Path, frames: list[Frame]) -> None:
+    """Say which folders of conditions hold no image of the chosen splits (ACDC)."""
+    chosen = {(f.split, f.condition) for f in frames}
+    for split in sorted({s for s, _ in chosen}):
+        for folder in sorted(root.glob(f'rgb_anon/*/{split}')):
+            if (split, folder.parent.name) not in chosen and not any(folder.rglob('*.png')):
+                _logger.warning('%s: no frame in %s', root, folder.relative_to(root))
 
 
 def _guess(root: Path) -> str:

@@ -34,6 +34,11 @@ class Frame:
     condition: str
     label_ids: str
 
+    @property
+    def split(self) -> str:
+        """The split, which every layout's names begin with."""
+        return self.name.partition('/')[0]
+
 
 def thinned(frames: Sequence[Frame], most: int) -> list[Frame]:
     """All frames, or some of them evenly spread.

@@ -1,35 +1,64 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Results of an evaluation: mIoU per condition, rPD, and their tables."""
+"""Results of an evaluation: what was counted in each part of the data, and what follows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clcp_ros.classes import ClassSet
+from training.segmentation.boundary import BoundaryScore
 from training.segmentation.calibration import Calibration
 from training.segmentation.metrics import ConfusionMatrix
-from training.segmentation.published import Row
 
 _PREFERRED = ('clear', 'day', 'all')
 
 
+class Part(NamedTuple):
+    """Frames that are counted together.
+
+    Attributes:
+        condition: Weather or light.
+        split: Split of the data set.
+        data: Name of the data set.
+    """
+
+    condition: str
+    split: str = ''
+    data: str = ''
+
+
+class Group(NamedTuple):
+    """All targets of one data set and split, which published tables give as one figure.
+
+    Attributes:
+        name: `all targets`, with split and data set where there are several.
+        members: Names of the parts.
+    """
+
+    name: str
+    members: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, by condition.
+    """What was measured of one model, by part of the data.
 
     Attributes:
         classes: The class set.
-        matrices: A confusion matrix over all frames of each condition.
-        frames: Number of frames of each condition.
-        source: Condition that the model was trained for.
+        matrices: A confusion matrix over all frames of each part, by the part's name.
+        frames: Number of frames of each part.
+        source: Name of the part that the others are compared with.
         about: Model, data and whether they are simulated.
-        boundary: Boundary mIoU of each condition, in [0, 1]; where it was measured.
-        calibration: Calibration of each condition's confidence; where it was measured.
+        boundary: Boundary IoU of each part; where it was measured.
+        calibration: Calibration of each part's confidence; where it was measured.
+        parts: What the names stand for; a name without an entry is a condition.
     """
 
     classes: ClassSet
@@ -37,49 +66,139 @@ class Evaluation:
     frames: dict[str, int]
     source: str
     about: dict[str, Any]
-    boundary: dict[str, float] = field(default_factory=dict)
+    boundary: dict[str, BoundaryScore] = field(default_factory=dict)
     calibration: dict[str, Calibration] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def part(self, name: str) -> Part:
+        """What a name stands for.
+
+        Args:
+            name: Of a part.
+        """
+        return self.parts.get(name, Part(name))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all parts: the source, the source's other splits, the targets."""
+        others = sorted(n for n in self.matrices if n != self.source and self._is_source(n))
+        return [self.source, *others, *self.targets]
 
     @property
     def targets(self) -> list[str]:
-        """Conditions other than the source, sorted."""
-        return sorted(c for c in self.matrices if c != self.source)
+        """Names of the parts of other conditions or data than the source's, sorted."""
+        return sorted(n for n in self.matrices if not self._is_source(n))
 
-    def miou(self, condition: str) -> float:
-        """Mean IoU of a condition in percent.
+    @property
+    def groups(self) -> list[Group]:
+        """The targets by data set and split."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name in self.targets:
+            part = self.part(name)
+            found.setdefault((part.data, part.split), []).append(name)
+        several_sets = len({data for data, _ in found}) > 1
+        several_splits = len({split for _, split in found}) > 1
+        return [
+            Group(qualified('all targets', [data] * several_sets, [split] * several_splits),
+                  tuple(members))
+            for (data, split), members in sorted(found.items())
+        ]  # fmt: skip
+
+    def _is_source(self, name: str) -> bool:
+        source, part = self.part(self.source), self.part(name)
+        return (part.condition, part.data) == (source.condition, source.data)
+
+    def reference(self, name: str) -> str:
+        """The source part that a part is compared with: of its own split where there is one.
 
         Args:
-            condition: Its name.
+            name: Of a part.
         """
-        return 100 * self.matrices[condition].miou()
+        wanted = self.part(name)
+        for candidate in self.matrices:
+            part = self.part(candidate)
+            if self._is_source(candidate) and (part.split, part.data) == wanted[1:]:
+                return candidate
+        return self.source
 
-    def rpd(self, condition: str) -> float:
+    def miou(self, name: str) -> float:
+        """Mean IoU of a part in percent.
+
+        Args:
+            name: Of the part.
+        """
+        return 100 * self.matrices[name].miou()
+
+    def rpd(self, name: str) -> float:
         """Relative performance under domain shift: mIoU of the target over that of the source.
 
         Args:
-            condition: The target. NaN when the source's mIoU is zero.
+            name: Of the target. NaN when the source's mIoU is zero.
         """
-        source = self.miou(self.source)
-        return self.miou(condition) / source if source > 0 else math.nan
+        return self._ratio(self.miou(name), self.reference(name))
 
     def mean_rpd(self) -> float:
-        """Mean rPD over all target conditions; NaN when there is none."""
+        """Mean rPD over all targets; NaN when there is none."""
         values = [self.rpd(c) for c in self.targets]
         return float(np.mean(values)) if values else math.nan
 
+    def _ratio(self, miou: float, source: str) -> float:
+        reference = self.miou(source)
+        return miou / reference if reference > 0 else math.nan
+
+    def figures(self, name: str) -> dict[str, float]:
+        """The figures of a part.
+
+        Args:
+            name: Of the part.
+
+        Returns:
+            By name: `miou`, `rpd` (of targets), `pixel_accuracy`, `boundary_miou` and `ece` (where
+            measured). All but rPD in percent.
+        """
+        return self._figures([name], self.reference(name), not self._is_source(name))
+
+    def group_figures(self, group: Group) -> dict[str, float]:
+        """The same figures of a group: from one confusion matrix over all of its frames.
+
+        Args:
+            group: Of `groups`.
+        """
+        return self._figures(group.members, self.reference(group.members[0]), True)
+
+    def _figures(self, names: Sequence[str], source: str, target: bool) -> dict[str, float]:
+        matrix = deepcopy(self.matrices[names[0]])
+        for name in names[1:]:
+            matrix += self.matrices[name]
+        miou = 100 * matrix.miou()
+        found = {'miou': miou, 'pixel_accuracy': 100 * matrix.pixel_accuracy()}
+        if target:
+            found['rpd'] = self._ratio(miou, source)
+        if all(n in self.boundary for n in names):
+            boundary = deepcopy(self.boundary[names[0]])
+            for name in names[1:]:
+                boundary += self.boundary[name]
+            found['boundary_miou'] = 100 * boundary.miou()
+        if all(n in self.calibration for n in names):
+            calibration = deepcopy(self.calibration[names[0]])
+            for name in names[1:]:
+                calibration += self.calibration[name]
+            found['ece'] = 100 * calibration.error()
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """All figures; percentages, null where a class does not occur."""
-        conditions = {}
-        for name in (self.source, *self.targets):
-            matrix = self.matrices[name]
+        conditions: dict[str, Any] = {}
+        for name in self.names:
+            matrix, part = self.matrices[name], self.part(name)
+            found = {k: figure(v, 4 if k == 'rpd' else 2) for k, v in self.figures(name).items()}
             conditions[name] = {
                 'frames': self.frames[name],
-                'miou': _figure(self.miou(name)),
-                'pixel_accuracy': _figure(100 * matrix.pixel_accuracy()),
-                **self._further(name),
-                'rpd': _figure(self.rpd(name), 4) if name != self.source else None,
+                **({'split': part.split, 'data': part.data} if part.split else {}),
+                **found,
+                'rpd': found.get('rpd'),
                 'iou': {
-                    c: _figure(100 * v)
+                    c: figure(100 * v)
                     for c, v in zip(self.classes.names, matrix.iou(), strict=True)
                 },
                 'confusion': matrix.counts.tolist(),
@@ -88,81 +207,51 @@ class Evaluation:
             **self.about,
             'class_set': self.classes.name,
             'source': self.source,
-            'mean_rpd': _figure(self.mean_rpd(), 4),
+            'mean_rpd': figure(self.mean_rpd(), 4),
             'conditions': conditions,
+            'groups': {
+                g.name: {
+                    'members': list(g.members),
+                    'frames': sum(self.frames[n] for n in g.members),
+                    **{
+                        k: figure(v, 4 if k == 'rpd' else 2)
+                        for k, v in self.group_figures(g).items()
+                    },
+                }
+                for g in self.groups
+            },
         }
 
-    def _further(self, name: str) -> dict[str, Any]:
-        further: dict[str, Any] = {}
-        if name in self.boundary:
-            further['boundary_miou'] = _figure(100 * self.boundary[name])
-        if name in self.calibration:
-            further['ece'] = _figure(100 * self.calibration[name].error())
-        return further
 
-    def row(self, name: str) -> Row:
-        """The line of a table that compares models: this source, that target.
+def name_parts(parts: Sequence[Part]) -> dict[Part, str]:
+    """Names for parts: the condition, and what else is needed to tell them apart.
 
-        Args:
-            name: Of the model.
-        """
-        target = float(np.mean([self.miou(c) for c in self.targets])) if self.targets else math.nan
-        return Row(name, self.miou(self.source), target, self.mean_rpd())
+    Args:
+        parts: All of an evaluation.
 
-    def overview(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of a table: conditions down, figures across."""
-        header = ['condition', 'frames', 'mIoU', 'rPD', 'pixel accuracy']
-        header += ['boundary mIoU'] * bool(self.boundary) + ['ECE'] * bool(self.calibration)
-        rows = []
-        for name in (self.source, *self.targets):
-            source = name == self.source
-            cells = [
-                f'{name} (source)' if source else name, str(self.frames[name]),
-                _text(self.miou(name)), '' if source else _text(self.rpd(name)),
-                _text(100 * self.matrices[name].pixel_accuracy()),
-            ]  # fmt: skip
-            if self.boundary:
-                cells.append(_text(100 * self.boundary[name]))
-            if self.calibration:
-                cells.append(_text(100 * self.calibration[name].error()))
-            rows.append(cells)
-        if len(self.targets) > 1:
-            mean = self.row('').target
-            frames = sum(self.frames[c] for c in self.targets)
-            cells = ['mean of targets', str(frames), _text(mean), _text(self.mean_rpd())]
-            rows.append(cells + [''] * (len(header) - len(cells)))
-        return header, rows
-
-    def per_class(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of a table: classes down, IoU in each condition across."""
-        names = [self.source, *self.targets]
-        columns = [self.matrices[n].iou() for n in names]
-        return ['IoU', *names], [
-            [name, *(_text(100 * c[i]) for c in columns)]
-            for i, name in enumerate(self.classes.names)
-        ]
-
-    def table(self) -> str:
-        """Markdown: conditions down, figures across; then IoU of each class."""
-        return f'{_markdown(*self.overview())}\n{_markdown(*self.per_class())}'
-
-    def heading(self) -> str:
-        """Markdown: what the table is of."""
-        simulated = '**Simulated data.** ' if self.about.get('simulated') else ''
-        return (
-            f'# Evaluation\n\n{simulated}Model `{self.about["model"]}`, data '
-            f'`{self.about["data"]}`, split `{self.about["split"]}`. One confusion matrix over '
-            'all frames of a condition, ground truth at its own resolution; mIoU in percent over '
-            'the classes that occur; rPD = mIoU of the target / mIoU of the source; boundary mIoU '
-            'of bands 2 % of the diagonal wide (Cheng et al. 2021); ECE in percent over 15 bins '
-            '(Guo et al. 2017).\n'
+    Returns:
+        Names by part; `fog`, or `fog (val)` beside `fog (test)`.
+    """
+    named = {}
+    for part in parts:
+        same = [p for p in parts if p.condition == part.condition]
+        several_sets = len({p.data for p in same}) > 1
+        several_splits = len({p.split for p in same if p.data == part.data}) > 1
+        named[part] = qualified(
+            part.condition, [part.data] * several_sets, [part.split] * several_splits
         )
+    return named
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [f'| {" | ".join(header)} |', f'|---|{"---:|" * (len(header) - 1)}']
-    lines += [f'| {" | ".join(row)} |' for row in rows]
-    return '\n'.join(lines) + '\n'
+def qualified(name: str, *qualifiers: Sequence[str]) -> str:
+    """A name with what tells it from others in brackets.
+
+    Args:
+        name: The name.
+        qualifiers: Each of one entry, or empty.
+    """
+    words = [word for qualifier in qualifiers for word in qualifier]
+    return f'{name} ({", ".join(words)})' if words else name
 
 
 def choose_source(conditions: list[str], wanted: str) -> str | None:
@@ -181,9 +270,11 @@ def choose_source(conditions: list[str], wanted: str) -> str | None:
     return candidates[0] if candidates else None
 
 
-def _figure(value: float, digits: int = 2) -> float | None:
+def figure(value: float, digits: int = 2) -> float | None:
+    """A number for JSON, null for NaN.
+
+    Args:
+        value: The number.
+        digits: Kept behind the point.
+    """
     return None if math.isnan(value) else round(value, digits)
-
-
-def _text(value: float) -> str:
-    return '-' if math.isnan(value) else f'{value:.2f}'

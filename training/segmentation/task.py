@@ -116,7 +116,8 @@ class SegmentationTask(L.LightningModule):
             size=batch.labels.shape[-2:], mode='bilinear', align_corners=False,
         )  # fmt: skip
         labelled = batch.labels != UNLABELLED
-        count = labelled.sum().clamp(min=1)
+        # Of all processes, whose gradients are averaged: they need not have as many labels each.
+        count = self._mean_over_processes(labelled.sum()).clamp(min=1)
         weights = cast('Tensor | None', self.class_weights)
         # Not the mean reduction, which is NaN for a batch without any label. Weights are one on
         # average, so that the sum is divided by the number of pixels with them, too.
@@ -124,10 +125,15 @@ class SegmentationTask(L.LightningModule):
             logits.float(), batch.labels, weights, ignore_index=UNLABELLED, reduction='sum'
         ) / count  # fmt: skip
         right = (logits.argmax(1) == batch.labels) & labelled
-        self.log('train_loss', loss.detach(), prog_bar=True)
-        self.log('train_pixel_accuracy', right.sum() / count, prog_bar=True)
+        self.log('train_loss', loss.detach(), prog_bar=True, sync_dist=True)
+        self.log('train_pixel_accuracy', right.sum() / count, prog_bar=True, sync_dist=True)
         self.log('lr', self.trainer.optimizers[0].param_groups[-1]['lr'])
         return loss
+
+    def _mean_over_processes(self, count: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return count
+        return cast('Tensor', self.all_gather(count)).float().mean()
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""

@@ -9,6 +9,7 @@ import pytest
 
 from clcp_ros.classes import ClassSet
 from training.segmentation.metrics import ConfusionMatrix
+from training.segmentation.result_tables import heading, tables
 from training.segmentation.results import Evaluation, choose_source
 
 CLASSES = ClassSet('three', ('a', 'b', 'c'), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
@@ -85,8 +86,8 @@ def test_rpd_is_target_over_source() -> None:
     fog = (7 / 9 + 7 / 8) / 3
     assert result.rpd('fog') == pytest.approx(fog / (5 / 7))
     assert result.mean_rpd() == pytest.approx(result.rpd('fog'))
-    assert '| fog | 1 | 55.09 | 0.77 | 87.50 |' in result.table()
-    assert 'Simulated' in result.heading()
+    assert '| fog | 1 | 55.09 | 0.77 | 87.50 |' in tables([result])
+    assert 'Simulated' in heading([result])
     found = result.to_json()
     assert found['conditions']['clear']['iou'] == {'a': 71.43, 'b': 71.43, 'c': None}
 

@@ -188,7 +188,7 @@ class Bag:
                 for file in self.files:
                     reader = Reader2(file) if self.is_ros2 else Reader1(file)
                     self._readers.append(self._stack.enter_context(reader))
-                for connection in self._connections():
+                for connection in self.connections:
                     _, count = self.topics.get(connection.topic, ('', 0))
                     self.topics[connection.topic] = (
                         connection.msgtype,
@@ -317,7 +317,7 @@ class Bag:
         if kind in common.types:
             self._stores[kind] = common
             return common
-        for connection in self._connections():
+        for connection in self.connections:
             definition = connection.msgdef
             if connection.msgtype != kind or not definition.data:
                 continue
@@ -335,7 +335,9 @@ class Bag:
         self._stores[kind] = common
         return common
 
-    def _connections(self) -> list[Any]:
+    @property
+    def connections(self) -> list[Any]:
+        """What the files say of each topic: `rosbags.interfaces.Connection`."""
         return [c for reader in self._readers for c in reader.connections]
 
     @contextlib.contextmanager

@@ -7,59 +7,126 @@
 
 from __future__ import annotations
 
-import bisect
-import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
 
 from clcp_ros.bundle import Bundle
-from clcp_ros.classes import CITYSCAPES
-from clcp_ros.errors import ClcpError, ImageError, RecordingError
-from clcp_ros.image_codec import decode_compressed, decode_image
+from clcp_ros.classes import CITYSCAPES, UNLABELLED, ClassSet
+from clcp_ros.errors import ClcpError, RecordingError
+from clcp_ros.frame import Frame
+from clcp_ros.inference import resize
 from clcp_ros.monitor import Level
-from clcp_ros.pipeline import FramePipeline
+from clcp_ros.node_diagnostics import Status, shift_status
+from clcp_ros.pipeline import FramePipeline, FrameResult, Prepared
+from clcp_ros.read_ahead import read_ahead
+from clcp_ros.replay_bag import (
+    CONDITION_TOPIC,
+    LABELS_TOPIC,
+    BagFrame,
+    Camera,
+    Part,
+    ReplayBag,
+    Spool,
+)
+from clcp_ros.replay_scores import (
+    agreement,
+    class_shares,
+    class_table,
+    confusion_matrix,
+    id_table,
+    mean_iou,
+)
 
-IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-CONDITION_TOPIC = '/simulation/condition'
-LABELS_TOPIC = '/simulation/labels/compressed'
-"""What the simulator adds to its bags: std_msgs/String, and PNG of Cityscapes ids."""
+__all__ = [
+    'CONDITION_TOPIC',
+    'LABELS_TOPIC',
+    'BagFrame',
+    'BagLabels',
+    'Camera',
+    'Evaluation',
+    'FrameRecord',
+    'LabelSource',
+    'LiveFigures',
+    'Outcome',
+    'Output',
+    'ReplayBag',
+    'ReplayFrame',
+    'ReplayResult',
+    'Versus',
+    'VersusRecord',
+    'callback_output',
+    'confusion_matrix',
+    'finish',
+    'mean_iou',
+    'new_versus',
+    'replay_direct',
+    'status_prefixes',
+]
+
+SCORES = ('novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z')
+"""Fields of a record that the monitor fills."""
+
+SEEN = 'its stamp was seen before'
+"""Why a frame cannot be used: results are found again by camera and stamp."""
+
+_DIAGNOSTICS_NS = 1_000_000_000
+
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
-class BagFrame:
-    """An image message of a bag.
+class Outcome:
+    """What a bundle made of a frame.
 
     Attributes:
-        stamp_ns: The header's stamp.
-        time_ns: When it was recorded.
-        raw: The serialised message.
-        message: The message.
-        condition: The simulated condition in force; empty where the bag names none.
+        mask: (h, w) uint8 class ids, 255 is unlabelled.
+        confidence: (h, w) uint8, 255 stands for probability 1; None where it is not known.
+        status: The monitor's verdict as the node publishes it.
+        monitored: Whether the monitor scored this frame: it scores a few a second.
+        scores: Values of `SCORES` that are known.
+        seconds: Time spent, by stage; `latency` is from sending to receiving, with --live.
+        frame: The image, where it is decoded already.
     """
 
-    stamp_ns: int
-    time_ns: int
-    raw: bytes
-    message: Any
-    condition: str
+    mask: np.ndarray
+    confidence: np.ndarray | None
+    status: Status
+    monitored: bool
+    scores: Mapping[str, float]
+    seconds: Mapping[str, float]
+    frame: Frame | None = field(default=None, repr=False)
 
-    @cached_property
-    def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB.
 
-        Raises:
-            ImageError: It cannot be decoded.
-        """
-        decode = decode_image if hasattr(self.message, 'encoding') else decode_compressed
-        return decode(self.message)
+@dataclass(frozen=True)
+class VersusRecord:
+    """What the other bundle made of a frame; NaN stands for what is not known.
+
+    Attributes:
+        level: Its monitor's level.
+        novelty_z: Novelty of the frame in standard deviations.
+        novelty_smoothed: Smoothed novelty.
+        agreement: Share of pixels to which both give the same class.
+        miou: Mean IoU over the classes present in the labels.
+        shares: Share of the pixels of each class of the other bundle, and of none.
+        seconds: Time spent, by stage.
+    """
+
+    level: Level
+    novelty_z: float
+    novelty_smoothed: float
+    agreement: float
+    miou: float
+    shares: tuple[float, ...]
+    seconds: Mapping[str, float] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -71,13 +138,20 @@ class FrameRecord:
         time_s: Seconds since the first frame.
         level: The monitor's level.
         reason: The monitor's line for people.
-        novelty_z: Novelty of the frame in standard deviations.
+        novelty_z: Novelty of the frame in standard deviations; NaN between the monitor's samples.
         novelty_smoothed: Smoothed novelty.
         low_z: Part of the raw image statistics.
         early_z: Part of the early features.
         deep_z: Part of the deep features.
         condition: Simulated condition, or empty.
         miou: Mean IoU over the classes present in the labels.
+        camera: Name of the camera.
+        time_ns: When the image was recorded.
+        monitored: Whether the monitor scored this frame.
+        confidence: Mean confidence in [0, 1].
+        shares: Share of the pixels of each class, and of none.
+        seconds: Time spent, by stage.
+        versus: The other bundle's.
     """
 
     stamp_ns: int
@@ -91,21 +165,45 @@ class FrameRecord:
     deep_z: float
     condition: str = ''
     miou: float = math.nan
+    camera: str = ''
+    time_ns: int = 0
+    monitored: bool = True
+    confidence: float = math.nan
+    shares: tuple[float, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    versus: VersusRecord | None = None
 
 
 @dataclass(frozen=True)
 class ReplayFrame:
-    """A frame as it is handed to `on_frame`.
+    """A frame as it is handed to an output.
 
     Attributes:
         record: Its scores.
-        image: (H, W, 3) uint8 RGB.
-        mask: (h, w) uint8 class ids.
+        source: The image as it was recorded.
+        outcome: What the bundle made of it.
+        versus: What the other bundle made of it.
     """
 
     record: FrameRecord
-    image: np.ndarray
-    mask: np.ndarray
+    source: BagFrame
+    outcome: Outcome
+    versus: Outcome | None = None
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, all of it."""
+        return (self.outcome.frame or self.source.frame).pixels
+
+    @property
+    def small_image(self) -> np.ndarray:
+        """(h, w, 3) uint8 RGB at the mask's resolution."""
+        return resize(self.image, *self.mask.shape)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(h, w) uint8 class ids."""
+        return self.outcome.mask
 
 
 @dataclass(frozen=True)
@@ -119,6 +217,7 @@ class LiveFigures:
         node_counts: The node's own counters (received, dropped, bad, lost, ...).
         provider: Execution provider that the node used.
         exit_code: Of the node after SIGINT.
+        by_camera: Images sent and masks that came back, by camera.
     """
 
     published: int
@@ -127,11 +226,47 @@ class LiveFigures:
     node_counts: dict[str, int]
     provider: str
     exit_code: int
+    by_camera: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def dropped(self) -> int:
         """Images without a mask."""
         return self.published - self.received
+
+
+class BadFrame(NamedTuple):
+    """A frame that could not be used.
+
+    Attributes:
+        stamp_ns: Its stamp.
+        reason: Why.
+        camera: Its camera.
+    """
+
+    stamp_ns: int
+    reason: str
+    camera: str
+
+
+@dataclass
+class Versus:
+    """Another bundle on the same frames.
+
+    Attributes:
+        bundle: The other bundle.
+        provider: Execution provider it ran on.
+        confusion: As of `ReplayResult`, of the other bundle, in its own classes' order.
+        crossed: (C, D + 1) int64: pixels by class of the first and of the second bundle.
+        missing: Classes of the other bundle that the first does not have: they agree with nothing.
+        live: Figures of its live replay.
+    """
+
+    bundle: Bundle
+    provider: str
+    confusion: dict[tuple[str, str], np.ndarray]
+    crossed: np.ndarray
+    missing: tuple[str, ...]
+    live: LiveFigures | None = None
 
 
 @dataclass
@@ -140,324 +275,463 @@ class ReplayResult:
 
     Attributes:
         bundle: The bundle used.
-        image_topic: Topic of the images.
+        image_topic: Topics of the images, with commas.
         records: One per segmented frame, in the order of the bag.
-        bad: Stamp and reason of frames that could not be used.
-        confusion: (C, C) int64 by condition, rows are labels; empty without labels.
+        bad: Frames that could not be used.
+        confusion: (C, C + 1) int64 by camera and condition, rows are labels; empty without labels.
         notes: What a reader should know.
         seconds: Duration of the replay.
         live: Figures of a live replay.
+        cameras: The cameras.
+        provider: Execution provider that the bundle ran on.
+        versus: The other bundle.
+        unanswered: Frames without a mask by camera (with --live).
+        simulated: Whether the labels or conditions are a simulator's.
     """
 
     bundle: Bundle
     image_topic: str
     records: list[FrameRecord] = field(default_factory=list)
-    bad: list[tuple[int, str]] = field(default_factory=list)
-    confusion: dict[str, np.ndarray] = field(default_factory=dict)
+    bad: list[BadFrame] = field(default_factory=list)
+    confusion: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     live: LiveFigures | None = None
+    cameras: tuple[Camera, ...] = ()
+    provider: str = ''
+    versus: Versus | None = None
+    unanswered: dict[str, int] = field(default_factory=dict)
+    simulated: bool = False
+
+
+class LabelSource(Protocol):
+    """True masks of frames."""
+
+    def get(self, frame: BagFrame, names: Sequence[str]) -> np.ndarray | None:
+        """The labels of a frame.
+
+        Args:
+            frame: Which.
+            names: Classes whose ids are wanted.
+
+        Returns:
+            (H, W) uint8 ids of `names`, 255 is unlabelled; None where there are none.
+        """
+
+
+class Output(Protocol):
+    """Takes in a replay while it runs; everything comes in the bag's order."""
+
+    def others(self, messages: list[tuple[str, int, bytes]]) -> None:
+        """Topic, time and bytes of messages that are no camera's image."""
+
+    def frame(self, frame: ReplayFrame) -> None:
+        """A frame that was segmented."""
+
+    def unused(self, frame: BagFrame) -> None:
+        """A frame that was not: bad, or dropped by the node."""
+
+    def diagnostics(self, time_ns: int, statuses: list[Status]) -> None:
+        """What the node publishes on /diagnostics; names are complete."""
+
+
+class _Callback:
+    """An output that only wants frames."""
+
+    def __init__(self, on_frame: OnFrame | None) -> None:
+        self._on_frame = on_frame
+
+    def others(self, messages: list[tuple[str, int, bytes]]) -> None:
+        """Nothing."""
+
+    def frame(self, frame: ReplayFrame) -> None:
+        """Hand it on."""
+        if self._on_frame:
+            self._on_frame(frame)
+
+    def unused(self, frame: BagFrame) -> None:
+        """Nothing."""
+
+    def diagnostics(self, time_ns: int, statuses: list[Status]) -> None:
+        """Nothing."""
 
 
 OnFrame = Callable[[ReplayFrame], None]
-Track = Callable[[Iterator[BagFrame], int], Iterable[BagFrame]]
+Track = Callable[[Iterator[Any], int], Iterable[Any]]
 
 
-class ReplayBag:
-    """The images of one camera in a bag: rosbag2 (folder, MCAP, sqlite3) or ROS 1.
-
-    Args:
-        path: The bag.
-        image_topic: Topic of the images; default: the only one there is.
-
-    Raises:
-        RecordingError: The bag cannot be read, or it is not clear which topic is meant.
-    """
-
-    def __init__(self, path: str | Path, image_topic: str | None = None) -> None:
-        self.path = Path(path)
-        self._stack = contextlib.ExitStack()
-        if not self.path.exists():
-            raise RecordingError(f'{self.path}: no such bag')
-        if self.path.is_dir() and not (self.path / 'metadata.yaml').is_file():
-            raise RecordingError(f'{self.path} is not a bag: there is no metadata.yaml in it')
-        with self._errors():
-            self._reader = self._stack.enter_context(_open(self.path))
-        self.types = {c.topic: c.msgtype for c in self._reader.connections}
-        self.counts = {
-            topic: sum(c.msgcount for c in self._reader.connections if c.topic == topic)
-            for topic in self.types
-        }
-        self.image_topic = image_topic or self._guess_topic()
-        kind = self.types.get(self.image_topic)
-        if kind not in IMAGE_TYPES:
-            what = f'is a {kind}' if kind else 'does not exist'
-            raise RecordingError(
-                f'{self.path}: topic {self.image_topic} {what}; {self._listing()}'
-            )
-        self.compressed = kind == IMAGE_TYPES[1]
-        self.is_ros2 = bool(self._reader.is2)
-        self._conditions = self._read_conditions()
-
-    def __enter__(self) -> ReplayBag:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def frame_count(self) -> int:
-        """Number of images."""
-        return self.counts[self.image_topic]
-
-    def _guess_topic(self) -> str:
-        found = [
-            topic
-            for topic, kind in self.types.items()
-            if kind in IMAGE_TYPES
-            and self.counts[topic]
-            and not topic.startswith('/simulation/')
-            and not topic.endswith(('/compressedDepth', '/theora'))
-        ]
-        cameras = {topic.removesuffix('/compressed') for topic in found}
-        if not cameras:
-            raise RecordingError(f'{self.path}: no images; {self._listing()}')
-        if len(cameras) > 1:
-            raise RecordingError(
-                f'{self.path}: more than one camera, name one with --image-topic; '
-                f'{self._listing()}'
-            )
-        # The shorter name is the raw image, free of compression artefacts.
-        return min(found, key=len)
-
-    def _listing(self) -> str:
-        topics = ', '.join(f'{topic} ({kind})' for topic, kind in sorted(self.types.items()))
-        return f'its topics: {topics or "none"}'
-
-    def frames(self) -> Iterator[BagFrame]:
-        """The images in the order of recording.
-
-        Raises:
-            RecordingError: The bag is damaged.
-        """
-        times = [when for when, _ in self._conditions]
-        for when, raw in self._raw(self.image_topic):
-            with self._errors():
-                message: Any = self._reader.deserialize(raw, self.types[self.image_topic])
-            stamp = message.header.stamp
-            stamp_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-            at = bisect.bisect_right(times, stamp_ns) - 1
-            condition = self._conditions[at][1] if at >= 0 else ''
-            yield BagFrame(stamp_ns, when, raw, message, condition)
-
-    def labels(self) -> dict[int, np.ndarray]:
-        """Encoded label images by stamp; they stay encoded, since a drive of them is large."""
-        found = {}
-        for _, raw in self._raw(LABELS_TOPIC):
-            with self._errors():
-                message: Any = self._reader.deserialize(raw, self.types[LABELS_TOPIC])
-            stamp = message.header.stamp
-            data = np.array(message.data, np.uint8)
-            found[int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)] = data
-        return found
-
-    def _read_conditions(self) -> list[tuple[int, str]]:
-        found = []
-        for when, raw in self._raw(CONDITION_TOPIC):
-            with self._errors():
-                message: Any = self._reader.deserialize(raw, self.types[CONDITION_TOPIC])
-            found.append((when, str(message.data)))
-        return found
-
-    def _raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        connections = [c for c in self._reader.connections if c.topic == topic]
-        if not connections:
-            return
-        messages = self._reader.messages(connections=connections)
-        while True:
-            with self._errors():
-                entry = next(messages, None)
-            if entry is None:
-                return
-            yield entry[1], bytes(entry[2])
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """What the reader raises for a damaged bag depends on where the damage is."""
-        try:
-            yield
-        except ClcpError:
-            raise
-        except Exception as error:
-            raise RecordingError(
-                f'{self.path}: cannot be read: {str(error).rstrip(".") or repr(error)}'
-            ) from None
+def callback_output(on_frame: OnFrame | None) -> Output:
+    """An output that hands frames to a function."""
+    return _Callback(on_frame)
 
 
-def _open(path: Path) -> Any:
-    try:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise RecordingError('bags are read with rosbags: pip install rosbags') from None
-    # Old sqlite3 bags carry no definitions.
-    return AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-
-
-def confusion_matrix(mask: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Count pixels by label and prediction.
+class BagLabels:
+    """The true labels in a bag: the simulator's, or those `training/frames_to_bag.py` wrote.
 
     Args:
-        mask: (h, w) uint8 class ids; resized to the labels' size when it differs.
-        labels: (H, W) uint8 class ids; ids outside the class set are left out.
-        classes: Number of classes C.
-
-    Returns:
-        (C, C) int64, rows are labels.
+        bag: The bag.
+        notes: Gets why labels are of no use.
+        classes: Class set of the bundle.
     """
-    if mask.shape != labels.shape:
-        mask = cv2.resize(mask, labels.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    # A last column for pixels that were not given a class: they count against the label.
-    predicted = np.minimum(mask, classes).astype(np.int64)
-    known = labels < classes
-    index = labels[known].astype(np.int64) * (classes + 1) + predicted[known]
-    counts = np.bincount(index, minlength=classes * (classes + 1))
-    return counts.reshape(classes, classes + 1)
 
+    def __init__(self, bag: ReplayBag, notes: list[str], classes: ClassSet) -> None:
+        self._spools: dict[str, Spool] = {}
+        self._names: dict[str, dict[int, str]] = {}
+        self._tables: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+        for camera in bag.cameras:
+            if camera.labels is None:
+                continue
+            names = bag.label_names(camera)
+            if names is None:
+                simulated = camera.labels.startswith('/simulation/')
+                names = dict(enumerate(CITYSCAPES.names if simulated else classes.names))
+            unknown = [name for name in names.values() if name not in classes.names]
+            if unknown:
+                notes.append(
+                    f'no mIoU: the labels of {camera.topic} have classes that the bundle '
+                    f'({classes.name}) does not: {", ".join(unknown[:4])}'
+                )
+                continue
+            self._names[camera.name] = names
+            self._spools[camera.name] = bag.labels(camera)
 
-def mean_iou(confusion: np.ndarray) -> float:
-    """Mean IoU over the classes that the labels contain.
+    def __bool__(self) -> bool:
+        return bool(self._spools)
 
-    Args:
-        confusion: (C, C + 1) from `confusion_matrix`, or a sum of such.
+    def get(self, frame: BagFrame, names: Sequence[str]) -> np.ndarray | None:
+        """See `LabelSource.get`."""
+        spool = self._spools.get(frame.camera)
+        data = None if spool is None else spool.get(frame.stamp_ns)
+        if data is None:
+            return None
+        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+            return None
+        key = (frame.camera, tuple(names))
+        if key not in self._tables:
+            table = id_table(self._names[frame.camera], names)
+            table[table >= len(names)] = UNLABELLED
+            self._tables[key] = table
+        return np.asarray(cv2.LUT(labels, self._tables[key]), np.uint8)
 
-    Returns:
-        In [0, 1]; NaN without labels.
-    """
-    classes = confusion.shape[0]
-    hit = np.diagonal(confusion)[:classes]
-    present = confusion.sum(axis=1) > 0
-    union = confusion.sum(axis=1) + confusion[:, :classes].sum(axis=0) - hit
-    return float((hit[present] / union[present]).mean()) if present.any() else math.nan
+    def close(self) -> None:
+        """Give the disk space back."""
+        for spool in self._spools.values():
+            spool.close()
 
 
 class Evaluation:
-    """Makes records of frames and their results, with mIoU where the bag has labels."""
+    """Makes records of frames and their outcomes, with mIoU where there are labels.
 
-    def __init__(self, bag: ReplayBag, result: ReplayResult, on_frame: OnFrame | None) -> None:
+    Args:
+        bag: The bag.
+        result: Gets records, sums and notes.
+        output: Gets the frames.
+        labels: True masks; default: the bag's own.
+    """
+
+    def __init__(
+        self, bag: ReplayBag, result: ReplayResult, output: Output, labels: LabelSource | None
+    ) -> None:
         self._result = result
-        self._on_frame = on_frame
+        self._output = output
+        self._own: BagLabels | None = None
+        if labels is None:
+            self._own = BagLabels(bag, result.notes, result.bundle.classes)
+            labels = self._own if self._own else None
+        self._labels = labels
         self._start_ns: int | None = None
-        self._seen: set[int] = set()
-        self._labels: dict[int, np.ndarray] = {}
-        if bag.counts.get(LABELS_TOPIC):
-            if result.bundle.classes.names == CITYSCAPES.names:
-                self._labels = bag.labels()
-            else:
-                result.notes.append(
-                    'no mIoU: the labels of the bag are Cityscapes ids, the classes of the bundle '
-                    f'are {result.bundle.classes.name}'
-                )
+        result.simulated = CONDITION_TOPIC in bag.topics or any(
+            camera.labels is not None and camera.labels.startswith('/simulation/')
+            for camera in bag.cameras
+        )
+        result.cameras = bag.cameras
+        if result.versus is not None:
+            self._table = class_table(
+                result.versus.bundle.classes.names, result.bundle.classes.names
+            )
 
-    def accepts(self, frame: BagFrame) -> bool:
-        """Whether a frame can be used; what cannot is noted with its reason."""
+    def close(self) -> None:
+        """Give back what the labels took."""
+        if self._own is not None:
+            self._own.close()
+
+    def reject(self, frame: BagFrame, reason: str) -> None:
+        """Note a frame that cannot be used."""
+        self._result.bad.append(BadFrame(frame.stamp_ns, reason, frame.camera))
+        self._output.unused(frame)
+
+    def skip(self, frame: BagFrame) -> None:
+        """Note a frame that the node left out."""
+        self._result.unanswered[frame.camera] = self._result.unanswered.get(frame.camera, 0) + 1
+        self._output.unused(frame)
+
+    def add(self, frame: BagFrame, outcome: Outcome, versus: Outcome | None = None) -> FrameRecord:
+        """Take in what was made of a frame."""
         if self._start_ns is None:
             self._start_ns = frame.stamp_ns
-        reason = ''
-        if frame.stamp_ns in self._seen:
-            reason = 'its stamp was seen before'
-        else:
-            self._seen.add(frame.stamp_ns)
-            try:
-                _ = frame.image
-            except ImageError as error:
-                reason = str(error)
-        if reason:
-            self._result.bad.append((frame.stamp_ns, reason))
-        return not reason
-
-    def add(
-        self,
-        frame: BagFrame,
-        mask: np.ndarray,
-        level: Level,
-        reason: str,
-        scores: dict[str, float],
-    ) -> None:
-        """Take in a frame's result; `scores` are the record's fields from novelty_z to deep_z."""
-        assert self._start_ns is not None
+        result = self._result
+        classes = result.bundle.classes
+        other = None
+        if versus is not None:
+            other = self._compare(frame, outcome, versus)
+        confidence = outcome.confidence
         record = FrameRecord(
             frame.stamp_ns,
             (frame.stamp_ns - self._start_ns) * 1e-9,
-            level,
-            reason,
-            **scores,
+            outcome.status.level,
+            outcome.status.message,
+            **{name: outcome.scores.get(name, math.nan) for name in SCORES},
             condition=frame.condition,
-            miou=self._score(frame, mask),
+            miou=self._score(frame, outcome.mask, classes, result.confusion),
+            camera=frame.camera,
+            time_ns=frame.time_ns,
+            monitored=outcome.monitored,
+            confidence=math.nan if confidence is None else float(confidence.mean()) / 255,
+            shares=tuple(class_shares(outcome.mask, len(classes)).tolist()),
+            seconds=outcome.seconds,
+            versus=other,
         )
-        self._result.records.append(record)
-        if self._on_frame:
-            self._on_frame(ReplayFrame(record, frame.image, mask))
+        result.records.append(record)
+        self._output.frame(ReplayFrame(record, frame, outcome, versus))
+        return record
 
-    def _score(self, frame: BagFrame, mask: np.ndarray) -> float:
-        encoded = self._labels.get(frame.stamp_ns)
-        labels = None if encoded is None else cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-        if labels is None or labels.ndim != 2:
+    def _compare(self, frame: BagFrame, outcome: Outcome, versus: Outcome) -> VersusRecord:
+        found = self._result.versus
+        assert found is not None
+        classes = found.bundle.classes
+        mapped = np.asarray(cv2.LUT(versus.mask, self._table), np.uint8)
+        found.crossed += confusion_matrix(versus.mask, outcome.mask, found.crossed.shape[1] - 1)[
+            : found.crossed.shape[0]
+        ]
+        return VersusRecord(
+            versus.status.level,
+            versus.scores.get('novelty_z', math.nan),
+            versus.scores.get('novelty_smoothed', math.nan),
+            agreement(outcome.mask, mapped),
+            self._score(frame, versus.mask, classes, found.confusion),
+            tuple(class_shares(versus.mask, len(classes)).tolist()),
+            versus.seconds,
+        )
+
+    def _score(
+        self,
+        frame: BagFrame,
+        mask: np.ndarray,
+        classes: ClassSet,
+        confusion: dict[tuple[str, str], np.ndarray],
+    ) -> float:
+        labels = None if self._labels is None else self._labels.get(frame, classes.names)
+        if labels is None:
             return math.nan
-        confusion = confusion_matrix(mask, labels, len(self._result.bundle.classes))
-        total = self._result.confusion.get(frame.condition, 0)
-        self._result.confusion[frame.condition] = total + confusion
-        return mean_iou(confusion)
+        counts = confusion_matrix(mask, labels, len(classes))
+        key = (frame.camera, frame.condition)
+        confusion[key] = confusion.get(key, 0) + counts
+        return mean_iou(counts)
+
+
+class _Heartbeat:
+    """The node's diagnostics of a direct replay: once a second of the bag, and at every change."""
+
+    def __init__(self, cameras: Sequence[Camera], result: ReplayResult, output: Output) -> None:
+        self._prefixes = status_prefixes(cameras)
+        self._output = output
+        model, provider = result.bundle.id, result.provider
+        self._inference = Status(
+            '/segment: inference',
+            Level.OK,
+            f'{model} on {provider}',
+            {'model': model, 'provider': provider},
+        )
+        self._levels: dict[str, Level] = {}
+        self._last_ns: dict[str, int] = {}
+
+    def beat(self, frame: BagFrame, outcome: Outcome) -> None:
+        camera, status = frame.camera, outcome.status
+        changed = self._levels.get(camera) != status.level
+        elapsed = frame.time_ns - self._last_ns.get(camera, -_DIAGNOSTICS_NS)
+        if changed or not 0 <= elapsed < _DIAGNOSTICS_NS:
+            self._levels[camera], self._last_ns[camera] = status.level, frame.time_ns
+            name = f'/segment: {self._prefixes[camera]}shift'
+            shift = dataclasses.replace(status, name=name)
+            self._output.diagnostics(frame.time_ns, [shift, self._inference])
 
 
 def replay_direct(
-    bag: str | Path,
+    bag: str | Path | ReplayBag,
     bundle: str | Path,
     *,
     image_topic: str | None = None,
+    cameras: str | None = None,
+    versus: str | Path | None = None,
+    labels: LabelSource | None = None,
     on_frame: OnFrame | None = None,
+    output: Output | None = None,
+    others: Iterable[str] | None = (),
     track: Track | None = None,
     threads: int = 0,
 ) -> ReplayResult:
     """Segment and judge every image of a bag, as fast as the model.
 
+    Reading and decoding, the model, and what becomes of its results run at the same time; the
+    result is that of one after the other.
+
     Args:
-        bag: The bag.
+        bag: The bag; an open one has its cameras chosen already.
         bundle: Folder of the bundle.
-        image_topic: Topic of the images; default: the only one there is.
+        image_topic: Topics of the images, with commas; default: one of each camera there is.
+        cameras: Names of cameras, see `ReplayBag`.
+        versus: Folder of another bundle, to compare with.
+        labels: True masks; default: the bag's own.
         on_frame: Called with every frame and its mask, in order.
+        output: Instead of `on_frame`: gets everything.
+        others: Topics that `output` gets beside the frames; None for all.
         track: Wraps the iterator of frames, for example in a progress bar; gets it and its length.
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
 
     Returns:
-        Records and sums; images and masks go to `on_frame` only.
+        Records and sums; images and masks go to the output only.
 
     Raises:
         RecordingError: The bag cannot be read or no image in it could be used.
-        BundleError: The bundle cannot be used.
+        BundleError: A bundle cannot be used.
     """
     start = time.perf_counter()
-    pipeline = FramePipeline(bundle, threads=threads)
-    with ReplayBag(bag, image_topic) as source:
-        result = ReplayResult(pipeline.bundle, source.image_topic)
-        evaluation = Evaluation(source, result, on_frame)
-        frames = source.frames()
-        for frame in track(frames, source.frame_count) if track else frames:
-            if not evaluation.accepts(frame):
-                continue
-            found = pipeline.process(frame.image, frame.stamp_ns)
-            state = found.shift
-            score = state.score
-            scores = {
-                'novelty_z': score.novelty if score else math.nan,
-                'novelty_smoothed': state.smoothed,
-                'low_z': score.low if score else math.nan,
-                'early_z': score.early if score else math.nan,
-                'deep_z': score.deep if score else math.nan,
-            }
-            evaluation.add(frame, found.mask, state.level, state.reason, scores)
+    output = output or callback_output(on_frame)
+    with ExitStack() as stack:
+        source = (
+            bag
+            if isinstance(bag, ReplayBag)
+            else stack.enter_context(ReplayBag(bag, image_topic, cameras))
+        )
+        names = [camera.name for camera in source.cameras]
+        pipelines = [
+            FramePipeline(path, cameras=names, threads=threads)
+            for path in (bundle, versus)
+            if path is not None
+        ]
+        result = ReplayResult(pipelines[0].bundle, source.image_topic)
+        result.provider = pipelines[0].segmenter.provider
+        if versus is not None:
+            result.versus = new_versus(
+                result.bundle, pipelines[1].bundle, pipelines[1].segmenter.provider
+            )
+        evaluation = Evaluation(source, result, output, labels)
+        stack.callback(evaluation.close)
+        heartbeat = _Heartbeat(source.cameras, result, output)
+
+        def frames() -> Iterator[tuple[BagFrame, list[Outcome] | str]]:
+            prepared = read_ahead(_prepare(source, others, pipelines))
+            found = read_ahead(_segment(prepared, pipelines))
+            stack.callback(found.close)
+            for part, outcomes in found:
+                if part.others:
+                    output.others(part.others)
+                if part.frame is not None:
+                    yield part.frame, outcomes
+
+        found = frames()
+        for frame, outcomes in track(found, source.frame_count) if track else found:
+            if isinstance(outcomes, str):
+                evaluation.reject(frame, outcomes)
+            else:
+                evaluation.add(frame, *outcomes)
+                heartbeat.beat(frame, outcomes[0])
     finish(result, start)
     return result
+
+
+def new_versus(first: Bundle, second: Bundle, provider: str) -> Versus:
+    """An empty comparison of two bundles."""
+    missing = tuple(n for n in second.classes.names if n not in first.classes.names)
+    size = max(len(first.classes), len(second.classes))
+    return Versus(
+        second, provider, {}, np.zeros((len(first.classes), size + 1), np.int64), missing
+    )
+
+
+def status_prefixes(cameras: Sequence[Camera]) -> dict[str, str]:
+    """What the node puts before a status' name, by camera: nothing where there is only one."""
+    if len(cameras) == 1:
+        return {cameras[0].name: ''}
+    return {camera.name: f'{camera.name}/' for camera in cameras}
+
+
+_Ready = tuple[Part, list[Prepared] | str]
+
+
+def _prepare(
+    source: ReplayBag, others: Iterable[str] | None, pipelines: Sequence[FramePipeline]
+) -> Iterator[_Ready]:
+    """Read and decode; a frame that cannot be comes with the reason."""
+    seen: set[tuple[str, int]] = set()
+    for part in source.parts(others):
+        frame = part.frame
+        if frame is None:
+            yield part, ''
+            continue
+        # Neither the model nor the monitor may see a stamp twice.
+        if (frame.camera, frame.stamp_ns) in seen:
+            yield part, SEEN
+            continue
+        seen.add((frame.camera, frame.stamp_ns))
+        try:
+            message = frame.usable
+            yield (
+                part,
+                [p.prepare(frame.camera, message, frame.stamp_ns) for p in pipelines],
+            )
+        except ClcpError as error:
+            yield part, str(error)
+
+
+def _segment(
+    items: Generator[_Ready, None, None], pipelines: Sequence[FramePipeline]
+) -> Iterator[tuple[Part, list[Outcome] | str]]:
+    """Run the models and the monitors."""
+    with closing(items):
+        for part, prepared in items:
+            if isinstance(prepared, str):
+                yield part, prepared
+                continue
+            assert part.frame is not None
+            predictions = [p.infer([one])[0] for p, one in zip(pipelines, prepared, strict=True)]
+            failures = [str(p) for p in predictions if isinstance(p, ClcpError)]
+            if failures:
+                yield part, failures[0]
+                continue
+            yield (
+                part,
+                [
+                    outcome_of(p.finish(one, prediction), p.bundle, part.frame)
+                    for p, one, prediction in zip(pipelines, prepared, predictions, strict=True)
+                    if not isinstance(prediction, ClcpError)
+                ],
+            )
+
+
+def outcome_of(found: FrameResult, bundle: Bundle, frame: BagFrame) -> Outcome:
+    """A pipeline's result as an outcome."""
+    state = found.shift
+    scores = {'novelty_smoothed': state.smoothed}
+    if found.monitored and state.score is not None:
+        score = state.score
+        scores |= {
+            'novelty_z': score.novelty,
+            'low_z': score.low,
+            'early_z': score.early,
+            'deep_z': score.deep,
+        }
+    status = shift_status(state, bundle.id, str(frame.message.header.frame_id))
+    return Outcome(
+        found.mask,
+        found.confidence,
+        status,
+        found.monitored,
+        scores,
+        dict(found.seconds),
+        found.frame,
+    )
 
 
 def finish(result: ReplayResult, start: float) -> None:
@@ -468,11 +742,16 @@ def finish(result: ReplayResult, start: float) -> None:
     """
     result.seconds = time.perf_counter() - start
     if result.bad:
-        stamp_ns, reason = result.bad[0]
+        bad = result.bad[0]
         result.notes.append(
             f'{len(result.bad)} of {len(result.bad) + len(result.records)} images could not be '
-            f'used; the first at {stamp_ns}: {reason}'
+            f'used; the first at {bad.stamp_ns}: {bad.reason}'
+        )
+    if result.versus is not None and result.versus.missing:
+        result.notes.append(
+            f'classes that only {result.versus.bundle.name} has agree with nothing: '
+            f'{", ".join(result.versus.missing)}'
         )
     if not result.records:
-        why = result.bad[0][1] if result.bad else 'there is none'
+        why = result.bad[0].reason if result.bad else 'there is none'
         raise RecordingError(f'no image of {result.image_topic} could be used: {why}')

@@ -14,28 +14,39 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from clcp_ros.bundle import load_bundle
 from clcp_ros.environment import environment
-from clcp_ros.errors import ClcpError
-from clcp_ros.image_codec import encode_png
+from clcp_ros.errors import ClcpError, ImageError
 from clcp_ros.monitor import Level
+from clcp_ros.node_diagnostics import Status
 from clcp_ros.replay import (
+    SCORES,
+    SEEN,
     BagFrame,
     Evaluation,
+    LabelSource,
     LiveFigures,
     OnFrame,
+    Outcome,
+    Output,
     ReplayBag,
     ReplayResult,
     Track,
+    callback_output,
     finish,
+    new_versus,
+    status_prefixes,
 )
-from clcp_ros.transport import FASTDDS_VARIABLE, ROS_HINT, fastdds_profile
+from clcp_ros.replay_bag import Camera, Spool
+from clcp_ros.transport import ROS_HINT
 
 try:
     import rclpy
@@ -43,9 +54,10 @@ try:
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from rosgraph_msgs.msg import Clock
-    from sensor_msgs.msg import CompressedImage, Image
+    from rclpy.serialization import deserialize_message
+    from sensor_msgs.msg import Image
 
+    from clcp_ros.bag_player import TICK_S, BagPlayer, transport_variables
     from clcp_ros.ros_messages import stamp_to_ns
 except ImportError as error:
     raise ClcpError(f'a live replay needs ROS 2 ({error}): {ROS_HINT}') from None
@@ -53,19 +65,23 @@ except ImportError as error:
 _START_S = 60.0
 _QUIET_S = 5.0
 _END_S = 20.0
-_CLOCK_S = 0.01
 _HEARTBEAT_S = 0.2
-_SCORES = ('novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z')
+_COUNTS = ('received', 'processed', 'dropped', 'bad', 'failed', 'lost', 'duplicate')
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 def replay_live(
-    bag: str | Path,
+    bag: str | Path | ReplayBag,
     bundle: str | Path,
     *,
     rate: float = 1.0,
     image_topic: str | None = None,
+    cameras: str | None = None,
+    versus: str | Path | None = None,
+    labels: LabelSource | None = None,
     on_frame: OnFrame | None = None,
+    output: Output | None = None,
+    others: Iterable[str] | None = (),
     track: Track | None = None,
     threads: int = 0,
     domain_id: int | None = None,
@@ -73,11 +89,16 @@ def replay_live(
     """Play a bag to the segment node and collect what it answers.
 
     Args:
-        bag: The bag.
+        bag: The bag; an open one has its cameras chosen already.
         bundle: Folder of the bundle.
         rate: Speed relative to the recording.
-        image_topic: Topic of the images; default: the only one there is.
+        image_topic: Topics of the images, with commas; default: one of each camera there is.
+        cameras: Names of cameras, see `ReplayBag`.
+        versus: Folder of another bundle: the bag is played a second time, to that one.
+        labels: True masks; default: the bag's own.
         on_frame: Called after the playing with every frame that has a mask, in the bag's order.
+        output: Instead of `on_frame`: gets everything, after the playing.
+        others: Topics that `output` gets beside the frames; None for all.
         track: Wraps the iterator of frames while they are played; gets it and its length.
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
         domain_id: ROS domain of the two processes; default: one made from this process' id.
@@ -96,42 +117,231 @@ def replay_live(
     start = time.perf_counter()
     # Domains up to 101 keep their ports below those that the kernel gives to anyone.
     domain = 1 + os.getpid() % 100 if domain_id is None else domain_id
-    with ReplayBag(bag, image_topic) as source:
+    output = output or callback_output(on_frame)
+    with ExitStack() as stack:
+        source = (
+            bag
+            if isinstance(bag, ReplayBag)
+            else stack.enter_context(ReplayBag(bag, image_topic, cameras))
+        )
         result = ReplayResult(load_bundle(bundle), source.image_topic)
-        with environment(_variables(domain)), _NodeProcess(source, bundle, threads) as process:
-            player = _Player(source, domain)
-            try:
-                player.wait(process)
-                player.play(process, rate, track)
-            finally:
-                player.close()
-            exit_code = process.stop()
-        result.live = player.figures(exit_code)
-        evaluation = Evaluation(source, result, on_frame)
-        for frame in source.frames():
-            answer = player.answers.get(frame.stamp_ns)
-            if evaluation.accepts(frame) and answer and answer.complete:
-                evaluation.add(frame, answer.mask(), *answer.verdict())
+        if versus is not None:
+            result.versus = new_versus(result.bundle, load_bundle(versus), '')
+        answers = []
+        for path in (bundle, versus):
+            if path is not None:
+                answers.append(stack.enter_context(Answers(source.cameras)))
+                _play(source, path, answers[-1], rate, track, threads, domain)
+        result.live = answers[0].figures()
+        result.provider = result.live.provider
+        if result.versus is not None:
+            result.versus.live = answers[1].figures()
+            result.versus.provider = result.versus.live.provider
+        evaluation = Evaluation(source, result, output, labels)
+        stack.callback(evaluation.close)
+        _gather(source, evaluation, output, answers, others)
     finish(result, start)
     return result
 
 
-def _variables(domain: int) -> dict[str, str]:
-    """What both processes read when they join: domain, this machine only, large images."""
-    values = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    profile = fastdds_profile()
-    if profile and FASTDDS_VARIABLE not in os.environ:
-        values[FASTDDS_VARIABLE] = str(profile)
-    return values
+def _play(
+    source: ReplayBag,
+    bundle: str | Path,
+    answers: Answers,
+    rate: float,
+    track: Track | None,
+    threads: int,
+    domain: int,
+) -> None:
+    variables = {
+        'ROS_DOMAIN_ID': str(domain),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        **transport_variables(),
+    }
+    with environment(variables), _NodeProcess(source, bundle, threads) as process:
+        peer = _Peer(source, domain, answers)
+        try:
+            peer.wait(process)
+            peer.play(process, rate, track)
+        finally:
+            peer.close()
+        answers.exit_code = process.stop()
+
+
+def _gather(
+    source: ReplayBag,
+    evaluation: Evaluation,
+    output: Output,
+    answers: list[Answers],
+    others: Iterable[str] | None,
+) -> None:
+    """Go through the bag again, with what the node answered."""
+    seen: set[tuple[str, int]] = set()
+    first = answers[0]
+    for part in source.parts(others):
+        if part.others:
+            output.others(part.others)
+        frame = part.frame
+        if frame is None:
+            continue
+        first.hand_over_diagnostics(frame.time_ns, output)
+        key = (frame.camera, frame.stamp_ns)
+        found = [one.outcome(frame) for one in answers]
+        if key in seen:
+            evaluation.reject(frame, SEEN)
+        elif found[0] is not None:
+            evaluation.add(frame, found[0], found[1] if len(found) > 1 else None)
+        else:
+            try:
+                _ = frame.image
+            except ImageError as error:
+                evaluation.reject(frame, str(error))
+            else:
+                evaluation.skip(frame)
+        seen.add(key)
+    first.hand_over_diagnostics(None, output)
+
+
+class Answers:
+    """What the node answered, kept on disk: a drive of masks would be gigabytes.
+
+    Args:
+        cameras: The cameras.
+    """
+
+    def __init__(self, cameras: tuple[Camera, ...]) -> None:
+        self._cameras = cameras
+        self._spool = Spool()
+        self._verdicts: dict[tuple[str, int], tuple[Status, dict[str, float]]] = {}
+        self._last: dict[str, tuple[Status, dict[str, float]]] = {}
+        self._times: list[int] = []
+        self._given = 0
+        self._latency_s: dict[tuple[str, int], float] = {}
+        self.sent_at: dict[tuple[str, int], float] = {}
+        """When each image was sent, by camera and stamp."""
+        self.parts: dict[str, dict[str, str]] = {}
+        """The newest values of each part of the node's diagnostics."""
+        self.exit_code = 0
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
+
+    def take_image(self, what: str, camera: str, raw: bytes) -> None:
+        """Keep a mask or a confidence."""
+        from clcp_ros.bag_file import header_stamp
+
+        key = (camera, header_stamp(raw, True))
+        if what == 'mask' and key in self.sent_at:
+            self._latency_s[key] = time.perf_counter() - self.sent_at[key]
+        self._spool.put((what, *key), zlib.compress(raw, 1))
+
+    def take_verdict(self, camera: str, message: Any) -> None:
+        """Keep a message of the monitor."""
+        status = message.status[0]
+        values = {entry.key: entry.value for entry in status.values}
+        found = Status('shift', Level[values['level']], status.message, values, status.hardware_id)
+        scores = {name: float(values[name]) for name in SCORES if name in values}
+        self._verdicts[camera, stamp_to_ns(message.header.stamp)] = (found, scores)
+
+    def take_diagnostics(self, raw: bytes, time_ns: int) -> None:
+        """Keep a message of /diagnostics; `time_ns` is the bag's time at its arrival."""
+        message = deserialize_message(raw, DiagnosticArray)
+        for status in message.status:
+            part = status.name.rpartition(': ')[2]
+            self.parts[part] = {entry.key: entry.value for entry in status.values}
+        self._spool.put(('diagnostics', len(self._times)), raw)
+        self._times.append(time_ns)
+
+    def has(self, camera: str, stamp_ns: int) -> bool:
+        """Whether the image's mask has come back."""
+        return ('mask', camera, stamp_ns) in self._spool
+
+    def outcome(self, frame: BagFrame) -> Outcome | None:
+        """What was made of a frame; None without a mask. To be asked in the bag's order."""
+        key = (frame.camera, frame.stamp_ns)
+        mask = self._pixels('mask', key)
+        # The monitor tells its verdict a few times a second: in between the last one stands.
+        verdict = self._verdicts.get(key)
+        if verdict is not None:
+            self._last[frame.camera] = verdict
+        if mask is None:
+            return None
+        status, scores = verdict or self._last.get(frame.camera, (_NOTHING, {}))
+        if verdict is None:
+            scores = {k: v for k, v in scores.items() if k == 'novelty_smoothed'}
+        seconds = {'latency': self._latency_s[key]} if key in self._latency_s else {}
+        return Outcome(
+            mask, self._pixels('confidence', key), status, verdict is not None, scores, seconds
+        )
+
+    def _pixels(self, what: str, key: tuple[str, int]) -> np.ndarray | None:
+        data = self._spool.get((what, *key))
+        if data is None:
+            return None
+        message = deserialize_message(zlib.decompress(data), Image)
+        pixels = np.frombuffer(message.data, np.uint8)
+        return pixels.reshape(message.height, message.width)
+
+    def hand_over_diagnostics(self, until_ns: int | None, output: Output) -> None:
+        """Give an output what /diagnostics said before a time of the bag, or the rest."""
+        while self._given < len(self._times):
+            time_ns = self._times[self._given]
+            if until_ns is not None and time_ns >= until_ns:
+                return
+            raw = self._spool.get(('diagnostics', self._given))
+            assert raw is not None
+            self._given += 1
+            message = deserialize_message(raw, DiagnosticArray)
+            output.diagnostics(
+                time_ns,
+                [
+                    Status(
+                        status.name,
+                        Level(int.from_bytes(status.level, 'little')),
+                        status.message,
+                        {entry.key: entry.value for entry in status.values},
+                        status.hardware_id,
+                    )
+                    for status in message.status
+                ],
+            )
+
+    def figures(self) -> LiveFigures:
+        """Counts and latencies."""
+        counts: dict[str, int] = {}
+        for part, values in self.parts.items():
+            if part.rpartition('/')[2] == 'input':
+                for name in _COUNTS:
+                    if name in values:
+                        counts[name] = counts.get(name, 0) + int(values[name])
+        by_camera = {}
+        for camera in self._cameras:
+            keys = [key for key in self.sent_at if key[0] == camera.name]
+            by_camera[camera.name] = (len(keys), sum(self.has(*key) for key in keys))
+        return LiveFigures(
+            sum(sent for sent, _ in by_camera.values()),
+            sum(received for _, received in by_camera.values()),
+            list(self._latency_s.values()),
+            counts,
+            self.parts.get('inference', {}).get('provider', ''),
+            self.exit_code,
+            by_camera,
+        )
+
+
+_NOTHING = Status('shift', Level.STALE, 'no verdict yet')
 
 
 class _NodeProcess:
     """The node, started as a user does; killed if it does not end by itself."""
 
     def __init__(self, source: ReplayBag, bundle: str | Path, threads: int) -> None:
-        topic = '/' + source.image_topic.lstrip('/')
-        transport = 'compressed' if source.compressed else 'raw'
-        base = topic.removesuffix('/compressed') if source.compressed else topic
+        kinds = {camera.compressed for camera in source.cameras}
+        transport = 'auto' if len(kinds) > 1 else 'compressed' if True in kinds else 'raw'
+        names = [camera.name for camera in source.cameras]
         self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed by __exit__)
         self._process = subprocess.Popen(
             [
@@ -141,8 +351,7 @@ class _NodeProcess:
                 '-p', f'model.threads:={threads}',
                 '-p', 'use_sim_time:=true',
                 '-p', f'diagnostics.period_s:={_HEARTBEAT_S}',
-                '-r', f'image:={base}',
-                *(['-r', f'image/compressed:={topic}'] if source.compressed else []),
+                *(['-p', f'cameras:=[{", ".join(names)}]'] if len(names) > 1 else []),
             ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -192,69 +401,51 @@ class _NodeProcess:
         return lines[-1] if lines else 'it said nothing'
 
 
-class _Answer:
-    """What came back for one image."""
+class _Peer:
+    """Plays the bag and listens to the node."""
 
-    def __init__(self) -> None:
-        self._mask: bytes | None = None
-        self._shape = (0, 0)
-        self._status: Any = None
-
-    @property
-    def complete(self) -> bool:
-        return self._mask is not None and self._status is not None
-
-    def take_mask(self, message: Any) -> None:
-        self._shape = (message.height, message.width)
-        pixels = np.frombuffer(message.data, np.uint8).reshape(self._shape)
-        # A drive of raw masks would be gigabytes.
-        self._mask = encode_png(pixels)
-
-    def take_shift(self, message: Any) -> None:
-        self._status = message.status[0]
-
-    def mask(self) -> np.ndarray:
-        assert self._mask is not None
-        mask = cv2.imdecode(np.frombuffer(self._mask, np.uint8), cv2.IMREAD_UNCHANGED)
-        return np.asarray(mask, np.uint8)
-
-    def verdict(self) -> tuple[Level, str, dict[str, float]]:
-        values = {entry.key: entry.value for entry in self._status.values}
-        return (
-            Level[values['level']],
-            self._status.message,
-            {name: float(values[name]) for name in _SCORES},
-        )
-
-
-class _Player:
-    """Publishes the images of a bag with `/clock` and listens to the node."""
-
-    def __init__(self, source: ReplayBag, domain: int) -> None:
-        self._source = source
-        self._type = CompressedImage if source.compressed else Image
+    def __init__(self, source: ReplayBag, domain: int, answers: Answers) -> None:
+        self._answers = answers
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
         self._node = rclpy.create_node('clcp_replay', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
+        self._player = BagPlayer(self._node, source)
+        self._prefixes = status_prefixes(source.cameras)
         deep = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
-        topic = '/' + source.image_topic.lstrip('/')
-        # Depth 1: a robot's driver does not keep old frames either.
-        self._images = self._node.create_publisher(self._type, topic, 1)
-        self._clock = self._node.create_publisher(Clock, '/clock', 10)
-        subscribe = self._node.create_subscription
-        self._outputs = [
-            subscribe(Image, '/segment/mask', self._on_mask, deep),
-            subscribe(DiagnosticArray, '/segment/shift', self._on_shift, deep),
-            subscribe(DiagnosticArray, '/diagnostics', self._on_diagnostics, deep),
-        ]
-        self.answers: dict[int, _Answer] = {}
-        self._sent_at: dict[int, float] = {}
-        self._latency_s: list[float] = []
-        self._published = 0
+        self._now_ns = 0
         self._last_news = 0.0
-        self._figures: dict[str, dict[str, str]] = {}
+        self._outputs = [
+            self._node.create_subscription(
+                DiagnosticArray,
+                '/diagnostics',
+                lambda raw: answers.take_diagnostics(raw, self._now_ns),
+                deep,
+                raw=True,
+            )
+        ]
+        for name, prefix in self._prefixes.items():
+            for what in ('mask', 'confidence'):
+                self._listen(Image, f'{prefix}{what}', self._taker(what, name), deep, raw=True)
+            self._listen(
+                DiagnosticArray,
+                f'{prefix}shift',
+                lambda message, name=name: answers.take_verdict(name, message),
+                deep,
+            )
+
+    def _listen(self, kind: Any, topic: str, take: Any, qos: Any, raw: bool = False) -> None:
+        self._outputs.append(
+            self._node.create_subscription(kind, f'/segment/{topic}', take, qos, raw=raw)
+        )
+
+    def _taker(self, what: str, camera: str) -> Any:
+        def take(raw: bytes) -> None:
+            self._last_news = time.perf_counter()
+            self._answers.take_image(what, camera, raw)
+
+        return take
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -265,11 +456,14 @@ class _Player:
         """Wait until both sides have found each other."""
         end = time.perf_counter() + _START_S
         while not (
-            self._images.get_subscription_count()
-            and self._clock.get_subscription_count()
+            all(p.get_subscription_count() for p in self._player.images.values())
+            and self._player.clock.get_subscription_count()
             and all(output.get_publisher_count() for output in self._outputs)
             # Matched on this side is not yet matched on the other.
-            and int(self._figures.get('input', {}).get('publishers', 0))
+            and all(
+                int(self._answers.parts.get(f'{prefix}input', {}).get('publishers', 0))
+                for prefix in self._prefixes.values()
+            )
         ):
             process.check()
             if time.perf_counter() > end:
@@ -281,85 +475,32 @@ class _Player:
 
     def play(self, process: _NodeProcess, rate: float, track: Track | None) -> None:
         """Send every image when its time has come, then wait for the last answers."""
-        frames = self._source.frames()
-        origin_ns, start = -1, 0.0
-        for frame in track(frames, self._source.frame_count) if track else frames:
-            if origin_ns < 0:
-                origin_ns, start = frame.time_ns, time.perf_counter()
-            due = start + (frame.time_ns - origin_ns) * 1e-9 / rate
-            while (now := time.perf_counter()) < due:
-                self._tick(origin_ns + int((now - start) * rate * 1e9))
-                self._executor.spin_once(timeout_sec=min(due - now, _CLOCK_S))
+        sent: dict[str, int] = {}
+
+        def wait(seconds: float) -> None:
             process.check()
-            self._tick(frame.time_ns)
-            self._send(frame)
-            self._executor.spin_once(timeout_sec=0)
+            self._executor.spin_once(timeout_sec=seconds)
+
+        def on_sent(frame: BagFrame) -> None:
+            self._now_ns = frame.time_ns
+            self._answers.sent_at[frame.camera, frame.stamp_ns] = time.perf_counter()
+            sent[frame.camera] = frame.stamp_ns
+
+        tick = self._player.play(rate, wait, track=track, on_sent=on_sent)
         self._last_news = time.perf_counter()
-        while self._pending() and time.perf_counter() - self._last_news < _QUIET_S:
-            self._tick(origin_ns + int((time.perf_counter() - start) * rate * 1e9))
-            self._executor.spin_once(timeout_sec=_CLOCK_S)
-            process.check()
+        # Older ones may have been dropped.
+        while (
+            not all(self._answers.has(*last) for last in sent.items())
+            and time.perf_counter() - self._last_news < _QUIET_S
+        ):
+            tick()
+            wait(TICK_S)
         # The counters come with the next heartbeat.
-        self._figures.clear()
+        self._answers.parts.clear()
         end = time.perf_counter() + _QUIET_S
-        while not self._figures and time.perf_counter() < end:
-            self._executor.spin_once(timeout_sec=_CLOCK_S)
+        while not self._complete() and time.perf_counter() < end:
+            self._executor.spin_once(timeout_sec=TICK_S)
 
-    def _pending(self) -> bool:
-        """Whether an answer to the last image is missing: older ones may have been dropped."""
-        if not self._sent_at:
-            return False
-        last = self.answers.get(next(reversed(self._sent_at)))
-        return last is None or not last.complete
-
-    def _tick(self, time_ns: int) -> None:
-        message = Clock()
-        message.clock.sec, message.clock.nanosec = divmod(time_ns, 1_000_000_000)
-        self._clock.publish(message)
-
-    def _send(self, frame: BagFrame) -> None:
-        # CDR goes out as it was recorded; ROS 1 bags hold another serialisation.
-        message = frame.raw if self._source.is_ros2 else self._convert(frame.message)
-        self._sent_at[frame.stamp_ns] = time.perf_counter()
-        self._images.publish(message)
-        self._published += 1
-
-    def _convert(self, source: Any) -> Any:
-        message = self._type()
-        stamp = source.header.stamp
-        message.header.stamp.sec, message.header.stamp.nanosec = int(stamp.sec), int(stamp.nanosec)
-        message.header.frame_id = source.header.frame_id
-        names = ('format',) if self._source.compressed else (
-            'height', 'width', 'encoding', 'is_bigendian', 'step'
-        )  # fmt: skip
-        for name in names:
-            setattr(message, name, getattr(source, name))
-        message.data.frombytes(np.ascontiguousarray(source.data))
-        return message
-
-    def _on_mask(self, message: Any) -> None:
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        self._last_news = time.perf_counter()
-        self._latency_s.append(self._last_news - self._sent_at.get(stamp_ns, self._last_news))
-        self.answers.setdefault(stamp_ns, _Answer()).take_mask(message)
-
-    def _on_shift(self, message: Any) -> None:
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        self.answers.setdefault(stamp_ns, _Answer()).take_shift(message)
-
-    def _on_diagnostics(self, message: Any) -> None:
-        for status in message.status:
-            part = status.name.rpartition(': ')[2]
-            self._figures[part] = {entry.key: entry.value for entry in status.values}
-
-    def figures(self, exit_code: int) -> LiveFigures:
-        counts = self._figures.get('input', {})
-        names = ('received', 'processed', 'dropped', 'bad', 'failed', 'lost', 'duplicate')
-        return LiveFigures(
-            self._published,
-            sum(answer.complete for answer in self.answers.values()),
-            self._latency_s,
-            {name: int(counts[name]) for name in names if name in counts},
-            self._figures.get('inference', {}).get('provider', ''),
-            exit_code,
-        )
+    def _complete(self) -> bool:
+        wanted = {f'{prefix}input' for prefix in self._prefixes.values()} | {'inference'}
+        return wanted <= set(self._answers.parts)

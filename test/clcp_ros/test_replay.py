@@ -176,8 +176,6 @@ def test_unclear_topics_are_listed(
     with pytest.raises(RecordingError, match=r'/nothing does not exist.*/camera/front/image \('):
         ReplayBag(bag, '/nothing')
     two = write_bag([daylight_image(0)], second_camera=True)
-    with pytest.raises(RecordingError, match=r'--image-topic.*/camera/rear/image \('):
-        ReplayBag(two)
     with ReplayBag(two, '/camera/rear/image') as chosen:
         assert chosen.frame_count == 1
     with pytest.raises(RecordingError, match='no such bag'):

@@ -129,7 +129,7 @@ def test_labels_give_miou_per_frame_and_condition(
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert 'night' in page
     assert [section.title for section in load_sections(tmp_path / 'out' / SECTIONS)] == [
-        'Shift over time', 'Frames',
+        'Shift over time', 'Against labels', 'Against the lidar', 'Frames',
     ]  # fmt: skip
     assert 'http://' not in page
     assert 'https://' not in page

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -100,7 +100,7 @@ def condition_runs(records: Sequence[FrameRecord]) -> list[tuple[str, int, int]]
 
 def replay_sections(
     result: ReplayResult,
-    samples: Sequence[Sample],
+    samples: Mapping[str, Sequence[Sample]],
     *,
     command: str = '',
     config: MonitorConfig | None = None,
@@ -109,63 +109,94 @@ def replay_sections(
 
     Args:
         result: The replay.
-        samples: Frames to show.
+        samples: Frames to show, by camera.
         command: What to type to get this alone.
         config: Thresholds the monitor ran with.
     """
     bundle = result.bundle
-    simulated = any(record.condition for record in result.records)
-    facts = {
-        'Bundle': f'{bundle.name} ({bundle.id})',
-        'Images': result.image_topic,
-        'Frames': str(len(result.records)),
-        'Duration': f'{result.records[-1].time_s - result.records[0].time_s:.1f} s',
-    }
-    if len(result.confusion):
-        facts['mIoU'] = f'{mean_iou(sum_confusion(result)):.3f}'
-    text = [
-        'Smoothed novelty of the camera over time, in standard deviations of new frames of the '
-        'training domain. The background is the level the robot was told.'
-    ]
-    if simulated:
-        text.append('Conditions and labels are simulated: so are all figures made of them.')
-    sections = [
-        Section(
-            'Shift over time',
-            text=text,
-            facts=facts,
-            figures=[
-                Figure(
-                    figure_uri(shift_figure(result.records, config or MonitorConfig())),
-                    'Shift score; dashed lines mark changes of the simulated condition.'
-                    if simulated
-                    else 'Shift score.',
-                )
-            ],
-            tables=[condition_table(result)] if simulated else [level_table(result)],
-            warnings=result.notes,
-            command=command,
-        )
-    ]
-    if result.live:
-        sections.append(_live_section(result))
-    if samples:
+    several = len(result.cameras) > 1
+    sections: list[Section] = []
+    for camera in result.cameras:
+        records = [r for r in result.records if r.camera == camera.name]
+        if not records:
+            continue
+        first = not sections
+        simulated = any(record.condition for record in records)
+        facts = {
+            'Bundle': f'{bundle.name} ({bundle.id})',
+            'Images': camera.topic,
+            'Frames': str(len(records)),
+            'Duration': f'{records[-1].time_s - records[0].time_s:.1f} s',
+        }
+        own = sum_confusion(result.confusion, camera.name)
+        if own is not None:
+            facts['mIoU'] = f'{mean_iou(own):.3f}'
+        text = [
+            'Smoothed novelty of the camera over time, in standard deviations of new frames of '
+            'the training domain. The background is the level the robot was told.'
+        ]
+        if result.simulated:
+            text.append('Conditions and labels are simulated: so are all figures made of them.')
         sections.append(
             Section(
-                'Frames',
-                text=['Each image and the mask over it.'],
-                legend=list(zip(bundle.classes.names, bundle.classes.colors, strict=True)),
-                gallery=[
-                    Figure(jpeg_uri(sample.jpeg), _caption(sample.record)) for sample in samples
+                f'Shift over time: {camera.name}' if several else 'Shift over time',
+                text=text,
+                facts=facts,
+                figures=[
+                    Figure(
+                        figure_uri(shift_figure(records, config or MonitorConfig())),
+                        'Shift score; dashed lines mark changes of the condition.'
+                        if simulated
+                        else 'Shift score.',
+                    )
                 ],
+                tables=[
+                    condition_table(records, result.confusion)
+                    if simulated
+                    else level_table(records)
+                ],
+                warnings=result.notes if first else (),
+                command=command if first else '',
             )
         )
+    if result.live:
+        sections.append(_live_section(result))
+    for name, shown in samples.items():
+        if shown:
+            sections.append(
+                Section(
+                    f'Frames: {name}' if several else 'Frames',
+                    text=['Each image and the mask over it.'],
+                    legend=list(zip(bundle.classes.names, bundle.classes.colors, strict=True)),
+                    gallery=[
+                        Figure(jpeg_uri(sample.jpeg), _caption(sample.record)) for sample in shown
+                    ],
+                )
+            )
     return sections
 
 
-def sum_confusion(result: ReplayResult) -> np.ndarray:
-    """(C, C + 1) over all conditions."""
-    return np.sum(list(result.confusion.values()), axis=0)
+def sum_confusion(
+    confusion: Mapping[tuple[str, str], np.ndarray],
+    camera: str | None = None,
+    condition: str | None = None,
+) -> np.ndarray | None:
+    """Confusion over cameras and conditions.
+
+    Args:
+        confusion: (C, C + 1) by camera and condition.
+        camera: Only this one.
+        condition: Only this one.
+
+    Returns:
+        (C, C + 1), or None where nothing was labelled.
+    """
+    chosen = [
+        counts
+        for (own, name), counts in confusion.items()
+        if camera in (None, own) and condition in (None, name)
+    ]
+    return np.sum(chosen, axis=0) if chosen else None
 
 
 def _caption(record: FrameRecord) -> str:
@@ -205,7 +236,12 @@ def shift_figure(records: Sequence[FrameRecord], config: MonitorConfig):  # type
                 middle, 1.02, name, transform=top.get_xaxis_transform(), ha='center', va='bottom',
                 fontsize=9,
             )  # fmt: skip
-    top.plot(times, [r.novelty_z for r in records], color='#7aa7d9', lw=0.8, label='each frame')
+    scored = np.array([not math.isnan(r.novelty_z) for r in records])
+    top.plot(
+        times[scored],
+        [r.novelty_z for r in records if not math.isnan(r.novelty_z)],
+        color='#7aa7d9', lw=0.8, label='each sample',
+    )  # fmt: skip
     top.plot(
         times, [r.novelty_smoothed for r in records], color='#0b3d75', lw=1.8, label='smoothed'
     )
@@ -240,9 +276,15 @@ def _shade_levels(axis, records, times, ends) -> None:  # type: ignore[no-untype
             start = i
 
 
-def condition_table(result: ReplayResult) -> Table:
-    """One row per condition: scores, levels, how fast the level follows, mIoU."""
-    records = result.records
+def condition_table(
+    records: Sequence[FrameRecord], confusion: Mapping[tuple[str, str], np.ndarray]
+) -> Table:
+    """One row per condition: scores, levels, how fast the level follows, mIoU.
+
+    Args:
+        records: Of one camera.
+        confusion: Of all cameras.
+    """
     rows = []
     for name in dict.fromkeys(r.condition for r in records):
         own = [r for r in records if r.condition == name]
@@ -251,7 +293,8 @@ def condition_table(result: ReplayResult) -> Table:
         alarm = [_delay(records[a:b], True) for a, b in runs]
         relief = [_delay(records[a:b], False) for a, b in runs]
         novelty = np.array([r.novelty_smoothed for r in own])
-        miou = mean_iou(result.confusion[name]) if name in result.confusion else math.nan
+        counts = confusion.get((own[0].camera, name))
+        miou = math.nan if counts is None else mean_iou(counts)
         rows.append(
             [
                 name or '(none)',
@@ -272,7 +315,7 @@ def condition_table(result: ReplayResult) -> Table:
     return Table(
         header,
         rows,
-        'By simulated condition. Novelty is the mean of the smoothed score; "warned at end" '
+        'By condition. Novelty is the mean of the smoothed score; "warned at end" '
         'counts stretches of the condition at whose end the level was WARN or ERROR; the times '
         'are means over the stretches in which the level changed that way.',
     )
@@ -298,10 +341,10 @@ def _mean_seconds(delays: Sequence[float | None]) -> str:
     return f'{np.mean(known):.1f} s' if known else '-'
 
 
-def level_table(result: ReplayResult) -> Table:
+def level_table(records: Sequence[FrameRecord]) -> Table:
     """Share of the levels."""
-    number = len(result.records)
-    counts = {level: sum(r.level == level for r in result.records) for level in Level}
+    number = len(records)
+    counts = {level: sum(r.level == level for r in records) for level in Level}
     rows = [[level.name, str(count), f'{count / number:.0%}'] for level, count in counts.items()]
     return Table(['level', 'frames', 'share'], rows)
 
@@ -321,6 +364,11 @@ def _live_section(result: ReplayResult) -> Section:
         facts['Latency median'] = f'{p50:.0f} ms'
         facts['Latency 95 %'] = f'{p95:.0f} ms'
     facts |= {f'Node: {name}': str(count) for name, count in live.node_counts.items()}
+    if len(live.by_camera) > 1:
+        facts |= {
+            f'{name}: masks of images': f'{received} of {sent}'
+            for name, (sent, received) in live.by_camera.items()
+        }
     return Section(
         'Through the real node',
         text=['The bag was played to the node over DDS; latency is from sending an image to '

@@ -90,7 +90,7 @@ def _refine(logits: np.ndarray, height: int, width: int) -> np.ndarray:
     pixels = max(height / h, width / w)
     n = 3 if pixels < 12 else 5 if pixels < 28 else 7
     # Of a small mask the pixels themselves are the finer grid.
-    rows, columns = (height, width) if pixels < 2 else (n * h, n * w)
+    rows, columns = (height, width) if pixels <= 2 else (n * h, n * w)
     if (rows, columns) == (h, w):
         return logits.copy()
     fine = np.empty((len(logits), rows, columns), np.float32)

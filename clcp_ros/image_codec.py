@@ -17,9 +17,18 @@ import cv2
 import numpy as np
 
 from clcp_ros.errors import ImageError
+from clcp_ros.preprocess import halve, halvings
 
 MAX_PIXELS = 1 << 27
 """Larger images are refused: a damaged header must not make a robot allocate gigabytes."""
+
+_REDUCED = (
+    cv2.IMREAD_COLOR,
+    cv2.IMREAD_REDUCED_COLOR_2,
+    cv2.IMREAD_REDUCED_COLOR_4,
+    cv2.IMREAD_REDUCED_COLOR_8,
+)
+"""How to decode a JPEG by how often its sides are halved."""
 
 _JPEG_START = b'\xff\xd8\xff'
 _PNG_START = b'\x89PNG\r\n\x1a\n'
@@ -83,15 +92,20 @@ _WORDS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
 }
 """Encoding of 16 bits: (words per pixel, (H, W, words) -> RGB)."""
 
+_PER_PIXEL = frozenset(('rgb8', 'bgr8', '8UC3', 'rgba8', 'bgra8', '8UC4', 'mono8', '8UC1'))
+"""Encodings whose pixels are converted one by one, so that shrinking may come first."""
+
 ENCODINGS = (*_ENCODINGS, *_WORDS)
 """The encodings of sensor_msgs/Image that `decode_image` reads."""
 
 
-def decode_image(message: ImageMessage) -> np.ndarray:
+def decode_image(message: ImageMessage, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Decode a sensor_msgs/Image.
 
     Args:
         message: The message; rows may be padded (`step`).
+        at_least: Height and width that are enough: the image may come halved, as
+            `preprocess.halve` does it, where that leaves no less.
 
     Returns:
         (H, W, 3) uint8, RGB. For an unpadded `rgb8` message it shares the message's memory.
@@ -129,6 +143,8 @@ def decode_image(message: ImageMessage) -> np.ndarray:
     pixels = np.ndarray((height, width, per_pixel), np.uint8, data, strides=(step, per_pixel, 1))
     if per_pixel == 1:
         pixels = pixels[..., 0]
+    if at_least is not None and encoding in _PER_PIXEL:
+        pixels = halve(pixels, halvings(height, at_least[0]), halvings(width, at_least[1]))
     if is_16_bit:
         words = np.ascontiguousarray(pixels).view('>u2' if message.is_bigendian else '<u2')
         pixels = _to_8_bit(words[..., 0] if channels == 1 else words)
@@ -140,12 +156,15 @@ def _to_8_bit(words: np.ndarray) -> np.ndarray:
     return ((words.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def decode_compressed(message: CompressedImageMessage) -> np.ndarray:
+def decode_compressed(
+    message: CompressedImageMessage, at_least: tuple[int, int] | None = None
+) -> np.ndarray:
     """Decode a sensor_msgs/CompressedImage (JPEG or PNG).
 
     Args:
         message: The message. What the bytes are is told by the bytes; `format` tells only whether
             they are a picture at all and, in `...; jpeg compressed rgb8`, their channel order.
+        at_least: As of `decode_bytes`.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -161,7 +180,7 @@ def decode_compressed(message: CompressedImageMessage) -> np.ndarray:
     try:
         data = _bytes(message.data)
         pattern = _mosaic(stated, data)
-        image = decode_bytes(data) if pattern is None else _decode_mosaic(data, pattern)
+        image = decode_bytes(data, at_least) if pattern is None else _decode_mosaic(data, pattern)
     except ImageError as error:
         raise ImageError(f'compressed image of format {stated!r}: {error}') from None
     # By the message's definition the pixels were handed to the codec in this order. Publishers of
@@ -216,29 +235,46 @@ def _components(array: np.ndarray) -> int:
     return int(view[_jpeg_frame(view) + 7])
 
 
-def decode_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> np.ndarray:
+def decode_bytes(
+    data: bytes | bytearray | memoryview | np.ndarray, at_least: tuple[int, int] | None = None
+) -> np.ndarray:
     """Decode the bytes of a JPEG or PNG file; 16-bit and gray images become 8-bit RGB.
 
     OpenCV returns a partly gray picture for a truncated JPEG, so wholeness is checked first. An
     orientation in EXIF is ignored: the calibration belongs to the sensor's own rows and columns.
 
+    Args:
+        data: The file.
+        at_least: Height and width that are enough: a JPEG is decoded at a half, a quarter or an
+            eighth of its size where that leaves no less, in half the time.
+
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, 3) uint8, RGB; lengths that cannot be halved are rounded up.
 
     Raises:
         ImageError: Neither JPEG nor PNG, truncated, damaged, or too large.
     """
     array = _bytes(data)
     width, height = check_bytes(array)
+    times = _reduction(array, width, height, at_least)
     try:
-        image = cv2.imdecode(array, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(array, _REDUCED[times] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
-    if image is None or image.shape != (height, width, 3):
+    if image is None or image.shape != (-(-height >> times), -(-width >> times), 3):
         raise ImageError(
             f'damaged image: {width} x {height} {_kind(array)} that cannot be decoded'
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _reduction(
+    array: np.ndarray, width: int, height: int, at_least: tuple[int, int] | None
+) -> int:
+    """How often a file's sides are halved while it is decoded."""
+    if at_least is None or _kind(array) != 'JPEG':
+        return 0
+    return min(halvings(height, at_least[0]), halvings(width, at_least[1]), len(_REDUCED) - 1)
 
 
 def check_bytes(data: bytes | bytearray | memoryview | np.ndarray) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""From an image to logits: resize, normalise, run the model.
+"""Runs a bundle's model on frames.
 
 Training, evaluation, replay and the node share `resize` and `preprocess` (and `decide`): what was
 measured is what runs.
@@ -8,17 +8,17 @@ measured is what runs.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from clcp_ros.bundle import Bundle, InputSpec
+from clcp_ros.bundle import Bundle
 from clcp_ros.errors import BundleError
+from clcp_ros.preprocess import normalize, preprocess, resize
+from clcp_ros.runtime import open_session
 
-_logger = logging.getLogger(__name__)
+__all__ = ['FEATURES', 'Prediction', 'Segmenter', 'preprocess', 'resize']
 
 FEATURES = ('early', 'deep')
 """Names of the model's feature outputs, which the shift monitor reads."""
@@ -45,94 +45,59 @@ class Prediction:
         )
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image as the robot does: by area when shrinking, else bilinearly.
-
-    Args:
-        image: (H, W, 3) uint8.
-        height: New height.
-        width: New width.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
-    if image.shape[:2] == (height, width):
-        return image
-    shrinking = image.shape[0] >= height and image.shape[1] >= width
-    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=interpolation)
-
-
-def preprocess(image: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Resize and normalise an image for the network.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        spec: Geometry and normalisation.
-
-    Returns:
-        (3, height, width) float32.
-    """
-    image = resize(image, spec.height, spec.width)
-    mean = np.asarray(spec.mean, np.float32) * 255
-    scale = 1 / (np.asarray(spec.std, np.float32) * 255)
-    return np.ascontiguousarray(((image - mean) * scale).transpose(2, 0, 1))
-
-
 class Segmenter:
-    """A bundle's model in ONNX Runtime.
+    """A bundle's model, in the library and on the device that `clcp_ros.runtime` chooses.
 
     Args:
         bundle: A verified bundle.
         providers: Execution providers in order of preference; default: what this machine offers.
-        threads: Threads inside an operator; 0 leaves it to ONNX Runtime.
+        threads: Threads inside an operator; 0 leaves it to the library.
+        runtime: One of `clcp_ros.runtime.RUNTIMES`.
 
     Raises:
         BundleError: The model cannot be loaded or has other inputs or outputs than it should.
     """
 
     def __init__(
-        self, bundle: Bundle, providers: Sequence[str] | None = None, threads: int = 0
+        self,
+        bundle: Bundle,
+        providers: Sequence[str] | None = None,
+        threads: int = 0,
+        runtime: str = 'auto',
     ) -> None:
-        import onnxruntime
-
         self.bundle = bundle
-        # The Azure provider of the CPU wheel is a remote service and runs no model here.
-        offered = [p for p in onnxruntime.get_available_providers() if not p.startswith('Azure')]
-        wanted = [p for p in (providers or offered) if p in offered]
-        if missing := [p for p in providers or () if p not in offered]:
-            _logger.warning(
-                'execution providers %s are not in this ONNX Runtime, which offers %s',
-                missing, offered,
-            )  # fmt: skip
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Spinning workers would take the core that decodes and publishes.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        # Tiny values in dark frames are an order of magnitude slower as denormals.
-        options.add_session_config_entry('session.set_denormal_as_zero', '1')
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(bundle.model_path), options, providers=wanted or ['CPUExecutionProvider']
-            )
-        except Exception as error:  # the run time raises many private types
-            raise BundleError(f'{bundle.model_path}: cannot be loaded: {error}') from error
+        self._session = open_session(bundle.model_path, providers, threads, runtime)
         self._check_interface()
-        self.provider: str = self._session.get_providers()[0]
-        """The execution provider that is really used."""
-        self.wanted = tuple(providers or ())
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that is really used; may change when an accelerator fails."""
+        return self._session.provider
+
+    @property
+    def runtime(self) -> str:
+        """The library that is really used."""
+        return self._session.runtime
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
         """The execution providers that were asked for; empty when none was."""
-        self.fallback_reason = ''
-        """Why the accelerator was left for the CPU; empty while it was not."""
-        self.takes_batches = not isinstance(self._session.get_inputs()[0].shape[0], int)
+        return self._session.wanted
+
+    @property
+    def fallback_reason(self) -> str:
+        """Why something else than what was wanted runs the model; empty while nothing does."""
+        return self._session.fallback_reason
+
+    @property
+    def takes_batches(self) -> bool:
         """Whether the model takes any number of frames at once."""
+        return self._session.inputs['image'][0] is None
 
     def _check_interface(self) -> None:
-        inputs = {i.name: i.shape for i in self._session.get_inputs()}
-        outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        inputs, outputs = self._session.inputs, self._session.outputs
         spec, path = self.bundle.input, self.bundle.model_path
-        if inputs.get('image', [])[1:] != [3, spec.height, spec.width]:
+        if inputs.get('image', ())[1:] != (3, spec.height, spec.width):
             raise BundleError(
                 f'{path}: input is {inputs}, not image (N, 3, {spec.height}, {spec.width})'
             )
@@ -155,22 +120,50 @@ class Segmenter:
         Returns:
             Logits and features.
         """
-        return self.run(preprocess(image, self.bundle.input)[None])[0]
+        spec = self.bundle.frame
+        return self.run(self.prepare(resize(image, spec.height, spec.width)))[0]
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Normalise a frame and cut it into the network's windows.
+
+        Args:
+            image: (height, width, 3) uint8 RGB, of the size of `bundle.frame`.
+
+        Returns:
+            (W, 3, h, w) float32, W = `bundle.windows`.
+        """
+        planes = normalize(image, self.bundle.frame)
+        return planes[None] if self.bundle.tiling is None else self.bundle.tiling.cut(planes)
 
     def run(self, batch: np.ndarray) -> list[Prediction]:
         """Run the model on prepared frames.
 
         Args:
-            batch: (N, 3, height, width) float32, normalised; N is 1 unless `takes_batches`.
+            batch: (N W, 3, h, w) float32, N results of `prepare` one after the other; N is 1
+                unless `takes_batches`.
 
         Returns:
             N predictions.
         """
-        logits, *features = self._session.run(['logits', *FEATURES], {'image': batch})
+        names = ['logits', *FEATURES]
+        if len(batch) > 1 and not self.takes_batches:
+            parts = [self._session.run(names, {'image': window[None]}) for window in batch]
+            outputs = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        else:
+            outputs = self._session.run(names, {'image': batch})
+        windows = self.bundle.windows
         return [
-            Prediction(one, {name: f[i] for name, f in zip(FEATURES, features, strict=True)})
-            for i, one in enumerate(logits)
+            self._prediction(*(output[i : i + windows] for output in outputs))
+            for i in range(0, len(batch), windows)
         ]
+
+    def _prediction(self, logits: np.ndarray, *features: np.ndarray) -> Prediction:
+        tiling = self.bundle.tiling
+        if tiling is None:
+            merged, described = logits[0], [feature[0] for feature in features]
+        else:
+            merged, described = tiling.merge(logits), [f.mean(axis=0) for f in features]
+        return Prediction(merged, dict(zip(FEATURES, described, strict=True)))
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
         """Run the model on prepared frames or windows.

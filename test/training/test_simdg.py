@@ -173,6 +173,32 @@ def test_baseline_from_data_to_figures(folder: Path) -> None:
     assert '| scratch | 2 |' in (root / 'results-test.md').read_text()
 
 
+def test_pairs_of_the_clear_day_show_the_same_moments(folder: Path) -> None:
+    every, clear = (PairSet(folder / 'tiny' / name) for name in ('pairs', 'pairs-clear'))
+    assert len(clear) == len(every)
+    assert {clear.row(i)['tags']['condition'] for i in range(len(clear))} == {SOURCE}
+    for position in range(len(every)):
+        pair = every[position]
+        # Both drives go by in the same order; sequences are named by their beginning.
+        same = clear[position]
+        different = (pair.pixels() != same.pixels()).any()
+        assert different == (pair.tags['condition'] != SOURCE)
+        if pair.tags['condition'] in ('low_sun', 'dusk', 'night'):
+            assert (pair.points == same.points).all()
+
+
+def test_each_seed_may_have_an_encoder_of_its_own(tmp_path: Path) -> None:
+    (recipe,) = recipes_of(f'{tmp_path}/run-{{seed}}/e.safetensors', '', False, False)
+    assert recipe.name == 'run'
+    for seed in (0, 1):
+        (tmp_path / f'run-{seed}').mkdir()
+        (tmp_path / f'run-{seed}' / 'e.safetensors').write_bytes(bytes([seed]))
+    recipe.check((0, 1))
+    assert recipe.describe(0)['sha256'] != recipe.describe(1)['sha256']
+    with pytest.raises(ModelError, match=r'run-2/e.safetensors: no such file, for the recipe run'):
+        recipe.check((0, 1, 2))
+
+
 def test_pairs_show_every_condition_and_no_label(folder: Path) -> None:
     pairs = PairSet(folder / 'tiny' / 'pairs')
     assert len(pairs) == len(CONDITIONS)

@@ -44,7 +44,8 @@ class Recipe:
     Attributes:
         name: In tables and folders.
         encoder: A file of pretrained weights (`image_encoder.safetensors`) or timm's name of a
-            network; empty for the size's own network from nothing.
+            network; empty for the size's own network from nothing. `{seed}` in it stands for the
+            seed of the run: each has a pretraining of its own.
         weights: A file of weights for a network given by name.
         frozen: Train the head alone.
         options: Arguments of `finetune` that replace the size's.
@@ -58,8 +59,19 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     models: tuple[Path, ...] = ()
 
-    def check(self) -> None:
+    def encoder_of(self, seed: int) -> str:
+        """The encoder of one run.
+
+        Args:
+            seed: Of the run.
+        """
+        return self.encoder.replace('{seed}', str(seed))
+
+    def check(self, seeds: Sequence[int] = (0,)) -> None:
         """Complain before anything is simulated.
+
+        Args:
+            seeds: Of the runs to come.
 
         Raises:
             ModelError: The name cannot be a folder's, or a file is missing.
@@ -70,17 +82,23 @@ class Recipe:
                 f'{self.name!r} cannot be the name of a recipe: letters, digits, - _ . and + only'
             )
         is_file = '/' in self.encoder or self.encoder.endswith(('.safetensors', '.pth', '.pt'))
-        files = [*self.models, *([Path(self.encoder)] if is_file else [])]
+        encoders = dict.fromkeys(self.encoder_of(seed) for seed in seeds) if is_file else ()
+        files = [*self.models, *map(Path, encoders)]
         files += [self.weights] if self.weights else []
         if missing := [f for f in files if not f.exists()]:
             raise ModelError(f'{missing[0]}: no such file, for the recipe {self.name}')
 
-    def describe(self) -> dict[str, Any]:
-        """What decides its results, JSON-serialisable."""
-        files = [Path(self.encoder)] if self.encoder and Path(self.encoder).is_file() else []
+    def describe(self, seed: int) -> dict[str, Any]:
+        """What decides the results of one run, JSON-serialisable.
+
+        Args:
+            seed: Of the run.
+        """
+        encoder = Path(self.encoder_of(seed))
+        files = [encoder] if self.encoder and encoder.is_file() else []
         files += [self.weights] if self.weights else []
         return {
-            'encoder': Path(self.encoder).name, 'frozen': self.frozen,
+            'encoder': encoder.name, 'frozen': self.frozen,
             'options': _json(self.options), 'sha256': [sha256_of(f) for f in files],
         }  # fmt: skip
 
@@ -119,12 +137,12 @@ def run_benchmark(
         raise ModelError(f'no split {split!r}; there are val and test')
     if len({r.name for r in recipes}) < len(recipes):
         raise ModelError('recipes need names of their own; give them as name=path')
-    for recipe in recipes:
-        recipe.check()
-    for recipe in recipes:
-        _note_other_network(size, recipe)
-    data = prepare(size, out, workers, pairs)
     chosen = size.seeds if seeds is None else tuple(seeds)
+    for recipe in recipes:
+        recipe.check(chosen)
+    for recipe in recipes:
+        _note_other_network(size, recipe, chosen[:1])
+    data = prepare(size, out, workers, pairs)
     rows: list[Row] = []
     for recipe in recipes:
         for seed in range(len(recipe.models)) if recipe.models else chosen:
@@ -134,10 +152,10 @@ def run_benchmark(
     return Report(tuple(rows), _about(size, data, split))
 
 
-def _note_other_network(size: Size, recipe: Recipe) -> None:
+def _note_other_network(size: Size, recipe: Recipe, seeds: Sequence[int]) -> None:
     """Say when a comparison with the baseline is one of networks, too."""
     if recipe.encoder.endswith('.safetensors'):
-        network = architecture_of(Path(recipe.encoder))
+        network = architecture_of(Path(recipe.encoder_of(*seeds)))
         if network and network != size.architecture:
             print(
                 f'note: {recipe.name} is a {network}, the baseline of {size.name} a '
@@ -202,8 +220,8 @@ def _one(size: Size, data: BenchmarkData, recipe: Recipe, seed: int, split: str)
         facts: dict[str, Any] = {'model': sha256_of(_weights_file(model))}
     else:
         model = folder / 'model.safetensors'
-        facts = {**recipe.describe(), 'size': _json(size.training), 'seed': seed}
-        facts['architecture'] = recipe.encoder or size.architecture
+        facts = {**recipe.describe(seed), 'size': _json(size.training), 'seed': seed}
+        facts['architecture'] = recipe.encoder_of(seed) or size.architecture
     fingerprint = _digest([data.fingerprint, facts])
     stamp, result = folder / 'simdg.json', folder / f'result-{split}.json'
     same = stamp.is_file() and json.loads(stamp.read_text()).get('fingerprint') == fingerprint
@@ -230,7 +248,7 @@ def _train(
 ) -> Path:
     arguments = {
         'split': 'train', 'conditions': SOURCE, 'layout': 'cityscapes',
-        'encoder': recipe.encoder or size.architecture, 'weights': recipe.weights,
+        'encoder': recipe.encoder_of(seed) or size.architecture, 'weights': recipe.weights,
         'freeze_encoder': recipe.frozen, **size.training, **recipe.options,
     }  # fmt: skip
     return finetune(data.labelled, out=folder, seed=seed, overwrite=overwrite, **arguments)

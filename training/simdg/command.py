@@ -35,7 +35,8 @@ def simdg(
 
     Args:
         size: tiny (seconds, tests only that everything runs), small (two cores), base (one GPU).
-        encoder: Pretrained weights, image_encoder.safetensors; several as name=path,name=path.
+        encoder: Pretrained weights, image_encoder.safetensors; several as name=path,name=path;
+            {seed} in a path stands for the seed, where each has a pretraining of its own.
         models: Finetuned models to measure as they are, as name=path,name=path; the same name
             again is another seed of it.
         frozen: Also train each encoder frozen, the head alone.
@@ -54,7 +55,10 @@ def simdg(
     chosen = size_of(size)
     if prepare:
         data = prepare_data(chosen, out, workers)
-        print(f'{data.labelled}: labelled frames, {data.pairs}: unlabelled pairs')
+        print(
+            f'{data.labelled}: labelled frames\n{data.pairs}: unlabelled pairs in all conditions\n'
+            f'{data.pairs_clear}: the same moments on the clear day'
+        )
         next_step(
             f'python training/pretrain.py --pairs {data.pairs} '
             f'--model.image_encoder {chosen.architecture} --out runs/simdg'
@@ -99,6 +103,8 @@ def _named(text: str) -> list[tuple[str, Path]]:
         if not equals:
             path = part
             # runs/clcp/image_encoder.safetensors is best told by its folder.
-            name = Path(part).resolve().parent.name
+            name = (
+                Path(part).resolve().parent.name.replace('{seed}', '').strip('-_. ') or 'encoder'
+            )
         found.append((name, Path(path)))
     return found

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from training.segmentation.frames import FrameSet, open_frames
 from training.simdg.sizes import SOURCE, Size
 from training.simulation.a2d2 import A2D2
 from training.simulation.cityscapes import Cityscapes, Part
-from training.simulation.config import CONDITIONS
+from training.simulation.config import CONDITIONS, SimulationConfig
+from training.simulation.recording import Shot
 from training.simulation.run import MARKER, write_recordings
 from training.sources import open_source
 
@@ -31,12 +32,15 @@ class BenchmarkData:
         root: Folder of the size.
         labelled: Frames in the layout of Cityscapes: `train`, `val` and `test`.
         pairs: Pair set for pretraining, all conditions, without labels.
+        pairs_clear: The same drives and moments with the clear day throughout: what pretraining
+            gains from the other conditions is the difference between the two.
         fingerprint: Changes when the data do.
     """
 
     root: Path
     labelled: Path
     pairs: Path
+    pairs_clear: Path
     fingerprint: str
 
     def frames(self, split: str) -> FrameSet:
@@ -67,21 +71,23 @@ def prepare(
     """
     root = out / size.name
     towns = [PairTown(size, number) for number in size.train_towns] if pairs else []
-    write_recordings(root, size.simulation, [labelled(size), *towns], workers)
+    clear = [PairTown(size, number, clear=True) for number in size.train_towns] if pairs else []
+    write_recordings(root, size.simulation, [labelled(size), *towns, *clear], workers)
     marker = json.loads((root / MARKER).read_text())
     facts = [marker['parameters'], labelled(size).settings()]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    data = BenchmarkData(root, root / 'labelled', root / 'pairs', digest)
+    data = BenchmarkData(root, root / 'labelled', root / 'pairs', root / 'pairs-clear', digest)
     if pairs:
-        _convert(data, towns)
+        _convert(data, data.pairs, towns)
+        _convert(data, data.pairs_clear, clear)
     return data
 
 
-def _convert(data: BenchmarkData, towns: list[PairTown]) -> None:
+def _convert(data: BenchmarkData, out: Path, towns: list[PairTown]) -> None:
     """Make the pair set of the recordings, unless there is the one of these very recordings."""
-    stamp = data.root / 'pairs.json'
+    stamp = data.root / f'{out.name}.json'
     facts = json.dumps([data.fingerprint, [town.settings() for town in towns]])
-    if stamp.is_file() and stamp.read_text() == facts and (data.pairs / 'index.parquet').is_file():
+    if stamp.is_file() and stamp.read_text() == facts and (out / 'index.parquet').is_file():
         return
     source = 'a2d2'
     found = [
@@ -89,7 +95,7 @@ def _convert(data: BenchmarkData, towns: list[PairTown]) -> None:
         for town in towns
         for recording in open_source(data.root / town.path, source)[1]
     ]
-    build(plan(list(found)), data.pairs, BuildOptions(), overwrite=True)
+    build(plan(list(found)), out, BuildOptions(), overwrite=True)
     stamp.write_text(facts)
 
 
@@ -111,12 +117,29 @@ class PairTown(A2D2):
     Args:
         size: The size.
         town: Number of the town.
+        clear: The same moments, but the clear day throughout.
     """
 
-    def __init__(self, size: Size, town: int) -> None:
-        super().__init__(f'recordings/town{town:02d}', town, first_scene=town * len(CONDITIONS))
+    def __init__(self, size: Size, town: int, clear: bool = False) -> None:
+        folder = 'recordings-clear' if clear else 'recordings'
+        super().__init__(f'{folder}/town{town:02d}', town, first_scene=town * len(CONDITIONS))
         self.frames = size.pair_frames
+        self.clear = clear
+
+    def shots(self, config: SimulationConfig) -> list[Shot]:
+        """See `Recording.shots`."""
+        shots = super().shots(config)
+        if not self.clear:
+            return shots
+        # One scene: its frames are numbered and stamped on through what were several.
+        start_ns = self._start_ns(SOURCE)
+        return [
+            replace(
+                shot, conditions=(SOURCE,), index=i, stamp_ns=start_ns + round(shot.time * 1e9)
+            )
+            for i, shot in enumerate(shots)
+        ]
 
     def settings(self) -> dict[str, Any]:
         """See `Recording.settings`."""
-        return {'frames': self.frames}
+        return {'frames': self.frames, 'clear': self.clear}

@@ -47,6 +47,7 @@ class SimulationConfig:
         beams: Lidar beams, see `lidar_preset`, unless a `lidar_config` is given.
         columns: Lidar firings per revolution, unless a `lidar_config` is given.
         severity: Of every condition, 0 to 1.
+        severities: (condition, severity) of those that have one of their own.
         train_frames: Labelled frames per training city.
         val_frames: Labelled frames per validation city (the same poses in every condition).
         raw_images: Write sensor_msgs/Image instead of CompressedImage into the bags.
@@ -71,6 +72,7 @@ class SimulationConfig:
     environment: str = 'mixed'
     camera_configs: tuple[CameraConfig, ...] = ()
     lidar_config: LidarConfig | None = None
+    severities: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)
@@ -92,6 +94,19 @@ class SimulationConfig:
         if len(set(names)) < len(names):
             raise SimulationError(f'cameras need names of their own, not {", ".join(names)}')
         Condition('clear', self.severity)
+        for name, severity in self.severities:
+            Condition(name, severity)
+
+    def condition(self, name: str) -> Condition:
+        """A condition in the severity that it has here.
+
+        Args:
+            name: See `Condition`.
+
+        Raises:
+            SimulationError: There is no such condition.
+        """
+        return Condition(name, dict(self.severities).get(name, self.severity))
 
     @property
     def cameras(self) -> tuple[CameraConfig, ...]:

@@ -185,5 +185,5 @@ def simulate_frame(
     """
     config = config or SimulationConfig()
     if isinstance(condition, str):
-        condition = Condition(condition, config.severity)
+        condition = config.condition(condition)
     return Moment(config, town, time).frame(condition)

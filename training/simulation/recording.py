@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from training.simulation.config import EPOCH_NS, CameraConfig, Condition, SimulationConfig
+from training.simulation.config import EPOCH_NS, CameraConfig, SimulationConfig
 from training.simulation.frame import Frame, Moment
 
 Files = list[tuple[str, bytes]]
@@ -138,7 +138,7 @@ class Recording:
         moment = Moment(config, shot.town, shot.time, self.with_lidar)
         truths = []
         for name in shot.conditions:
-            frame = moment.frame(Condition(name, config.severity))
+            frame = moment.frame(config.condition(name))
             for path, data in self.files(config, shot, frame):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)

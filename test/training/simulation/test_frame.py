@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -188,6 +190,17 @@ def test_impossible_parameters_are_one_clear_line(wrong: dict[str, float]) -> No
         SimulationConfig(**wrong)  # type: ignore[arg-type]
     assert next(iter(wrong)) in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_a_condition_may_have_a_severity_of_its_own() -> None:
+    config = SimulationConfig(severity=0.8, severities=(('fog', 0.5),))
+    assert config.condition('fog') == Condition('fog', 0.5)
+    assert config.condition('rain') == Condition('rain', 0.8)
+    assert simulate_frame(
+        replace(TINY, severities=(('fog', 0.0),)), condition='fog'
+    ).condition == (Condition('fog', 0.0))
+    with pytest.raises(SimulationError, match='no condition'):
+        SimulationConfig(severities=(('hail', 0.5),))
 
 
 def test_unknown_condition_lists_the_known_ones() -> None:

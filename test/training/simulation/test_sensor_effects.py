@@ -25,8 +25,8 @@ from training.simulation.config import (
 from training.simulation.exposure import Exposure, develop, meter, motion_blur
 from training.simulation.faults import on_glass
 from training.simulation.frame import Frame, Moment
-from training.simulation.lidar import BACKSCATTER, firing_times, measure, sweep
 from training.simulation.glare import veil
+from training.simulation.lidar import BACKSCATTER, firing_times, measure, sweep
 from training.simulation.light import light, sun_direction
 from training.simulation.realism import noise_level
 
@@ -122,9 +122,7 @@ def test_lamps_shine_at_night_and_the_road_before_the_car_is_lit() -> None:
     assert light(Condition('night', 1.0)).ambient[0] < 1e-3 * light(Condition('clear')).ambient[0]
 
 
-def test_a_light_and_a_weather_at_once_are_both(
-    moment: Moment, frames: dict[str, Frame]
-) -> None:
+def test_a_light_and_a_weather_at_once_are_both(moment: Moment, frames: dict[str, Frame]) -> None:
     both = moment.frame(Condition('night+rain', 0.8))
     assert (both.labels == frames['clear'].labels).all()
     assert both.image.mean() < 0.5 * frames['rain'].image.mean()

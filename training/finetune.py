@@ -27,11 +27,13 @@ import lightning as L
 import numpy as np
 import timm
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from clcp_ros.errors import ModelError
 from training.cli import git_commit, next_step, run_command
 from training.defaults import ENCODER, MODEL
+from training.hardware import HardwareConfig
 from training.loop import (
     METRICS,
     StepBatches,
@@ -104,6 +106,7 @@ def finetune(
     checkpoint_every: int = 50,
     workers: int = 0,
     precision: str = '32-true',
+    hardware: HardwareConfig = HardwareConfig(),  # noqa: B008
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -132,12 +135,13 @@ def finetune(
         balance: Weight classes in the loss by their frequency to the minus this power: 0 for none,
             0.5 helps what is thin or rare, 1 makes all classes count alike.
         max_steps: Steps of the whole run.
-        batch_size: Frames per step.
+        batch_size: Frames per step, of all processes together.
         validation_split: Frames to validate on while training; several with commas.
         validate_every: Steps between validations; 0 for none. Nothing is chosen by them.
         checkpoint_every: Steps between checkpoints.
         workers: Loader processes.
         precision: Lightning's name of a precision, such as bf16-mixed.
+        hardware: Processes and devices.
         seed: Of everything that is random.
         overwrite: Start anew whatever is in `out`.
 
@@ -146,8 +150,15 @@ def finetune(
 
     Raises:
         LabelError: The data are missing or damaged.
-        ModelError: Weights that do not fit, or a loss that is not finite.
+        ModelError: Weights that do not fit, a loss that is not finite, or hardware that is not
+            there.
     """
+    hardware.check()
+    if hardware.devices * hardware.num_nodes > batch_size:
+        raise ModelError(
+            f'{hardware.devices * hardware.num_nodes} processes need a batch of as many frames, '
+            f'not {batch_size}'
+        )
     frames = open_frames(data, split, layout)
     if conditions:
         frames = frames.only(c.strip() for c in conditions.split(','))
@@ -156,6 +167,7 @@ def finetune(
         len(frames.classes), encoder, weights, head, freeze_encoder, input_size, drop_path, start
     )  # fmt: skip
     _check_sizes(model.encoder, input_size, augmentation.crop or input_size)
+    model.freeze_unused(augmentation.crop or input_size)
     settings = to_settings(
         data=str(data), layout=frames.layout, split=split, conditions=frames.conditions,
         frames=_digest('\n'.join(f.name for f in frames.frames).encode()),
@@ -184,6 +196,7 @@ def finetune(
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         precision=precision, gradient_clip=optimizer.clip, ema=optimizer.ema,
+        hardware=hardware,
     )  # fmt: skip
     counts = class_counts(frames)
     if trainer.is_global_zero:
@@ -276,6 +289,7 @@ def _check_sizes(encoder: ImageEncoder, *sizes: tuple[int, int]) -> None:
         encoder.check_size(*size)
 
 
+@rank_zero_only
 def _describe(
     model: SegmentationModel, frames: FrameSet, max_steps: int, batch_size: int, state: str
 ) -> None:

@@ -7,6 +7,9 @@ import inspect
 import json
 import logging
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from safetensors.torch import load_file
 from clcp_ros.decision import decide
 from clcp_ros.errors import ClcpError, LabelError, ModelError
 from training.cli import run_command
-from training.finetune import build_model, finetune
+from training.finetune import HeadConfig, build_model, finetune
 from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.batches import AugmentedFrames
@@ -204,10 +207,7 @@ def test_unknown_ids_are_reported_once_per_run(
     toy_cityscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(toy_cityscapes, tmp_path / 'data')
-    for label in (tmp_path / 'data' / 'gtFine' / 'train').rglob('*.png'):
-        ids = np.array(Image.open(label))
-        ids[0, :5] = 77
-        Image.fromarray(ids).save(label)
+    write_unknown_ids(tmp_path / 'data')
     with caplog.at_level(logging.WARNING, 'training.segmentation.labels'):
         run(tmp_path / 'data', tmp_path / 'run', max_steps=30)
     messages = [r.message for r in caplog.records if r.name == 'training.segmentation.labels']
@@ -282,3 +282,92 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == pytest.approx(0.01)
     assert factors[55] == pytest.approx(0.01 + 0.99 * 0.5**0.9)
+
+
+def write_unknown_ids(root: Path) -> None:
+    for label in (root / 'gtFine' / 'train').rglob('*.png'):
+        ids = np.array(Image.open(label))
+        ids[0, :5] = 77
+        Image.fromarray(ids).save(label)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(
+    toy_cityscapes: Path, tmp_path: Path, root: Path
+) -> None:
+    """Over gloo; frames with unequal numbers of labels, so that a mean of means would differ."""
+    shutil.copytree(toy_cityscapes, tmp_path / 'data')
+    write_unknown_ids(tmp_path / 'data')
+    label = sorted((tmp_path / 'data' / 'gtFine' / 'train').rglob('*.png'))[0]
+    Image.fromarray(np.full((72, 112), 1, np.uint8)).save(label)
+    command = [
+        sys.executable, str(root / 'training' / 'finetune.py'), '--data', str(tmp_path / 'data'),
+        '--encoder', 'test_vit', '--conditions', 'clear', '--input_size', '[48,80]',
+        '--augmentation.crop', 'null', '--head.dropout', '0', '--max_steps', '6',
+        '--batch_size', '4', '--optimizer.name', 'sgd', '--optimizer.lr', '0.05',
+        '--optimizer.clip', '1', '--optimizer.warmup', '0', '--validate_every', '3',
+        '--accelerator', 'cpu',
+    ]  # fmt: skip
+    printed = {}
+    for devices in ('1', '2'):
+        done = subprocess.run(
+            [*command, '--devices', devices, '--out', str(tmp_path / devices)],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        printed[devices] = done
+    one, two = (load_file(tmp_path / d / 'model.safetensors') for d in ('1', '2'))
+    torch.manual_seed(0)  # as the command does
+    start = build_model(19, 'test_vit', head=HeadConfig(dropout=0)).state_dict()
+    moved = 0.0
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-4, msg=name)
+        first = start[name.replace('encoder.', 'encoder.model.')]
+        if first.shape == value.shape:
+            moved = max(moved, float((value - first).abs().max()))
+    assert moved > 1e-2
+    rows = [read_metrics(tmp_path / d / METRICS) for d in ('1', '2')]
+    assert [r[:2] for r in rows[0]] == [r[:2] for r in rows[1]]
+    np.testing.assert_allclose(*([r[2] for r in x] for x in rows), rtol=2e-3)
+    messages = [
+        [line for line in p.stderr.splitlines() if 'hold ids outside' in line]
+        for p in printed.values()
+    ]
+    assert [len(m) for m in messages] == [1, 1]
+    assert messages[0] == messages[1]
+    assert printed['2'].stdout.count('starting 6 steps') == 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(
+    toy_cityscapes: Path, tmp_path: Path, root: Path
+) -> None:
+    """Kill -9 in the middle, in half precision, with workers: the same command finishes it."""
+    command = [
+        sys.executable, str(root / 'training' / 'finetune.py'), '--data', str(toy_cityscapes),
+        '--encoder', 'test_vit', '--conditions', 'clear', '--input_size', '[48,80]',
+        '--augmentation.crop', 'null', '--max_steps', '40', '--batch_size', '2', '--workers', '1',
+        '--checkpoint_every', '5', '--precision', 'bf16-mixed', '--optimizer.ema', '0.9',
+        '--accelerator', 'cpu',
+    ]  # fmt: skip
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    with subprocess.Popen(
+        [*command, '--out', str(parts)], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (parts / CHECKPOINT).is_file() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert (parts / CHECKPOINT).is_file()
+    assert not (parts / 'model.safetensors').exists()
+    for out in (parts, whole):
+        done = subprocess.run(
+            [*command, '--out', str(out)], cwd=tmp_path, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ('going on with' in done.stdout) == (out == parts)
+    expected, found = (load_file(f / 'model.safetensors') for f in (whole, parts))
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
+    assert read_metrics(parts / METRICS) == read_metrics(whole / METRICS)

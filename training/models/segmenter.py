@@ -172,6 +172,24 @@ class SegmentationModel(nn.Module):
         self.encoder_frozen = True
         self.train(self.training)
 
+    def freeze_unused(self, size: tuple[int, int]) -> None:
+        """Freeze what the masks do not depend on, such as the last stage of a ResNet.
+
+        It would get no gradient, for which processes that train together would wait.
+
+        Args:
+            size: (height, width) that the encoder takes.
+        """
+        trained = [p for p in self.encoder.parameters() if p.requires_grad]
+        if not trained:
+            return
+        training = self.training
+        grid = self.eval().encoder(trained[0].new_ones(1, 3, *size)).grid
+        gradients = torch.autograd.grad(grid.sum(), trained, allow_unused=True)
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+        self.train(training)
+
     def train(self, mode: bool = True) -> SegmentationModel:
         """Set training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)

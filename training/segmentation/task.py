@@ -135,6 +135,14 @@ class SegmentationTask(L.LightningModule):
             return count
         return cast('Tensor', self.all_gather(count)).float().mean()
 
+    def on_train_end(self) -> None:
+        """Let every process know what all of them met outside the class set."""
+        if self.trainer.world_size > 1:
+            counts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(counts, self.labels.take())
+            for count in counts:
+                self.labels.add(count)
+
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
         classes = self.model.decoder.num_classes

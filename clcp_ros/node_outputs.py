@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import (
@@ -66,6 +67,8 @@ class Outputs:
     ) -> None:
         self._node = node
         self._on_refused = on_refused
+        # As with the inputs, a group that goes away with its topics.
+        self._group = MutuallyExclusiveCallbackGroup()
         self._publishers: dict[str, Any] = {
             name: self._create(message_type, prefix, name) for name, message_type in _TYPES.items()
         }
@@ -85,6 +88,7 @@ class Outputs:
             message_type,
             prefix + name,
             _output(),
+            callback_group=self._group,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             event_callbacks=PublisherEventCallbacks(incompatible_qos=refused),
         )
@@ -153,7 +157,8 @@ class Labels:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-        self._labels = node.create_publisher(String, '~/labels', _LATCHED)
+        group = MutuallyExclusiveCallbackGroup()
+        self._labels = node.create_publisher(String, '~/labels', _LATCHED, callback_group=group)
         self._label_info: Any = None
         try:
             from vision_msgs.msg import LabelInfo
@@ -164,7 +169,9 @@ class Labels:
                 once=True,
             )
         else:
-            self._label_info = node.create_publisher(LabelInfo, '~/label_info', _LATCHED)
+            self._label_info = node.create_publisher(
+                LabelInfo, '~/label_info', _LATCHED, callback_group=group
+            )
 
     def publish(self, classes: ClassSet) -> None:
         """Tell the names, also to who comes later."""

@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter
 from clcp_ros.bundle import DESCRIPTION
 from clcp_ros.monitor import MonitorConfig
 from clcp_ros.node_snapshot import default_folder
+from clcp_ros.runtime import RUNTIMES
 
 TRANSPORTS = ('auto', 'raw', 'compressed')
 RESOLUTIONS = ('network', 'image')
@@ -89,13 +90,19 @@ PARAMETERS: dict[str, _Parameter] = {
         choices=RESOLUTIONS, fixed_while='configured',
     ),
     'model.threads': _Parameter(
-        0, 'Threads inside a layer of the model; 0 leaves it to ONNX Runtime.', (0, 256),
+        0, 'Threads inside a layer of the model; 0 leaves it to the run time.', (0, 256),
         fixed_while='configured',
     ),
     'model.providers': _Parameter(
         list(AUTO_PROVIDERS),
         'ONNX Runtime execution providers in order of preference; [auto] takes what is there.',
         fixed_while='configured',
+    ),
+    'model.runtime': _Parameter(
+        'auto',
+        'Library that runs the model: auto is ONNX Runtime on accelerators and the fastest that is '
+        'installed on CPUs.',
+        choices=RUNTIMES, fixed_while='configured',
     ),
     'model.batch': _Parameter(
         0,
@@ -120,7 +127,8 @@ PARAMETERS: dict[str, _Parameter] = {
         _DEFAULTS.max_gap_s, 'A longer gap between stamps starts the monitor anew.', (0.01, 600.0)
     ),
     'shift.min_samples': _Parameter(
-        _DEFAULTS.min_samples, 'Frames after a start before the monitor commits itself.', (1, 1000)
+        _DEFAULTS.min_samples, 'Scored frames after a start before the monitor commits itself.',
+        (1, 1000),
     ),
     'shift.frozen_samples': _Parameter(
         _DEFAULTS.frozen_samples, 'Identical frames in a row that mean a frozen camera.',
@@ -129,6 +137,11 @@ PARAMETERS: dict[str, _Parameter] = {
     'shift.flat_std': _Parameter(
         _DEFAULTS.flat_std,
         'Standard deviation of grey levels below which an image shows nothing.', (0.0, 128.0),
+    ),
+    'shift.period_s': _Parameter(
+        0.5,
+        'Seconds of image stamps between two frames that are scored; 0 scores every frame.',
+        (0.0, 10.0),
     ),
     'diagnostics.period_s': _Parameter(
         1.0, 'Period of /diagnostics in seconds of wall time.', (0.1, 60.0)

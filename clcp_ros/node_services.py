@@ -61,9 +61,9 @@ class Services:
         self._reloading = False
         # While one of them waits for its thread the others must be heard.
         self._group = ReentrantCallbackGroup()
-        self._create(SetBool, '~/set_active', self._set_active)
-        self._create(Trigger, '~/reload_bundle', self._reload)
-        self._create(Trigger, '~/save_frame', self._saver(None))
+        self._create(SetBool, '~/set_active', self._set_active, self._group)
+        self._create(Trigger, '~/reload_bundle', self._reload, self._group)
+        self._create(Trigger, '~/save_frame', self._saver(None), self._group)
         self._cameras: list[Any] = []
         self._threads: set[threading.Thread] = set()
 
@@ -102,15 +102,17 @@ class Services:
             raise failure[0]
         return outcome[0]
 
-    def _create(self, kind: Any, name: str, callback: Callable[..., Any]) -> Any:
-        return self._node.create_service(kind, name, callback, callback_group=self._group)
+    def _create(
+        self, kind: Any, name: str, callback: Callable[..., Any], group: ReentrantCallbackGroup
+    ) -> Any:
+        return self._node.create_service(kind, name, callback, callback_group=group)
 
     def add_cameras(self, names: list[str]) -> None:
         """Add `~/<camera>/save_frame` for each of several cameras."""
-        for name in names:
-            if name:
-                topic = f'~/{name.strip("/")}/save_frame'
-                self._cameras.append(self._create(Trigger, topic, self._saver(name)))
+        group = ReentrantCallbackGroup()
+        for name in filter(None, names):
+            topic = f'~/{name.strip("/")}/save_frame'
+            self._cameras.append(self._create(Trigger, topic, self._saver(name), group))
 
     def remove_cameras(self) -> None:
         """Remove what `add_cameras` added."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from clcp_ros.bundle import Bundle
 from clcp_ros.classes import UNLABELLED
 from clcp_ros.errors import ClcpError
-from clcp_ros.image_codec import encode_png
 from clcp_ros.node_diagnostics import shift_values
 from clcp_ros.pipeline import FrameResult
 
@@ -75,7 +75,7 @@ class Snapshot:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for kind, pixels in images.items():
-                _write(folder / f'{stem}.{kind}.png', encode_png(pixels))
+                _write(folder / f'{stem}.{kind}.png', _png(pixels))
             files = {kind: f'{stem}.{kind}.png' for kind in images}
             text = json.dumps({**self._facts(), 'files': files}, indent=2) + '\n'
             _write(folder / f'{stem}.json', text.encode())
@@ -114,6 +114,15 @@ class Snapshot:
             'seconds': {name: round(value, 6) for name, value in result.seconds.items()},
             'latency_s': round(self.latency_s, 6),
         }  # fmt: skip
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    # OpenCV's own choice of filter and strategy is three times as fast as any stated level.
+    color = pixels.ndim == 3
+    done, data = cv2.imencode('.png', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if color else pixels)
+    if not done:
+        raise ClcpError(f'an image {pixels.shape} cannot be encoded as PNG')
+    return data.tobytes()
 
 
 def _write(path: Path, data: bytes) -> None:

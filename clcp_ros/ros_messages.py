@@ -135,7 +135,7 @@ def scaled_camera_info(info: CameraInfo, height: int, width: int, header: Header
     message.distortion_model, message.d, message.r = info.distortion_model, info.d, info.r
     k, p = (np.asarray(m, np.float64).reshape(3, -1) for m in (info.k, info.p))
     # All zeros mean an uncalibrated camera, and must stay so.
-    with np.errstate(invalid='ignore'):  # a damaged calibration stays damaged
+    with np.errstate(invalid='ignore', over='ignore'):  # a damaged calibration stays damaged
         message.k = (resize @ k if k.any() else k).ravel()
         message.p = (resize @ p if p.any() else p).ravel()
     return message

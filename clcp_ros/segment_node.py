@@ -179,14 +179,16 @@ class SegmentNode(LifecycleNode):
             monitor=node_parameters.monitor_config(self._values()),
             providers=self._wanted_providers() or None,
             threads=self._value('model.threads'),
+            runtime=self._value('model.runtime'),
             image_resolution=self._value('mask.resolution') == 'image',
         )
         # The first run allocates and optimises: not while a robot waits for its first mask.
         warm_s = pipeline.warm_up()
-        spec = pipeline.bundle.input
+        spec = pipeline.bundle.frame
         self.get_logger().info(
             f'{pipeline.bundle.name} ({pipeline.bundle.id}, {len(pipeline.bundle.classes)} '
-            f'classes, {spec.width}x{spec.height}) on {pipeline.segmenter.provider}, '
+            f'classes, {spec.width}x{spec.height}) on {pipeline.segmenter.provider} '
+            f'({pipeline.segmenter.runtime}), '
             f'{warm_s * 1e3:.0f} ms a frame, ready in {time.perf_counter() - start:.1f} s'
         )
         if reason := pipeline.segmenter.fallback_reason:

@@ -201,6 +201,7 @@ def make_rig(ros: Any, tiny_bundle: Path) -> Iterator[Callable[..., Rig]]:
             'bundle.path': str(tiny_bundle),
             'diagnostics.period_s': 0.1,
             'diagnostics.max_age_s': 3600.0,
+            'shift.period_s': 0.0,
             **{name.replace('__', '.'): value for name, value in parameters.items()},
         }
         rigs.append(Rig(ros, f'/test{next(_numbers)}', values, remap or []))

@@ -2,23 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import array
-import random
-import shutil
 import time
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clcp_ros.image_codec import encode_jpeg
+from clcp_ros.monitor import MonitorConfig
 from clcp_ros.pipeline import FramePipeline
 
 pytest.importorskip('rclpy', reason='needs rclpy (pip install .[ros])')
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -31,8 +28,8 @@ STEP_NS = 100_000_000
 def test_results_carry_the_image_header_and_the_pipeline_values(
     make_rig, tiny_bundle, daylight_image
 ):
-    rig = make_rig().start().listen('mask', 'confidence', 'shift')
-    pipeline = FramePipeline(tiny_bundle)
+    rig = make_rig(shift__period_s=0.0).start().listen('mask', 'confidence', 'shift')
+    pipeline = FramePipeline(tiny_bundle, monitor=MonitorConfig(period_s=0))
     start_ns = time.time_ns()
     for i in range(6):
         stamp_ns = start_ns + i * STEP_NS
@@ -257,7 +254,7 @@ def test_clock_mismatch_is_named(make_rig, daylight_image, offset_ns):
 
 
 def test_level_change_is_told_at_once_and_looped_stamps_start_anew(make_rig, daylight_image):
-    rig = make_rig(diagnostics__period_s=60.0).start().listen('mask', 'shift')
+    rig = make_rig(diagnostics__period_s=60.0, shift__period_s=0.0).start().listen('mask', 'shift')
     start_ns = time.time_ns()
     black = np.zeros((96, 160, 3), np.uint8)
     images = [daylight_image(i) for i in range(6)] + [black] + [daylight_image(9)]
@@ -265,67 +262,16 @@ def test_level_change_is_told_at_once_and_looped_stamps_start_anew(make_rig, day
     for i, (image, stamp_ns) in enumerate(zip(images, stamps, strict=True)):
         rig.send(image, stamp_ns)
         rig.until(lambda n=i: len(rig.got['shift']) == n + 1)
-    rig.until(lambda: len(rig.diagnostics) >= 4)
-    levels = [
-        s.level for array in rig.diagnostics for s in array.status if s.name.endswith('shift')
-    ]
+
+    def levels() -> list[bytes]:
+        told = (s for array in rig.diagnostics for s in array.status)
+        return [level for level, _ in groupby(s.level for s in told if s.name.endswith('shift'))]
+
+    rig.until(lambda: len(levels()) >= 4)
     said = DiagnosticStatus
-    assert levels == [said.STALE, said.OK, said.ERROR, said.STALE]
+    assert levels()[:4] == [said.STALE, said.OK, said.ERROR, said.STALE]
     last = {v.key: v.value for v in rig.got['shift'][-1].status[0].values}
     assert last['samples'] == '1'
-
-
-def test_lifecycle_by_services(make_rig, daylight_image):
-    rig = make_rig(autostart=False)
-    rig.spin()
-    rig.listen()
-    change = rig.peer.create_client(ChangeState, 'segment/change_state')
-    get = rig.peer.create_client(GetState, 'segment/get_state')
-    assert change.wait_for_service(20)
-    assert get.wait_for_service(20)
-
-    def call(transition_id: int) -> str:
-        request = ChangeState.Request(transition=Transition(id=transition_id))
-        future = change.call_async(request)
-        rig.until(future.done)
-        assert future.result().success
-        state = get.call_async(GetState.Request())
-        rig.until(state.done)
-        return state.result().current_state.label
-
-    for cycle in range(3):
-        assert call(Transition.TRANSITION_CONFIGURE) == 'inactive'
-        rig.listen('mask')
-        assert rig.node.count_subscribers(f'{rig.namespace}/image') == 0
-        assert call(Transition.TRANSITION_ACTIVATE) == 'active'
-        rig.until(lambda: rig.node.count_subscribers(f'{rig.namespace}/image') == 1)
-        rig._publishers.clear()
-        rig.send(daylight_image(cycle), time.time_ns())
-        rig.until(lambda: rig.got['mask'])
-        assert call(Transition.TRANSITION_DEACTIVATE) == 'inactive'
-        assert call(Transition.TRANSITION_CLEANUP) == 'unconfigured'
-        assert rig.node._pipeline is None
-    rig.until(lambda: rig.status('input').level == DiagnosticStatus.STALE)
-    assert rig.status('input').message == 'not active'
-    assert call(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN) == 'finalized'
-
-
-def test_wrong_bundle_fails_configuration_with_its_reason(make_rig, tiny_bundle, tmp_path):
-    bad = tmp_path / 'bad'
-    shutil.copytree(tiny_bundle, bad)
-    with (bad / 'model.onnx').open('ab') as file:
-        file.write(b'x')
-    rig = make_rig(bundle__path=str(bad))
-    assert not rig.node.start()
-    assert 'hash' in rig.node.failure
-    rig.spin()
-    rig.listen()
-    rig.until(lambda: rig.status('inference'))
-    assert rig.status('inference').level == DiagnosticStatus.ERROR
-    assert 'hash' in rig.status('inference').message
-    # The node is still there, and starts once the bundle is right.
-    rig.node.set_parameters([Parameter('bundle.path', value=str(tiny_bundle))])
-    assert rig.node.start()
 
 
 @pytest.mark.parametrize(
@@ -352,7 +298,7 @@ def test_parameters_are_refused_with_a_reason(make_rig, name, value, reason):
 
 
 def test_thresholds_change_at_run_time(make_rig, daylight_image):
-    rig = make_rig().start().listen('shift')
+    rig = make_rig(shift__period_s=0.0).start().listen('shift')
     results = rig.node.set_parameters_atomically(
         [Parameter('shift.warn_enter', value=-2.0), Parameter('shift.warn_exit', value=-3.0)]
     )
@@ -389,61 +335,3 @@ def test_every_parameter_is_described_and_in_the_parameter_file(make_rig, root: 
         for name, parameter in PARAMETERS.items()
         if name not in ('bundle.path', 'autostart')
     }
-
-
-def test_bytes_that_are_no_message_do_not_end_the_node(make_rig, daylight_image):
-    from rclpy.serialization import serialize_message
-
-    rig = make_rig().start().listen('mask')
-    rig.send(daylight_image(0), time.time_ns())
-    rig.until(lambda: len(rig.got['mask']) == 1)
-    good = rig.send(daylight_image(1), time.time_ns())
-    rig.until(lambda: len(rig.got['mask']) == 2)
-    data = serialize_message(good)
-    publisher = rig.publisher(Image, 'image')
-    no_text = data.replace(b'camera_optical', b'\xff\xfe\xfd\xfcra_optical')
-    huge = data.replace((96 * 160 * 3).to_bytes(4, 'little'), b'\xff\xff\xff\x7f')
-    for raw in (data[:40], b'\x00\x01\x00\x00', no_text, huge, data[:-1000]):
-        publisher.publish(raw)
-        time.sleep(0.1)
-    assert rig._thread.is_alive()
-    rig.send(daylight_image(2), time.time_ns())
-    count = len(rig.got['mask'])
-    rig.until(lambda: len(rig.got['mask']) > count)
-
-
-def test_nonsense_never_ends_the_node_and_every_frame_is_accounted_for(make_rig, daylight_image):
-    from clcp_ros.image_codec import ENCODINGS
-
-    rig = make_rig().start().listen('mask')
-    publisher = rig.publisher(Image, 'image')
-    infos = rig.publisher(CameraInfo, 'camera_info')
-    choose = random.Random(0).choice
-    for i in range(300):
-        message = Image(
-            encoding=choose([*ENCODINGS, '', 'x' * 1000, '32FC1', '\u00fc']),
-            height=choose([0, 1, 7, 48, 2**31]),
-            width=choose([0, 1, 3, 80, 2**32 - 1]),
-            step=choose([0, 1, 240, 2**32 - 1]),
-            is_bigendian=choose([0, 255]),
-            data=array.array('B', bytes(choose([0, 1, 100, 48 * 240]))),
-        )
-        message.header.frame_id = choose(['', 'a' * 5000])
-        message.header.stamp.sec = choose([0, -(2**31), 2**31 - 1])
-        message.header.stamp.nanosec = choose([0, 2**32 - 1])
-        if i % 10 == 0:
-            info = CameraInfo(k=[float('nan')] * 9, p=[float('inf')] * 12)
-            info.roi.x_offset = 2**32 - 1
-            infos.publish(info)
-        publisher.publish(message)
-        time.sleep(0.002)
-    counts = rig.camera.statistics.counts
-    rig.until(
-        lambda: (
-            counts['received'] == sum(counts[k] for k in ('processed', 'dropped', 'bad', 'failed'))
-        )
-    )
-    assert counts['bad'] > 50
-    seen = len(rig.got['mask'])
-    rig.send(daylight_image(0), time.time_ns())
-    rig.until(lambda: len(rig.got['mask']) > seen)

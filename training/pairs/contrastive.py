@@ -153,6 +153,14 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
             raise PairSetError(f'{self.pairs.folder}, {pair.key}: {error}') from None
         inside = crop.contains(uv)
         shown = inside if self.config.points == 'crop' else np.ones(len(uv), bool)
+        visible = inside
+        weathered = self.train and self.config.augment == 'weather'
+        if self.extras.points or weathered:
+            # In the pixels of the camera, not those of the small image: there all lie close.
+            visible = inside.copy()
+            visible[inside] = unoccluded(
+                uv[inside] - [crop.x, crop.y], depth[inside], crop.width, crop.height
+            )
         # Places in the crop as resized, (0, 0) being the centre of its first pixel.
         scale = size / np.array([crop.width, crop.height])
         uv = (uv + 0.5 - [crop.x, crop.y]) * scale - 0.5
@@ -162,11 +170,6 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
             clean = np.ascontiguousarray(clean[:, ::-1])
             uv = np.column_stack([size - 1 - uv[:, 0], uv[:, 1]])
             points[:, 1] *= -1
-        visible = inside
-        weathered = self.train and self.config.augment == 'weather'
-        if self.extras.points or weathered:
-            visible = inside.copy()
-            visible[inside] = unoccluded(uv[inside], depth[inside], size, size)
         sample: dict[str, Any] = {
             'sequence': int(self._sequence[position]),
             'time_s': pair.camera_stamp_ns / 1e9,
@@ -320,9 +323,10 @@ def limit_voxels(sample: LidarSample, most: int, rng: np.random.Generator) -> Li
     kept = np.sort(rng.choice(count, most, replace=False))
     renumbered = np.full(count, -1)
     renumbered[kept] = np.arange(most)
+    rows = sample['point_to_voxel']
     return {
         **sample,
         'coords': sample['coords'][kept],
         'features': sample['features'][kept],
-        'point_to_voxel': renumbered[sample['point_to_voxel']],
+        'point_to_voxel': np.where(rows < 0, -1, renumbered[rows]),
     }

@@ -252,7 +252,10 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert not (tmp_path / 'r').exists()
 
 
-@pytest.mark.parametrize('recipe', ['small', 'strong', 'thesis'])
+RECIPES = sorted((Path(__file__).parents[2] / 'config' / 'finetune').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('recipe', [r.stem for r in RECIPES])
 def test_recipes_are_understood(
     recipe: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +266,26 @@ def test_recipes_are_understood(
         )
     assert caught.value.code == 1  # the data, not the recipe
     assert 'no known layout' in capsys.readouterr().err
+
+
+def test_variants_of_a_recipe_differ_in_one_thing(root: Path) -> None:
+    def recipe(name: str) -> dict:
+        return yaml.safe_load((root / 'config' / 'finetune' / f'{name}.yaml').read_text())
+
+    thesis, strong = recipe('thesis'), recipe('strong')
+    assert recipe('thesis_frozen') == thesis | {'freeze_encoder': True}
+    assert recipe('thesis_b64') == thesis | {'batch_size': 64}
+    assert strong['augmentation']['crop'] == [512, 512]
+    assert recipe('strong_768') == strong | {
+        'augmentation': strong['augmentation'] | {'crop': [768, 768]}
+    }
+    # The published settings, from the text of the thesis.
+    assert (thesis['max_steps'], thesis['batch_size']) == (80000, 8)
+    assert thesis['augmentation'] == {
+        'crop': [224, 224], 'scale': [0.5, 2.0], 'cat_max': 0.75, 'photometric': True,
+    }  # fmt: skip
+    names = 'name', 'lr', 'min_lr', 'power', 'weight_decay', 'warmup'
+    assert [thesis['optimizer'][n] for n in names] == ['sgd', 0.01, 0.0001, 0.9, 0.0, 0]
 
 
 def test_the_small_recipe_is_the_default(root: Path) -> None:

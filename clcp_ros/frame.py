@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from clcp_ros.errors import ImageError
-from clcp_ros.image_codec import decode_compressed, decode_image
+from clcp_ros.image_codec import decode_compressed, decode_image, image_size
 
 
 class Frame:
     """An image as it came in: a message of either kind, or pixels.
 
-    Decoding happens on demand, once, and raises ImageError then. Not for use by two threads at
-    the same time.
+    Decoding happens on demand and raises ImageError then.
 
     Args:
         source: sensor_msgs/Image, sensor_msgs/CompressedImage (rclpy's or rosbags'), or
@@ -27,6 +26,7 @@ class Frame:
     """
 
     def __init__(self, source: Any) -> None:
+        self._source = source
         self._pixels: np.ndarray | None = None
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
@@ -35,9 +35,12 @@ class Frame:
                     '(H, W, 3) uint8'
                 )
             self._pixels = source
-        elif not hasattr(source, 'encoding') and not hasattr(source, 'format'):
+        elif hasattr(source, 'encoding'):
+            self._decode = decode_image
+        elif hasattr(source, 'format'):
+            self._decode = decode_compressed
+        else:
             raise ImageError(f'a frame of type {type(source).__name__} is not an image')
-        self._source = source
 
     @property
     def pixels(self) -> np.ndarray:
@@ -47,16 +50,42 @@ class Frame:
             ImageError: It cannot be decoded.
         """
         if self._pixels is None:
-            decode = decode_image if hasattr(self._source, 'encoding') else decode_compressed
-            self._pixels = decode(self._source)
+            self._pixels = self._decode(self._source)
         return self._pixels
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the image as it was sent.
+    def at_least(self, height: int, width: int) -> np.ndarray:
+        """The image, halved while it is decoded where that leaves no less than this size.
+
+        What it gives depends on the source alone, not on what was asked for before.
+
+        Args:
+            height: Rows that are enough.
+            width: Columns that are enough.
+
+        Returns:
+            (H, W, 3) uint8 RGB; it may still be several times as large.
 
         Raises:
             ImageError: It cannot be decoded.
         """
-        height, width = self.pixels.shape[:2]
+        if isinstance(self._source, np.ndarray):
+            return self._source
+        image = self._decode(self._source, (height, width))
+        if image.shape[:2] == self.size:
+            self._pixels = image
+        return image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image as it was sent, from its header.
+
+        Raises:
+            ImageError: It has none.
+        """
+        if self._pixels is not None:
+            height, width = self._pixels.shape[:2]
+        elif hasattr(self._source, 'encoding'):
+            height, width = int(self._source.height), int(self._source.width)
+        else:
+            width, height = image_size(self._source.data)
         return height, width

@@ -16,8 +16,9 @@ from clcp_ros.bundle import Bundle, load_bundle
 from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError, ClcpError
 from clcp_ros.frame import Frame
-from clcp_ros.inference import Prediction, Segmenter, preprocess, resize
+from clcp_ros.inference import Prediction, Segmenter
 from clcp_ros.monitor import MonitorConfig, ShiftMonitor, ShiftReference, ShiftState
+from clcp_ros.preprocess import resize
 
 
 class FrameError(ClcpError):
@@ -31,14 +32,16 @@ class Prepared:
     Attributes:
         camera: Its camera.
         stamp_ns: Its stamp.
-        frame: The image.
-        batch: (1, 3, height, width) float32, normalised.
+        frame: The image as it came in.
+        image: (height, width, 3) uint8 RGB, of the size of `bundle.frame`.
+        batch: (W, 3, h, w) float32, normalised, W windows.
         seconds: Time spent so far, by stage.
     """
 
     camera: str
     stamp_ns: int
     frame: Frame
+    image: np.ndarray
     batch: np.ndarray
     seconds: dict[str, float]
 
@@ -55,8 +58,9 @@ class FrameResult:
         seconds: Time spent on `decode`, `preprocess`, `model`, `decide` and `monitor`, and their
             sum `total` (monotonic clock; the model's is the whole batch's).
         camera: The camera.
-        frame: The image, for whoever draws or saves it.
-        monitored: The monitor scored this frame; it scores a few a second.
+        frame: The image as it came in, for whoever saves it.
+        small: The image at the network's resolution.
+        bundle: What the result was made with.
     """
 
     stamp_ns: int
@@ -66,17 +70,25 @@ class FrameResult:
     seconds: dict[str, float]
     camera: str
     frame: Frame = field(repr=False)
-    monitored: bool = True
+    small: np.ndarray = field(repr=False)
+    bundle: Bundle = field(repr=False)
 
     @property
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB at the mask's resolution, for an overlay."""
+        if self.mask.shape == self.small.shape[:2]:
+            return self.small
         return resize(self.frame.pixels, *self.mask.shape)
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the image as it was sent."""
         return self.frame.size
+
+    @property
+    def monitored(self) -> bool:
+        """Whether the monitor took this frame in; it does so a few times a second."""
+        return self.shift.monitored
 
 
 class FramePipeline:
@@ -93,6 +105,7 @@ class FramePipeline:
         providers: ONNX Runtime execution providers in order of preference.
         threads: Threads inside an operator; 0 leaves it to ONNX Runtime.
         image_resolution: Masks at the image's resolution instead of the network's.
+        runtime: One of `clcp_ros.runtime.RUNTIMES`.
 
     Raises:
         BundleError: The bundle cannot be used.
@@ -108,12 +121,13 @@ class FramePipeline:
         providers: list[str] | None = None,
         threads: int = 0,
         image_resolution: bool = False,
+        runtime: str = 'auto',
     ) -> None:
         if not cameras or len(set(cameras)) < len(cameras):
             raise ValueError(f'cameras must have names of their own, not {list(cameras)}')
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.cameras = tuple(cameras)
-        self.segmenter = Segmenter(self.bundle, providers, threads)
+        self.segmenter = Segmenter(self.bundle, providers, threads, runtime)
         reference = ShiftReference.load(
             self.bundle.reference_path, self.bundle.sha256[self.bundle.model_path.name]
         )
@@ -139,8 +153,8 @@ class FramePipeline:
         Raises:
             BundleError: The model fails, or gives NaN or infinity.
         """
-        spec = self.bundle.input
-        gray = preprocess(np.full((spec.height, spec.width, 3), 128, np.uint8), spec)[None]
+        spec = self.bundle.frame
+        gray = self.segmenter.prepare(np.full((spec.height, spec.width, 3), 128, np.uint8))
         seconds = 0.0
         for _ in range(2):
             start = time.perf_counter()
@@ -225,12 +239,13 @@ class FramePipeline:
         if camera not in self.monitors:
             raise FrameError(f'no camera {camera!r}; known are {", ".join(self.cameras)}')
         start = time.perf_counter()
-        frame = Frame(frame)
-        pixels = frame.pixels
+        frame, spec = Frame(frame), self.bundle.frame
+        pixels = frame.at_least(spec.height, spec.width)
         decoded = time.perf_counter()
-        batch = preprocess(pixels, self.bundle.input)[None]
+        image = resize(pixels, spec.height, spec.width)
+        batch = self.segmenter.prepare(image)
         seconds = {'decode': decoded - start, 'preprocess': time.perf_counter() - decoded}
-        return Prepared(camera, stamp_ns, frame, batch, seconds)
+        return Prepared(camera, stamp_ns, frame, image, batch, seconds)
 
     def infer(self, prepared: Sequence[Prepared]) -> list[Prediction | ClcpError]:
         """Run the model, for all frames at once where its batch is free.
@@ -260,7 +275,7 @@ class FramePipeline:
     def finish(self, prepared: Prepared, prediction: Prediction) -> FrameResult:
         """Make mask and confidence, and let the camera's monitor judge the frame."""
         start = time.perf_counter()
-        spec = self.bundle.input
+        spec = self.bundle.frame
         size = prepared.frame.size if self.image_resolution else (spec.height, spec.width)
         if prediction.finite:
             mask, confidence = decide(prediction.logits, *size)
@@ -268,7 +283,10 @@ class FramePipeline:
             mask, confidence = np.full(size, 255, np.uint8), np.zeros(size, np.uint8)
         decided = time.perf_counter()
         shift = self.monitors[prepared.camera].update(
-            prepared.stamp_ns, prepared.frame.pixels, prediction.features
+            prepared.stamp_ns,
+            lambda: prepared.frame.pixels,
+            prediction.features,
+            small=prepared.image,
         )
         seconds = {
             **prepared.seconds,
@@ -277,5 +295,13 @@ class FramePipeline:
         }
         seconds['total'] = sum(seconds.values())
         return FrameResult(
-            prepared.stamp_ns, mask, confidence, shift, seconds, prepared.camera, prepared.frame
+            prepared.stamp_ns,
+            mask,
+            confidence,
+            shift,
+            seconds,
+            prepared.camera,
+            prepared.frame,
+            prepared.image,
+            self.bundle,
         )

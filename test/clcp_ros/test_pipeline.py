@@ -42,7 +42,7 @@ def test_decide_is_softmax_of_bilinear_logits() -> None:
 
 
 def test_in_domain_is_ok_and_dark_warns_and_recovers(tiny_bundle: Path, daylight_image) -> None:
-    pipeline = FramePipeline(tiny_bundle)
+    pipeline = FramePipeline(tiny_bundle, monitor=MonitorConfig(period_s=0))
     levels = []
     for i in range(90):
         image = daylight_image(1000 + i)

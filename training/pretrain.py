@@ -55,6 +55,11 @@ from training.pairs.pair_set import PairSet
 from training.watch.report import Warnings
 from training.watch.watch import Watch, WatchConfig
 
+SUBCOMMANDS = {
+    'lr-range': ('training.search.lr_range:lr_range', 'a learning-rate range test'),
+    'grid': ('training.search.grid:grid', 'a grid search over any options'),
+}
+
 
 class PairData(RunData):
     """The loaders of a run over pairs.
@@ -188,6 +193,7 @@ def pretrain(
         ModelError: Unknown networks, weights that do not fit, hardware that is not there, or a
             loss that is again and again not finite.
     """
+    hint = options.pop('hint', True)  # a search has another next step
     own = options_of(method, options)
     _check(max_steps, batch_size, chunk, validate_every, checkpoint_every, patience, keep)
     optimizer.check()
@@ -244,7 +250,8 @@ def pretrain(
         provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}
         module.save(out, method, provenance)
         print(f'\nwrote {out / RESULT}: {summary(out)}')
-        next_step(f'python training/finetune.py --encoder {out / RESULT}')
+        if hint:
+            next_step(f'python training/finetune.py --encoder {out / RESULT}')
     return out / RESULT
 
 
@@ -386,4 +393,4 @@ def _speed(rows: list[tuple[int, str, float]]) -> str:
 
 if __name__ == '__main__':
     torch.set_float32_matmul_precision('high')
-    run_command(pretrain)
+    run_command(pretrain, subcommands=SUBCOMMANDS)

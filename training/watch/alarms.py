@@ -48,8 +48,8 @@ class State:
 
     @property
     def late(self) -> bool:
-        """Whether something should have been learned: after a fifth of the run, or 500 steps."""
-        return self.step >= min(max(self.steps // 5, 1), 500)
+        """Whether something should have been learned: a fifth of the run, 50 to 500 steps."""
+        return self.step >= min(max(self.steps // 5, 50), 500)
 
 
 def alarms(state: State) -> dict[str, str]:

@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate range test (Smith 2017, arXiv 1506.01186): one short run, the rate ever higher.
+
+The loss falls where the rate is of use and rises where it is too large. Takes the options and
+recipes of training/pretrain.py; `--max_steps` is the length of the test.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clcp_ros.errors import ModelError
+from training.cli import atomic_path, next_step
+from training.loop import METRICS, read_metrics
+from training.methods.config import OptimizerConfig
+from training.pretrain import pretrain
+from training.search.signature import with_options_of
+
+_SMOOTHING = 0.9
+_DIVERGED = 4.0
+
+
+class Suggestion(NamedTuple):
+    """Learning rates that a test speaks for.
+
+    Attributes:
+        steepest: Where the loss fell fastest; None where it did not fall.
+        tenth: A tenth of where it was smallest.
+    """
+
+    steepest: float | None
+    tenth: float
+
+
+@with_options_of(pretrain)
+def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Path:
+    """Run a learning-rate range test in `out`/lr_range; go on with one that was interrupted.
+
+    Args:
+        lowest: Learning rate of the first step.
+        highest: Learning rate of the last step; a loss that is not finite ends the test before.
+        settings: Those of pretraining.
+
+    Returns:
+        The plot. Beside it is `lr_range.csv`: step, lr, loss, smoothed.
+
+    Raises:
+        ModelError: The rates make no sense, or the test is too short.
+    """
+    if not 0 < lowest < highest:
+        raise ModelError(f'--lowest must be positive and less than --highest, not {lowest:g}')
+    steps = settings.get('max_steps', 150)
+    if steps < 10:
+        raise ModelError(f'a range test of {steps} steps tells nothing: --max_steps 100')
+    out = Path(settings.pop('out', Path('runs/pretrain'))) / 'lr_range'
+    optimizer: OptimizerConfig = settings.pop('optimizer', OptimizerConfig())
+    scale = highest / optimizer.lr
+    optimizer = dataclasses.replace(
+        optimizer, schedule='exponential', lr=highest, min_lr=lowest,
+        lidar_lr=optimizer.lidar_lr and optimizer.lidar_lr * scale,
+        head_lr=optimizer.head_lr and optimizer.head_lr * scale,
+    )  # fmt: skip
+    settings |= {'validate_every': 0, 'patience': 0, 'keep': 'last', 'tolerance': 0}
+    try:
+        pretrain(out=out, optimizer=optimizer, hint=False, **settings)
+    except ModelError as error:
+        if 'not finite' not in str(error) and ' is nan' not in str(error):
+            raise
+        print(f'\n{error}: the test ends there')
+    losses = [v for _, name, v in read_metrics(out / METRICS) if name == 'loss']
+    rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / (steps - 1))
+    smoothed = smooth(losses)
+    _write(out / 'lr_range.csv', rates, losses, smoothed)
+    best = suggest(rates, smoothed)
+    plot(out / 'lr_range.png', rates, losses, smoothed, best)
+    steepest = f'{best.steepest:.2g}' if best.steepest else 'nowhere'
+    print(
+        f'\nthe loss falls fastest at {steepest} and is smallest at {10 * best.tenth:.2g}; '
+        f'see {out / "lr_range.png"}'
+    )
+    next_step(f'python training/pretrain.py --optimizer.lr {best.tenth:.1g}')
+    return out / 'lr_range.png'
+
+
+def smooth(losses: list[float]) -> np.ndarray:
+    """Exponential average, unbiased at the beginning.
+
+    Args:
+        losses: (N,).
+
+    Returns:
+        (N,) float64.
+    """
+    average, result = 0.0, []
+    for i, loss in enumerate(losses):
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+        result.append(average / (1 - _SMOOTHING ** (i + 1)))
+    return np.array(result)
+
+
+def suggest(rates: np.ndarray, smoothed: np.ndarray) -> Suggestion:
+    """Learning rates that a test speaks for.
+
+    Args:
+        rates: (N,) ascending.
+        smoothed: (N,) losses.
+
+    Raises:
+        ModelError: The test ended after a few steps.
+    """
+    if len(rates) < 5:
+        raise ModelError('the test ended after a few steps: choose a smaller --lowest')
+    # The first steps are the noise of few batches, and of an average of few.
+    begin = min(max(len(rates) // 10, 3), len(rates) - 2)
+    best = begin + int(smoothed[begin:].argmin())
+    tenth = float(rates[best]) / 10
+    # Smith's rule: the steepest slope before the minimum, on a logarithmic axis; over a tenth of
+    # the test, since single steps are noise.
+    width = max(len(rates) // 10, 1)
+    slopes = [smoothed[i] - smoothed[i - width] for i in range(begin + width, best + 1)]
+    if not slopes or min(slopes) >= 0:
+        return Suggestion(None, tenth)
+    end = begin + width + int(np.argmin(slopes))
+    return Suggestion(float(np.sqrt(rates[end] * rates[end - width])), tenth)
+
+
+def plot(
+    path: Path, rates: np.ndarray, losses: list[float], smoothed: np.ndarray, best: Suggestion
+) -> None:
+    """Draw the loss over the learning rate.
+
+    Args:
+        path: A PNG file.
+        rates: (N,).
+        losses: (N,).
+        smoothed: (N,).
+        best: Marked.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout='constrained')
+    axes = figure.subplots()
+    axes.plot(rates, losses, color='0.75', linewidth=1, label='loss of the step')
+    axes.plot(rates, smoothed, color='C0', linewidth=2, label='smoothed')
+    if best.steepest:
+        axes.axvline(
+            best.steepest, color='C2', linestyle='--', label=f'steepest: {best.steepest:.2g}'
+        )
+    axes.axvline(best.tenth, color='C1', linestyle=':', label=f'minimum / 10: {best.tenth:.2g}')
+    low = float(smoothed.min())
+    high = float(smoothed[: max(int(smoothed.argmin()), 1)].max())
+    # A loss that explodes would leave a flat line of all the rest.
+    axes.set_ylim(low - 0.3 * (high - low) - 1e-3, high + (high - low) + 1e-3)
+    axes.set(xscale='log', xlabel='learning rate', ylabel='training loss')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format='png', dpi=120)
+
+
+def _write(path: Path, rates: np.ndarray, losses: list[float], smoothed: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(('step', 'lr', 'loss', 'smoothed'))
+        for i, (rate, loss, mean) in enumerate(zip(rates, losses, smoothed, strict=True)):
+            if math.isfinite(loss):
+                writer.writerow((i + 1, f'{rate:.6g}', f'{loss:.6g}', f'{mean:.6g}'))

@@ -36,7 +36,7 @@ class Frame:
                 )
             self._pixels = source
         elif hasattr(source, 'encoding'):
-            self._decode = decode_image
+            self._decode: Any = decode_image
         elif hasattr(source, 'format'):
             self._decode = decode_compressed
         else:

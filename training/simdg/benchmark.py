@@ -111,6 +111,7 @@ def run_benchmark(
     seeds: Sequence[int] | None = None,
     workers: int | None = None,
     pairs: bool = True,
+    report: bool = True,
 ) -> Report:
     """Prepare the data, train each recipe with each seed on the clear day, measure it everywhere.
 
@@ -124,6 +125,7 @@ def run_benchmark(
         seeds: Of the trainings; the size's when None.
         workers: Processes that simulate.
         pairs: Also prepare the pairs for pretraining.
+        report: Write the tables of all recipes; not where other processes run other recipes.
 
     Returns:
         The figures of these recipes. `results-<split>.{csv,md,json}` in the folder of the size
@@ -148,7 +150,8 @@ def run_benchmark(
         for seed in range(len(recipe.models)) if recipe.models else chosen:
             print(f'\n{recipe.name}, {"model" if recipe.models else "seed"} {seed}')
             rows += _one(size, data, recipe, seed, split)
-            write_report(size, data, split)
+            if report:
+                write_report(size, data, split)
     return Report(tuple(rows), _about(size, data, split))
 
 
@@ -210,6 +213,29 @@ def write_report(size: Size, data: BenchmarkData, split: str) -> Report:
         with atomic_path(stem.with_suffix(suffix)) as temporary:
             temporary.write_text(text)
     return report
+
+
+def conditions_done(size: Size, out: Path, recipe: str, seed: int, split: str) -> dict[str, Any]:
+    """What a finished run measured.
+
+    Args:
+        size: The size.
+        out: Folder of the benchmark.
+        recipe: Its name.
+        seed: Of the run.
+        split: `test` or `val`.
+
+    Returns:
+        As `conditions_of`.
+
+    Raises:
+        ModelError: It is not finished.
+    """
+    path = out / size.name / 'runs' / recipe / f'seed{seed}' / f'result-{split}.json'
+    if not path.is_file():
+        raise ModelError(f'{path}: {recipe} was not measured with seed {seed}')
+    conditions: dict[str, Any] = json.loads(path.read_text())['conditions']
+    return conditions
 
 
 def _one(size: Size, data: BenchmarkData, recipe: Recipe, seed: int, split: str) -> list[Row]:

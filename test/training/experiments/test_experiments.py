@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clcp_ros.errors import ModelError
+from training.experiment import experiment, read_plan
+from training.experiments.plan import Arm, Job, arguments_of, check, jobs_of, recipes_of
+from training.experiments.summary import compare_rows, signed
+from training.simdg.benchmark import BASELINE
+from training.simdg.report import Row, Spread, read_csv
+from training.simdg.sizes import ADVERSE, SOURCE
+
+
+def _rows(recipe: str, seed: int, source: float, adverse: float) -> list[Row]:
+    values = {SOURCE: source, **dict.fromkeys(ADVERSE, adverse)}
+    return [
+        Row('tiny', 'test', recipe, seed, c, 2, v, None, (None,) * 19) for c, v in values.items()
+    ]
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    rows = [
+        *_rows(BASELINE, 0, 40, 10), *_rows(BASELINE, 1, 50, 20),
+        *_rows('a.all', 0, 41, 15), *_rows('a.all', 1, 49, 26), *_rows('a.all', 2, 60, 30),
+    ]  # fmt: skip
+    baseline, line = compare_rows(rows).lines
+    assert baseline.recipe == BASELINE
+    assert baseline.gain.mean == 0
+    assert line.seeds == (0, 1, 2)
+    assert (line.gain.mean, line.gain.count) == (5.5, 2)  # seed 2 has no baseline
+    assert line.gain.std == pytest.approx(math.sqrt(0.5))
+    assert line.cost.mean == 0.0
+    assert line.adverse.mean == pytest.approx(71 / 3)
+    assert line.rpd.mean == pytest.approx((15 / 41 + 26 / 49 + 0.5) / 3)
+    table = compare_rows(rows).table()
+    assert '+5.5 ± 0.7' in table
+    assert 'nan' not in table
+
+
+def test_signs() -> None:
+    assert signed(Spread(1.0, 0.5, 3)) == '+1.0 ± 0.5'
+    assert signed(Spread(-1.0, 0.5, 3)) == '-1.0 ± 0.5'
+    assert signed(Spread.of([])) == '-'
+
+
+def test_seeds_come_one_after_the_other() -> None:
+    jobs = jobs_of([Arm('a'), Arm('b', domains=['clear'])], [0, 1])
+    assert [job.title for job in jobs[:4]] == [
+        'scratch, seed 0', 'a.clear, seed 0', 'a.all, seed 0', 'b.clear, seed 0',
+    ]  # fmt: skip
+    assert {job.seed for job in jobs[4:]} == {1}
+
+
+def test_what_is_finetuned_from_a_job(tmp_path: Path) -> None:
+    job = Job(Arm('a'), 'all', 1)
+    full, frozen = recipes_of(job, tmp_path, full=True, frozen=True)
+    assert (full.name, frozen.name) == ('a.all', 'a.all+frozen')
+    assert not full.frozen
+    assert frozen.frozen
+    assert full.encoder_of(1) == str(tmp_path / 'a.all' / 'seed1' / 'image_encoder.safetensors')
+    assert [r.name for r in recipes_of(Job(None, '', 0), tmp_path, True, True)] == [BASELINE]
+
+
+def test_an_arm_outvotes_what_is_common() -> None:
+    arm = Arm('a', 'x.yaml', options={'max_steps': 7})
+    arguments = arguments_of(
+        Job(arm, 'all', 3), Path('p'), Path('o'), {'max_steps': 5, 'chunk': 2}
+    )
+    assert arguments == [
+        '--config', 'x.yaml', '--max_steps=7', '--chunk=2', '--pairs=p', '--out=o', '--seed=3',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('arms', 'message'),
+    [
+        ([Arm('a b')], 'is no name of an arm'),
+        ([Arm('a'), Arm('a')], 'is taken'),
+        ([Arm(BASELINE)], 'is taken'),
+        ([Arm('a', domains=['dusk'])], "no domain 'dusk'"),
+        ([Arm('a', 'missing.yaml')], 'no such file'),
+    ],
+)
+def test_arms_that_make_no_sense(arms: list[Arm], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check(arms)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('arms: {', 'no plan'),
+        ('size: tiny', 'a plan has a list of arms'),
+        ('{arms: [], steps: 5}', 'unknown key steps'),
+        ('arms: [{config: x}]', 'an arm has a name'),
+        ('arms: [{name: a, colour: red}]', 'an arm has a name'),
+    ],
+)
+def test_damaged_plans(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / 'plan.yaml').write_text(text)
+    with pytest.raises(ModelError, match=message):
+        read_plan(tmp_path / 'plan.yaml')
+
+
+def test_plans_of_the_repository_can_be_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    plans = sorted(Path('config/experiments').glob('*.yaml'))
+    assert plans
+    for plan in plans:
+        check([Arm(**arm) for arm in read_plan(plan)['arms']])
+
+
+@pytest.mark.slow
+def test_an_experiment_of_the_smallest_size(tmp_path: Path) -> None:
+    plan = {
+        'size': 'tiny', 'frozen': True,
+        'common': {'max_steps': 2, 'batch_size': 4, 'views.image_size': 64, 'batch_gap': 0},
+        'arms': [{'name': 'clcp', 'domains': ['all']}],
+    }  # fmt: skip
+    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(plan))
+    data, out = tmp_path / 'simdg', tmp_path / 'out'
+    table = experiment(tmp_path / 'plan.yaml', seeds=1, data=data, out=out, parallel=2)
+    assert [row.recipe for row in read_csv(out / 'results.csv')[::7]] == [
+        BASELINE, 'clcp.all', 'clcp.all+frozen',
+    ]  # fmt: skip
+    assert 'clcp.all+frozen' in table
+    assert (out / 'pretraining.csv').read_text().count('clcp.all,0') == 1
+    before = (
+        (out / 'pretrain' / 'clcp.all' / 'seed0' / 'image_encoder.safetensors').stat().st_mtime
+    )
+    assert experiment(tmp_path / 'plan.yaml', seeds=1, data=data, out=out) == table
+    after = (out / 'pretrain' / 'clcp.all' / 'seed0' / 'image_encoder.safetensors').stat().st_mtime
+    assert before == after
+    plan['arms'] = [{'name': 'bad', 'domains': ['all'], 'options': {'method': 'none'}}]
+    (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(plan))
+    with pytest.raises(ModelError, match=r'1 of 2 jobs failed.*no pretraining method'):
+        experiment(tmp_path / 'plan.yaml', seeds=1, data=data, out=out)

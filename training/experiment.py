@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compare ways to pretrain on the benchmark simdg: one command per table of docs/experiments.md.
+
+Each arm is pretrained on pairs of the clear day and of all conditions, with every seed; each
+encoder is finetuned on the clear day, as it is and frozen, and measured in every condition. What
+is done is reused, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+if __package__ in (None, ''):
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import training  # noqa: F401  # first: it sets how torch's threads wait
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from clcp_ros.errors import ModelError
+from training.cli import run_command
+from training.experiments.plan import Arm
+from training.experiments.pretraining import compare
+
+DEFAULT = Path('config/experiments/simdg_small.yaml')
+
+
+def experiment(
+    plan: Path = DEFAULT,
+    size: Literal['tiny', 'small', 'base'] | None = None,
+    seeds: int = 0,
+    only: str = '',
+    split: Literal['test', 'val'] = 'test',
+    data: Path = Path('simdg'),
+    out: Path | None = None,
+    parallel: int = 1,
+) -> str:
+    """Run an experiment, or what is missing of it, and print its table.
+
+    Args:
+        plan: What is compared: a YAML file with size, arms, common, full and frozen.
+        size: Size of the benchmark instead of the plan's.
+        seeds: Number of seeds, 0 for the size's.
+        only: Names of arms, with commas; by default all.
+        split: test, or val to develop on.
+        data: Folder of the benchmark.
+        out: Folder of the experiment; by default experiments/ and the plan's name.
+        parallel: Jobs at once, which share the processors.
+
+    Returns:
+        The table.
+
+    Raises:
+        ModelError: No such plan, or jobs that failed.
+    """
+    content = read_plan(plan)
+    arms = [Arm(**arm) for arm in content['arms']]
+    if only:
+        wanted = [name.strip() for name in only.split(',')]
+        if unknown := set(wanted) - {arm.name for arm in arms}:
+            raise ModelError(f'{plan} has no arm {min(unknown)}')
+        arms = [arm for arm in arms if arm.name in wanted]
+    comparison = compare(
+        arms, content.get('common', {}), size=size or content.get('size', 'small'),
+        seeds=list(range(seeds)) if seeds else None, full=content.get('full', True),
+        frozen=content.get('frozen', True), split=split, data=data,
+        out=out or Path('experiments') / plan.stem, parallel=parallel,
+    )  # fmt: skip
+    table = comparison.table()
+    print(f'\nsimulated data\n\n{table}')
+    return table
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a plan.
+
+    Args:
+        path: YAML file.
+
+    Raises:
+        ModelError: Not a plan.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelError(f'{path}: no plan of an experiment: {error}') from None
+    if not isinstance(content, dict) or not isinstance(content.get('arms'), list):
+        raise ModelError(f'{path}: a plan has a list of arms')
+    known = {'arms', 'common', 'size', 'full', 'frozen'}
+    if unknown := set(content) - known:
+        raise ModelError(f'{path}: unknown key {min(unknown)}; known: {", ".join(sorted(known))}')
+    fields = set(Arm.__dataclass_fields__)
+    for arm in content['arms']:
+        if not isinstance(arm, dict) or 'name' not in arm or (set(arm) - fields):
+            raise ModelError(f'{path}: an arm has a name, and of {", ".join(sorted(fields))}')
+    return content
+
+
+if __name__ == '__main__':
+    run_command(experiment)

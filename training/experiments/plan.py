@@ -1,0 +1,142 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an experiment on pretraining compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clcp_ros.errors import ModelError
+from training.simdg.benchmark import BASELINE, Recipe
+
+DOMAINS = {'clear': 'pairs-clear', 'all': 'pairs'}
+"""What is pretrained on: folder of the pair set in the folder of the benchmark's size."""
+
+FROZEN = '+frozen'
+
+
+@dataclass
+class Arm:
+    """A way to pretrain.
+
+    Attributes:
+        name: In tables and folders; letters, digits, - and _.
+        config: Recipe file of training/pretrain.py; empty for its defaults.
+        domains: Pairs to pretrain on, one run each: clear, all.
+        options: Options of training/pretrain.py that replace the file's and the common ones.
+    """
+
+    name: str
+    config: str = ''
+    domains: list[str] = field(default_factory=lambda: ['clear', 'all'])
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pretraining, and what is finetuned from it.
+
+    Attributes:
+        arm: How to pretrain; None for the baseline without pretraining.
+        domain: On what.
+        seed: Of everything that is random.
+    """
+
+    arm: Arm | None
+    domain: str
+    seed: int
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe in the results."""
+        return recipe_name(self.arm, self.domain)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f'{self.recipe}, seed {self.seed}'
+
+
+def recipe_name(arm: Arm | None, domain: str) -> str:
+    """Name of a recipe in the results.
+
+    Args:
+        arm: None for the baseline.
+        domain: What it was pretrained on.
+    """
+    return BASELINE if arm is None else f'{arm.name}.{domain}'
+
+
+def check(arms: list[Arm]) -> None:
+    """Complain before anything runs.
+
+    Args:
+        arms: Of the experiment.
+
+    Raises:
+        ModelError: Names that cannot be folders or are used twice, unknown domains, a missing
+            file.
+    """
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if not arm.name or not all(c.isalnum() or c in '-_' for c in arm.name):
+            raise ModelError(f'{arm.name!r} is no name of an arm: letters, digits, - and _ only')
+        if names.count(arm.name) > 1 or arm.name == BASELINE:
+            raise ModelError(f'the name {arm.name} is taken')
+        if unknown := sorted(set(arm.domains) - set(DOMAINS)):
+            raise ModelError(f'{arm.name}: no domain {unknown[0]!r}; there are clear and all')
+        if arm.config and not Path(arm.config).is_file():
+            raise ModelError(f'{arm.config}: no such file, for the arm {arm.name}')
+
+
+def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
+    """All jobs, a seed after the other: whatever is done first is a whole comparison.
+
+    Args:
+        arms: What is compared, beside the baseline.
+        seeds: Of the runs.
+    """
+    return [
+        job
+        for seed in seeds
+        for job in [
+            Job(None, '', seed),
+            *(Job(arm, domain, seed) for arm in arms for domain in arm.domains),
+        ]
+    ]
+
+
+def recipes_of(job: Job, runs: Path, full: bool, frozen: bool) -> list[Recipe]:
+    """What is finetuned from a job's pretraining.
+
+    Args:
+        job: The job.
+        runs: Folder of the pretraining runs.
+        full: Finetune everything.
+        frozen: Finetune the head alone.
+    """
+    if job.arm is None:
+        return [Recipe(BASELINE)]
+    encoder = str(runs / job.recipe / 'seed{seed}' / 'image_encoder.safetensors')
+    recipes = [Recipe(job.recipe, encoder)] if full else []
+    return recipes + ([Recipe(job.recipe + FROZEN, encoder, frozen=True)] if frozen else [])
+
+
+def arguments_of(job: Job, pairs: Path, out: Path, common: dict[str, Any]) -> list[str]:
+    """Arguments of training/pretrain.py.
+
+    Args:
+        job: With an arm.
+        pairs: Pair set.
+        out: Folder of the run.
+        common: Options of all arms.
+    """
+    assert job.arm is not None
+    options = {**common, **job.arm.options}
+    return [
+        *(['--config', job.arm.config] if job.arm.config else []),
+        *(f'--{name}={value}' for name, value in options.items()),
+        f'--pairs={pairs}', f'--out={out}', f'--seed={job.seed}',
+    ]  # fmt: skip

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of an experiment: means over seeds, differences from the baseline, seed by seed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.cli import atomic_path, git_commit
+from training.experiments.plan import Job, recipes_of
+from training.loop import METRICS, read_metrics
+from training.simdg.benchmark import BASELINE, conditions_done
+from training.simdg.report import Row, Spread, make_rows, relative_performance, write_csv
+from training.simdg.sizes import ADVERSE, SOURCE, Size
+
+WATCHED = (
+    'val_loss', 'val_r1', 'val_rank', 'val_effective_rank', 'val_patch_cosine', 'val_cka',
+    'val_alignment', 'val_uniformity',
+)  # fmt: skip
+"""Of pretraining's metrics, what the table of pretraining shows, where it is there."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A recipe over its seeds.
+
+    Attributes:
+        recipe: Its name.
+        seeds: Of the runs.
+        source: mIoU of the clear day, percent.
+        adverse: Mean mIoU of the adverse conditions, percent.
+        conditions: mIoU by condition, percent.
+        rpd: `adverse` over `source`, per seed.
+        gain: Difference of `adverse` from the baseline of the same seed.
+        cost: Difference of `source` from the baseline of the same seed.
+    """
+
+    recipe: str
+    seeds: tuple[int, ...]
+    source: Spread
+    adverse: Spread
+    conditions: dict[str, Spread]
+    rpd: Spread
+    gain: Spread
+    cost: Spread
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an experiment found.
+
+    Attributes:
+        lines: By recipe, the baseline first.
+        rows: What they are made of.
+    """
+
+    lines: tuple[Line, ...]
+    rows: tuple[Row, ...]
+
+    def table(self) -> str:
+        """Markdown: recipes down, conditions across."""
+        lines = [
+            f'| recipe | seeds | {SOURCE} (source) | {" | ".join(ADVERSE)} | mean of adverse '
+            '| rPD | adverse against none | source against none |',
+            f'|---|---:|{"---:|" * (len(ADVERSE) + 5)}',
+        ]
+        for line in self.lines:
+            own = line.recipe == BASELINE
+            differences = ['', ''] if own else [signed(line.gain), signed(line.cost)]
+            cells = [
+                line.recipe, str(len(line.seeds)), line.source.text(),
+                *(line.conditions[c].text() for c in ADVERSE), line.adverse.text(),
+                line.rpd.text(3), *differences,
+            ]  # fmt: skip
+            lines.append(f'| {" | ".join(cells)} |')
+        return '\n'.join(lines) + '\n'
+
+
+def signed(spread: Spread) -> str:
+    """A difference with its sign.
+
+    Args:
+        spread: Over seeds.
+    """
+    text = spread.text()
+    return f'+{text}' if spread.mean > 0 else text
+
+
+def compare_rows(rows: Iterable[Row]) -> Comparison:
+    """Lines from rows.
+
+    Args:
+        rows: Of all recipes, seeds and conditions; a seed of a recipe has all conditions.
+    """
+    rows = tuple(rows)
+    runs: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        runs.setdefault(row.recipe, {}).setdefault(row.seed, {})[row.condition] = row.miou
+    baseline = runs.get(BASELINE, {})
+    return Comparison(tuple(_line(recipe, runs[recipe], baseline) for recipe in runs), rows)
+
+
+def _line(
+    recipe: str, runs: dict[int, dict[str, float]], baseline: dict[int, dict[str, float]]
+) -> Line:
+    adverse = {seed: _adverse(run) for seed, run in runs.items()}
+    paired = [seed for seed in runs if seed in baseline]
+    return Line(
+        recipe, tuple(sorted(runs)),
+        Spread.of(run[SOURCE] for run in runs.values()),
+        Spread.of(adverse.values()),
+        {c: Spread.of(run[c] for run in runs.values()) for c in (SOURCE, *ADVERSE)},
+        Spread.of(relative_performance(adverse[s], run[SOURCE]) for s, run in runs.items()),
+        Spread.of(adverse[s] - _adverse(baseline[s]) for s in paired),
+        Spread.of(runs[s][SOURCE] - baseline[s][SOURCE] for s in paired),
+    )  # fmt: skip
+
+
+def _adverse(run: dict[str, float]) -> float:
+    return float(np.mean([run[c] for c in ADVERSE]))
+
+
+def write_comparison(
+    jobs: list[Job], size: Size, out: Path, data: Path, split: str, full: bool, frozen: bool
+) -> Comparison:
+    """Collect what the jobs measured and write results.csv, pretraining.csv and results.md.
+
+    Args:
+        jobs: Jobs that are done.
+        size: Of the benchmark.
+        out: Folder of the experiment.
+        data: Folder of the benchmark.
+        split: test or val.
+        full: Everything was finetuned.
+        frozen: The head alone was finetuned.
+    """
+    rows: list[Row] = []
+    facts: list[dict[str, str | float]] = []
+    for job in jobs:
+        for recipe in recipes_of(job, out / 'pretrain', full, frozen):
+            conditions = conditions_done(size, data, recipe.name, job.seed, split)
+            rows += make_rows(size.name, split, recipe.name, job.seed, conditions)
+        if job.arm is not None:
+            metrics = read_metrics(out / 'pretrain' / job.recipe / f'seed{job.seed}' / METRICS)
+            last = {name: value for _, name, value in metrics}
+            watched = {name: last.get(name, math.nan) for name in ('loss', *WATCHED)}
+            facts.append({'recipe': job.recipe, 'seed': job.seed, **watched})
+    rows.sort(key=lambda row: row.recipe != BASELINE)
+    comparison = compare_rows(rows)
+    write_csv(out / 'results.csv', rows)
+    with atomic_path(out / 'pretraining.csv') as part, part.open('w', newline='') as file:
+        writer = csv.DictWriter(file, ['recipe', 'seed', 'loss', *WATCHED])
+        writer.writeheader()
+        writer.writerows(facts)
+    with atomic_path(out / 'results.md') as part:
+        part.write_text(
+            f'**Simulated data**, simdg {size.name}, split {split}; mIoU in percent, mean ± '
+            f'standard deviation over seeds; differences are taken seed by seed. Commit '
+            f'{git_commit()}.\n\n{comparison.table()}'
+        )
+    with atomic_path(out / 'plan.json') as part:
+        plan = [{'recipe': job.recipe, 'seed': job.seed} for job in jobs]
+        part.write_text(json.dumps(plan, indent=1) + '\n')
+    return comparison

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +126,22 @@ def test_labels_reach_a_late_joiner(make_rig):
     assert [(c.class_id, c.class_name) for c in got[0].class_map] == [
         (0, 'dark'), (1, 'middle'), (2, 'bright'), (255, 'unlabelled'),
     ]  # fmt: skip
+
+
+def test_labels_need_no_vision_msgs(make_rig):
+    import json
+
+    from std_msgs.msg import String
+
+    rig = make_rig().start()
+    got = []
+    latched = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+    rig.peer.create_subscription(String, 'segment/labels', got.append, latched)
+    rig.until(lambda: got)
+    labels = json.loads(got[0].data)
+    assert labels['unlabelled'] == 255
+    assert labels['class_set'] == 'tiny'
+    assert labels['classes'][2] == {'id': 2, 'name': 'bright', 'color': [250, 250, 0]}
 
 
 def test_overlay_is_rendered_only_for_a_listener(make_rig, daylight_image, monkeypatch):
@@ -308,30 +323,3 @@ def test_thresholds_change_at_run_time(make_rig, daylight_image):
         rig.send(daylight_image(i), start_ns + i * STEP_NS)
         rig.until(lambda n=i: len(rig.got['shift']) == n + 1)
     assert rig.got['shift'][-1].status[0].level == DiagnosticStatus.WARN
-
-
-def test_every_parameter_is_described_and_in_the_parameter_file(make_rig, root: Path):
-    import yaml
-
-    from clcp_ros.node_parameters import PARAMETERS
-
-    rig = make_rig()
-    descriptions = rig.node.describe_parameters(list(PARAMETERS))
-    assert all(d.description for d in descriptions)
-    document = yaml.safe_load((root / 'config' / 'segment.yaml').read_text())
-    flat = {}
-
-    def walk(prefix, value):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f'{prefix}{key}.', inner)
-        else:
-            flat[prefix[:-1]] = value
-
-    walk('', document['/**']['ros__parameters'])
-    flat = {k: v for k, v in flat.items() if not k.startswith('qos_overrides')}
-    assert flat == {
-        name: parameter.default
-        for name, parameter in PARAMETERS.items()
-        if name not in ('bundle.path', 'autostart')
-    }

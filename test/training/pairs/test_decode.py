@@ -139,6 +139,6 @@ def test_windows_outside_are_refused():
 
 
 def test_the_recipe_of_the_thesis_is_decoded_at_a_quarter():
-    side = round(0.7417 * 1208)  # config/pretrain/clcp_a2d2.yaml, as ContrastivePairs has it
+    side = round(0.7417 * 1208)  # config/pretrain/thesis_text.yaml, as ContrastivePairs has it
     crop = snap(Crop(501, 77, side, side), 224, 224, (1920, 1208))
     assert (crop, reduction(crop, 224, 224)) == (Crop(500, 76, 896, 896), 4)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -86,8 +85,12 @@ def merge_lora(network: nn.Module) -> nn.Module:
     Returns:
         The network.
     """
-    with torch.no_grad():
-        for module in list(network.modules()):
-            if parametrize.is_parametrized(module, 'weight'):
-                parametrize.remove_parametrizations(module, 'weight', leave_parametrized=True)
+    for module in network.modules():
+        if parametrize.is_parametrized(module, 'weight'):
+            weight = nn.Parameter(module.weight.detach().clone())
+            # Not remove_parametrizations, which takes the weight from the class that copies of
+            # this module share with it.
+            del module.parametrizations
+            module.__class__ = type(module).__bases__[0]
+            module.weight = weight
     return network

@@ -131,7 +131,8 @@ def night(
     for _ in range(int(rng.integers(0, 5))):
         x = x + _lamp(row, column, rng)
     # Fewer photons, and an exposure that makes up for some of them.
-    gain = float(np.clip(0.1 / max(float(x.mean()), 1e-3), 1, 3))
+    wanted = np.exp(rng.uniform(np.log(0.01), np.log(0.1)))
+    gain = float(np.clip(wanted / max(float(x.mean()), 1e-3), 0.7, 3))
     grain = rng.uniform(0.002, 0.012) * rng.standard_normal(x.shape, np.float32)
     return _curve(gain * (x + grain * np.sqrt(x + 0.05)))
 

@@ -1,0 +1,296 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Each term by itself: what it costs, whom it teaches and whom not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clcp_ros.errors import ModelError
+from training.methods import load_method
+from training.methods.base import Setup
+from training.methods.clcp_anchored import AnchoredConfig, ClcpAnchored
+from training.methods.config import ModelConfig
+from training.methods.dense import NegativeRules
+from training.models.image_encoder import ImageEncoder
+from training.pairs.contrastive import Extras, ViewConfig
+
+SIZE, PAIRS, POINTS = 64, 3, 400
+OFF = {'cls': 0.0, 'point': 0.0, 'nce': 0.0, 'geometry': 0.0}
+ALL = {
+    'cls': 0.2, 'point': 0.3, 'nce': 0.4, 'geometry': 0.5, 'anchor': 0.6, 'gram': 0.7,
+    'consistency': 0.8, 'ema': 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of initial weights, by architecture."""
+    folder = tmp_path_factory.mktemp('weights')
+    files = {}
+    for name in ('test_efficientnet', 'test_vit'):
+        torch.manual_seed(1)
+        files[name] = str(folder / f'{name}.safetensors')
+        ImageEncoder(name).save(Path(files[name]), (SIZE, SIZE), {})
+    return files
+
+
+def make(
+    weights: dict[str, str] | None, network: str = 'test_efficientnet', **options: Any
+) -> ClcpAnchored:
+    torch.manual_seed(0)
+    model = ModelConfig(
+        network, None if weights is None else weights[network], lidar_encoder='minkunet_tiny',
+        embed_dim=16,
+    )  # fmt: skip
+    views = ViewConfig(image_size=SIZE, voxel_size_m=0.5)
+    config = AnchoredConfig(**{**OFF, 'width': 16, **options})
+    return ClcpAnchored(Setup(model, views=views, max_steps=10, options=config)).train()
+
+
+def make_batch(method: ClcpAnchored) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    preparation = method.lidar_encoder.preparation
+    clouds = rng.uniform([2, -5, -2, 0], [20, 5, 3, 1], (PAIRS, POINTS, 4)).astype(np.float32)
+    total = PAIRS * POINTS
+    generator = torch.Generator().manual_seed(0)
+    geometry = torch.rand(total, 6, generator=generator)
+    return {
+        'image': torch.randn(PAIRS, 3, SIZE, SIZE, generator=generator),
+        'clean': torch.randn(PAIRS, 3, SIZE, SIZE, generator=generator),
+        'lidar': preparation.collate([preparation(c) for c in clouds]),
+        'uv': torch.rand(total, 2, generator=generator),
+        'visible': torch.rand(total, generator=generator) < 0.8,
+        'geometry': geometry,
+        'sequence': torch.arange(PAIRS),
+        'time_s': torch.zeros(PAIRS, dtype=torch.float64),
+    }
+
+
+def touched(module: torch.nn.Module) -> bool:
+    return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+
+
+TERMS = {
+    'cls': {'cls': 1.0},
+    'point': {'point': 1.0},
+    'nce': {'nce': 1.0},
+    'geometry': {'geometry': 1.0},
+    'anchor': {'anchor': 1.0},
+    'gram': {'gram': 1.0},
+    'consistency': {'consistency': 1.0, 'ema': 0.9},
+}
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_whom_a_term_teaches(term: str, weights: dict[str, str]) -> None:
+    method = make(weights, **TERMS[term])
+    batch = make_batch(method)
+    loss, facts = method.loss_of([batch])
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert touched(method.image_encoder)
+    assert touched(method.lidar_encoder) == (term in ('cls', 'nce'))
+    for copied in [*method._initial, *([method.teacher] if method.teacher else [])]:
+        assert all(p.grad is None and not p.requires_grad for p in copied.parameters())
+    expected = {'contrast'} if term == 'cls' else {f'term_{term}'}
+    assert {k for k in facts if k.startswith(('term', 'contrast'))} == expected
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_a_term_without_weight_costs_nothing(term: str, weights: dict[str, str]) -> None:
+    """Neither parameters, nor data, nor a pass through another network."""
+    others = {k: v for k, v in ALL.items() if k != term and (k, term) != ('ema', 'consistency')}
+    whole, less = make(weights, **ALL), make(weights, **others)
+    passes = {'whole': 0, 'less': 0}
+    for name, method in (('whole', whole), ('less', less)):
+        networks = [method.lidar_encoder, *method._initial]
+        networks += [method.teacher] if method.teacher else []
+        for network in networks:
+            network.register_forward_hook(
+                lambda *_, name=name: passes.update({name: passes[name] + 1})
+            )
+        method.loss_of([make_batch(method)])
+    assert f'term_{term}' not in less.loss_of([make_batch(less)])[1]
+    if term == 'consistency':
+        assert passes['less'] < passes['whole'] * 2
+        assert less.teacher is None
+    if term in ('cls', 'geometry', 'consistency'):
+        assert len(less.state_dict()) < len(whole.state_dict())
+
+
+def test_nothing_of_the_lidar_encoder_for_geometry_alone(weights: dict[str, str]) -> None:
+    method = make(None, geometry=1.0)
+    ran = []
+    method.lidar_encoder.register_forward_hook(lambda *_: ran.append(1))
+    loss, facts = method.loss_of([make_batch(method)])
+    loss.backward()
+    assert not ran
+    assert not any(p.requires_grad for p in method.lidar_encoder.parameters())
+    assert method.teacher is None
+    assert not method._initial
+    assert float(loss) == pytest.approx(float(facts['term_geometry']))
+    assert method.extras == Extras(points=True, geometry=True)
+    assert make(None, cls=1.0).extras == Extras()
+    rules = NegativeRules(same_shape=False)
+    assert make(None, nce=1.0, negatives=rules).extras == Extras(points=True)
+    assert make(weights, anchor=1.0).extras == Extras(clean=True)
+
+
+def test_the_loss_is_the_weighted_sum(weights: dict[str, str]) -> None:
+    method = make(weights, **ALL)
+    loss, facts = method.loss_of([make_batch(method)])
+    total = sum(ALL[k.removeprefix('term_')] * v for k, v in facts.items() if k.startswith('term'))
+    total = total + ALL['cls'] * facts['contrast']
+    assert float(loss) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_the_average_follows_and_the_first_stays(weights: dict[str, str]) -> None:
+    method = make(weights, **ALL)
+    assert method.teacher is not None
+    first = copy.deepcopy(method._initial[0].state_dict())
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.05)
+    batch = make_batch(method)
+    wanted = {k: v.clone() for k, v in method.teacher.named_parameters()}
+    for step in range(3):
+        optimizer.zero_grad()
+        method.loss_of([batch])[0].backward()
+        optimizer.step()
+        with torch.no_grad():
+            method.after_step()
+        decay = min(0.9, (step + 2) / (step + 11))
+        student = dict(method.image_encoder.named_parameters())
+        wanted = {k: decay * v + (1 - decay) * student[k] for k, v in wanted.items()}
+    for name, value in method.teacher.named_parameters():
+        torch.testing.assert_close(value, wanted[name].detach(), rtol=1e-5, atol=1e-6)
+    assert not method.teacher.training
+    assert method.image_encoder.training
+    for name, value in method._initial[0].state_dict().items():
+        assert torch.equal(value, first[name]), name
+    assert 'steps' in method.state_dict()
+    assert not any(k.startswith('_initial') for k in method.state_dict())
+
+
+def trained(method: ClcpAnchored) -> ClcpAnchored:
+    with torch.no_grad():
+        for p in method.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn_like(p))
+    return method
+
+
+def test_what_is_exported(weights: dict[str, str]) -> None:
+    first = load_file(weights['test_efficientnet'])
+
+    def exported(**options: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        method = trained(make(weights, geometry=1.0, **options))
+        state = method.exported_encoder().model.state_dict()
+        return state, method.image_encoder.model.state_dict()
+
+    for share in (0.0, 0.4, 1.0):
+        saved, student = exported(wise_ft=share)
+        for key, value in saved.items():
+            if value.is_floating_point():
+                mixed = share * student[key] + (1 - share) * first[key]
+                torch.testing.assert_close(value, mixed)
+    saved, student = exported(ema=0.9)
+    assert all(torch.equal(v, first[k]) for k, v in saved.items())
+    saved, student = exported(ema=0.9, export_ema=False)
+    assert all(torch.equal(v, student[k]) for k, v in saved.items())
+
+
+def test_low_rank_changes_are_merged_on_export(weights: dict[str, str]) -> None:
+    method = trained(make(weights, 'test_vit', geometry=1.0, lora_rank=2, ema=0.9))
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        wanted = method.eval().encode_image(images).grid
+        method.setup_.options.export_ema = False
+        encoder = method.exported_encoder().eval()
+        torch.testing.assert_close(encoder(images).grid, wanted, rtol=1e-4, atol=1e-5)
+    assert encoder.model.state_dict().keys() == load_file(weights['test_vit']).keys()
+    names = [n for n, p in method.image_encoder.named_parameters() if p.requires_grad]
+    assert names
+    assert all('parametrizations' in name for name in names)
+    assert method.train().loss_of([make_batch(method)])[0].requires_grad
+
+
+def test_a_finished_run_is_read_again(weights: dict[str, str], tmp_path: Path) -> None:
+    method = trained(make(weights, 'test_vit', **{**ALL, 'lora_rank': 2})).eval()
+    method.save(tmp_path, 'clcp_anchored', {})
+    again = load_method(tmp_path)
+    batch = make_batch(method)
+    method.setup_.options.ema = 0.9
+    assert method.teacher is not None
+    with torch.no_grad():
+        a, b = method.embed(batch), again.embed(batch)
+    assert a.own == b.own == {}
+    torch.testing.assert_close(a.lidar, b.lidar)
+    # The average is what was saved, and what embeds from then on.
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again.encode_image(batch['image']).grid, method.teacher(batch['image']).grid,
+            rtol=1e-4, atol=1e-5,
+        )  # fmt: skip
+
+
+def test_chunks_give_the_gradient_of_the_whole(weights: dict[str, str]) -> None:
+    """Terms are means over all their values, however many each chunk has."""
+    method = make(weights, 'test_vit', geometry=1.0, anchor=1.0, gram=1.0, max_points=0)
+    batch = make_batch(method)
+    preparation = method.lidar_encoder.preparation
+    rng = np.random.default_rng(0)
+    clouds = rng.uniform([2, -5, -2, 0], [20, 5, 3, 1], (PAIRS, POINTS, 4)).astype(np.float32)
+    chunks = []
+    for pairs in (slice(0, 2), slice(2, 3)):
+        rows = slice(pairs.start * POINTS, pairs.stop * POINTS)
+        chunk = {k: batch[k][pairs] for k in ('image', 'clean', 'sequence', 'time_s')}
+        chunk |= {k: batch[k][rows] for k in ('uv', 'visible', 'geometry')}
+        chunk['lidar'] = preparation.collate([preparation(c) for c in clouds[pairs]])
+        chunks.append(chunk)
+    gradients = []
+    for parts in ([batch], chunks):
+        method.zero_grad()
+        method.loss_of(parts)[0].backward()
+        gradients.append([p.grad.clone() for p in method.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_without_a_visible_point_is_finite(weights: dict[str, str]) -> None:
+    method = make(weights, **ALL)
+    batch = make_batch(method)
+    batch['visible'][:] = False
+    loss, facts = method.loss_of([batch])
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert facts['term_nce'] == facts['term_geometry'] == 0
+    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({}, 'all terms have weight 0'),
+        ({'nce': -1.0}, 'weight nce'),
+        ({'geometry': float('nan')}, 'weight geometry'),
+        ({'geometry': 1.0, 'ema': 1.0}, 'ema is a decay'),
+        ({'geometry': 1.0, 'wise_ft': 1.2}, 'wise_ft is a share'),
+        ({'consistency': 1.0}, 'needs a moving average'),
+        ({'anchor': 1.0}, 'anchor holds on to the initial weights'),
+        ({'geometry': 1.0, 'lora_rank': 2}, 'lora_rank holds on'),
+        ({'geometry': 1.0, 'wise_ft': 0.5}, 'wise_ft holds on'),
+        ({'geometry': 1.0, 'temperature': 0.0}, 'temperature must be positive'),
+    ],
+)
+def test_options_that_mean_nothing(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        make(None, **options)

@@ -41,7 +41,7 @@ except ImportError as error:
 TICK_S = 0.01
 """Period of /clock in wall time."""
 
-_LISTENERS_S = 10.0
+_LISTENERS_S = 60.0
 
 Wait = Callable[[float], None]
 """Lets time pass: the argument is the most seconds it may take."""
@@ -171,7 +171,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument('--rate', type=float, default=1.0, help='speed of the playing')
     parser.add_argument('--loop', action='store_true', help='begin again at the end')
     parser.add_argument('--image-topic', help='topics of the images, with commas')
-    parser.add_argument('--cameras', help='names of the cameras, with commas')
+    parser.add_argument(
+        '--cameras', help='names of the cameras, with commas; empty for the only one'
+    )
     given = sys.argv if args is None else ['bag_player', *args]
     options = parser.parse_args(remove_ros_args(given)[1:])
     # Launch sends its own SIGTERM; a second Ctrl-C must not interrupt the end.
@@ -183,6 +185,11 @@ def main(args: list[str] | None = None) -> None:
             ReplayBag(options.bag, options.image_topic or None, options.cameras or None) as source,
             environment(transport_variables()),
         ):
+            if options.cameras == '' and len(source.cameras) > 1:
+                names = ','.join(camera.name for camera in source.cameras)
+                raise RecordingError(
+                    f'{source.path} has several cameras, name those to play: {names}'
+                )
             _play(source, options.rate, options.loop, given)
     except ClcpError as error:
         sys.exit(f'error: {error}')

@@ -22,7 +22,6 @@ import numpy as np
 from clcp_ros.bundle import Bundle
 from clcp_ros.classes import CITYSCAPES, UNLABELLED, ClassSet
 from clcp_ros.errors import ClcpError, RecordingError
-from clcp_ros.frame import Frame
 from clcp_ros.inference import resize
 from clcp_ros.monitor import Level
 from clcp_ros.node_diagnostics import Status, shift_status
@@ -94,7 +93,7 @@ class Outcome:
         monitored: Whether the monitor scored this frame: it scores a few a second.
         scores: Values of `SCORES` that are known.
         seconds: Time spent, by stage; `latency` is from sending to receiving, with --live.
-        frame: The image, where it is decoded already.
+        small: The image at the network's resolution, where it is at hand.
     """
 
     mask: np.ndarray
@@ -103,7 +102,7 @@ class Outcome:
     monitored: bool
     scores: Mapping[str, float]
     seconds: Mapping[str, float]
-    frame: Frame | None = field(default=None, repr=False)
+    small: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -193,12 +192,15 @@ class ReplayFrame:
     @property
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB, all of it."""
-        return (self.outcome.frame or self.source.frame).pixels
+        return self.source.image
 
     @property
     def small_image(self) -> np.ndarray:
         """(h, w, 3) uint8 RGB at the mask's resolution."""
-        return resize(self.image, *self.mask.shape)
+        small, (height, width) = self.outcome.small, self.mask.shape
+        if small is not None and small.shape[:2] == (height, width):
+            return small
+        return resize(self.source.frame.at_least(height, width), height, width)
 
     @property
     def mask(self) -> np.ndarray:
@@ -441,9 +443,9 @@ class Evaluation:
             labels = self._own if self._own else None
         self._labels = labels
         self._start_ns: int | None = None
-        result.simulated = CONDITION_TOPIC in bag.topics or any(
-            camera.labels is not None and camera.labels.startswith('/simulation/')
-            for camera in bag.cameras
+        # training/frames_to_bag.py writes conditions of real images to the same topic.
+        result.simulated = any(
+            topic.startswith('/simulation/') and topic != CONDITION_TOPIC for topic in bag.topics
         )
         result.cameras = bag.cameras
         if result.versus is not None:
@@ -730,7 +732,7 @@ def outcome_of(found: FrameResult, bundle: Bundle, frame: BagFrame) -> Outcome:
         found.monitored,
         scores,
         dict(found.seconds),
-        found.frame,
+        found.small,
     )
 
 

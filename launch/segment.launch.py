@@ -1,52 +1,62 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Start the segment node of one camera.
+"""Start the segment node, for one camera or several.
 
     ros2 launch clcp_ros segment.launch.py bundle:=/path/to/bundle image:=/camera/front/image
 
-Works from a clone as well: `ros2 launch launch/segment.launch.py bundle:=...`.
+Works from a clone as well: `ros2 launch launch/segment.launch.py bundle:=...`. To include it in
+another launch file put each inclusion into a GroupAction of its own, as always with launch:
+arguments of one would else be the defaults of the next.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
-from launch.conditions import IfCondition
-from launch.events import matches_action
-from launch.substitutions import LaunchConfiguration, PythonExpression
-from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
-from lifecycle_msgs.msg import Transition
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.launch_context import LaunchContext
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterFile
 
 from launch import LaunchDescription
 
 # share/clcp_ros when installed, the repository root in a clone.
 SHARE = Path(__file__).resolve().parents[1]
 
+# Fast DDS 2 reads the first, Fast DDS 3 the second.
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+
 
 def generate_launch_description() -> LaunchDescription:
-    """All arguments, the node, and its way to the active state."""
-    arguments = [
+    """All arguments and the node."""
+    return LaunchDescription([*arguments(), OpaqueFunction(function=start)])
+
+
+def arguments() -> list[DeclareLaunchArgument]:
+    """What can be said on the command line or by a file that includes this one."""
+    yes_no = ['true', 'false']
+    return [
         DeclareLaunchArgument(
             'bundle', description='Folder of the bundle (written by training/export.py).'
         ),
         DeclareLaunchArgument(
-            'namespace', default_value='', description='Namespace of the node and its topics.'
+            'cameras',
+            default_value='',
+            description='Names of the cameras with commas, as in front,rear: images are then '
+            'front/image and rear/image, masks ~/front/mask and ~/rear/mask. Empty is one camera '
+            'on image.',
         ),
         DeclareLaunchArgument(
             'image',
-            default_value='image',
-            description='Topic of the images; <image>/compressed and the camera_info beside it '
-            'follow.',
+            default_value='',
+            description='Topics of the images with commas, one per camera; <image>/compressed '
+            'and the camera_info beside each follow. Empty keeps image, or <camera>/image.',
+        ),
+        DeclareLaunchArgument(
+            'namespace', default_value='', description='Namespace of the node and its topics.'
         ),
         DeclareLaunchArgument(
             'params_file',
@@ -56,74 +66,95 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'use_sim_time',
             default_value='false',
-            choices=['true', 'false'],
+            choices=yes_no,
             description='Take the time from /clock, as when a bag is played with --clock.',
         ),
         DeclareLaunchArgument(
-            'log_level', default_value='info', description='debug, info, warn, error or fatal.'
+            'log_level',
+            default_value='info',
+            choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='Least severity of what the node logs.',
         ),
         DeclareLaunchArgument(
             'autostart',
             default_value='true',
-            choices=['true', 'false'],
+            choices=yes_no,
             description='Configure and activate the node; false leaves it to a manager.',
         ),
         DeclareLaunchArgument(
-            'fastdds_profile',
-            default_value=str(SHARE / 'config' / 'fastdds.xml'),
-            description='Fast DDS profile with room for images in shared memory, for what this '
-            'launch starts; empty keeps the environment. The camera driver needs it too.',
+            'respawn',
+            default_value='false',
+            choices=yes_no,
+            description='Start the node again, after two seconds, when it has ended.',
+        ),
+        DeclareLaunchArgument(
+            'transport_profile',
+            default_value=EnvironmentVariable(
+                PROFILE_VARIABLES[0], default_value=str(SHARE / 'config' / 'fastdds.xml')
+            ),
+            description='Fast DDS profile with room for images in shared memory, for this node '
+            'only; the camera driver needs it too. Empty takes what the middleware has by '
+            'default. What the environment names wins over our own.',
         ),
     ]
-    profile = LaunchConfiguration('fastdds_profile')
-    transport = SetEnvironmentVariable(
-        'FASTRTPS_DEFAULT_PROFILES_FILE',
-        profile,
-        condition=IfCondition(PythonExpression(["'", profile, "' != ''"])),
-    )
-    node = LifecycleNode(
-        # This interpreter: an entry point's shebang may miss the environment ONNX Runtime is in.
-        executable=sys.executable,
-        arguments=[
-            '-m', 'clcp_ros.segment_node',
-            '--ros-args', '--log-level', LaunchConfiguration('log_level'),
-        ],
-        name='segment',
-        namespace=LaunchConfiguration('namespace'),
-        parameters=[
-            ParameterFile(LaunchConfiguration('params_file'), allow_substs=True),
-            {
-                'bundle.path': ParameterValue(LaunchConfiguration('bundle'), value_type=str),
-                'use_sim_time': ParameterValue(
-                    LaunchConfiguration('use_sim_time'), value_type=bool
-                ),
-                'autostart': False,
-            },
-        ],
-        remappings=[('image', LaunchConfiguration('image'))],
-        output='screen',
-        emulate_tty=True,
-    )  # fmt: skip
-    autostart = IfCondition(LaunchConfiguration('autostart'))
-    activate = RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node,
-            # Without a start state this would activate again after every deactivation.
-            start_state='configuring',
-            goal_state='inactive',
-            entities=[_change_state(node, Transition.TRANSITION_ACTIVATE)],
-        ),
-        condition=autostart,
-    )
-    configure = _change_state(node, Transition.TRANSITION_CONFIGURE, autostart)
-    # The handler must be there before the transition it waits for.
-    return LaunchDescription([*arguments, transport, activate, node, configure])
 
 
-def _change_state(
-    node: LifecycleNode, transition: int, condition: IfCondition | None = None
-) -> EmitEvent:
-    return EmitEvent(
-        event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition),
-        condition=condition,
-    )
+def start(context: LaunchContext) -> list[Node]:
+    """The node, once the arguments are known."""
+
+    def value(name: str) -> str:
+        return str(LaunchConfiguration(name).perform(context)).strip()
+
+    cameras = [name.strip() for name in value('cameras').strip('[]').split(',')]
+    images = [topic.strip() for topic in value('image').split(',')]
+    if images != [''] and len(images) != len(cameras):
+        raise RuntimeError(
+            f'image has {len(images)} topics for {len(cameras)} cameras; give one for each'
+        )
+    inputs = ['image' if name == '' else f'{name}/image' for name in cameras]
+    remappings = [
+        (here, topic)
+        for here, topic in zip(inputs, images, strict=False)
+        if topic not in ('', here)
+    ]
+    return [
+        Node(
+            # This interpreter: an entry point's shebang may miss the environment ONNX Runtime is
+            # in.
+            executable=sys.executable,
+            arguments=[
+                '-m',
+                'clcp_ros.segment_node',
+                '--ros-args',
+                '--log-level',
+                value('log_level'),
+            ],
+            name='segment',
+            namespace=value('namespace'),
+            parameters=[
+                ParameterFile(value('params_file'), allow_substs=True),
+                {
+                    'bundle.path': value('bundle'),
+                    'cameras': cameras,
+                    'use_sim_time': value('use_sim_time') == 'true',
+                    # The node's own way to the active state: it is also that of a respawned one.
+                    'autostart': value('autostart') == 'true',
+                },
+            ],
+            remappings=remappings,
+            additional_env=environment(value('transport_profile')),
+            respawn=value('respawn') == 'true',
+            respawn_delay=2.0,
+            output='screen',
+            emulate_tty=True,
+        )
+    ]
+
+
+def environment(profile: str) -> dict[str, str]:
+    """What the node's process gets beside the environment; other processes keep theirs."""
+    variables = dict.fromkeys(PROFILE_VARIABLES, profile) if profile else {}
+    if (SHARE / 'clcp_ros' / '__init__.py').is_file():  # a clone
+        paths = [str(SHARE), os.environ.get('PYTHONPATH', '')]
+        variables['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
+    return variables

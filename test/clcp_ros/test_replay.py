@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from clcp_ros.errors import RecordingError
 from clcp_ros.image_codec import encode_png
 from clcp_ros.monitor import Level
 from clcp_ros.pipeline import FramePipeline
+from clcp_ros.read_ahead import read_ahead
 from clcp_ros.replay import (
     CONDITION_TOPIC,
     LABELS_TOPIC,
@@ -24,6 +27,8 @@ from clcp_ros.replay import (
     mean_iou,
     replay_direct,
 )
+from clcp_ros.replay_bag import short_names
+from clcp_ros.replay_scores import agreement, class_table
 
 pytest.importorskip('rosbags')
 
@@ -180,12 +185,88 @@ def test_unclear_topics_are_listed(
     two = write_bag([daylight_image(0)], second_camera=True)
     with ReplayBag(two, '/camera/rear/image') as chosen:
         assert chosen.frame_count == 1
+    with pytest.raises(RecordingError, match="no camera 'left'; it has front, rear"):
+        ReplayBag(two, cameras='left')
+    with pytest.raises(RecordingError, match='2 names in --cameras for 1 topics'):
+        ReplayBag(two, '/camera/rear/image', 'a,b')
     with pytest.raises(RecordingError, match='no such bag'):
         ReplayBag(tmp_path / 'nowhere')
     damaged = next(bag.glob('*.mcap'))
     damaged.write_bytes(damaged.read_bytes()[:200])
     with pytest.raises(RecordingError, match='cannot be read'):
         ReplayBag(bag)
+
+
+def test_cameras_are_replayed_side_by_side(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    images = [daylight_image(i) for i in range(4)]
+    bag = write_bag(images, second_camera=True)
+    result = replay_direct(bag, tiny_bundle)
+    assert [camera.name for camera in result.cameras] == ['front', 'rear']
+    assert [r.camera for r in result.records] == ['front', 'rear'] * 4
+    alone = replay_direct(bag, tiny_bundle, cameras='rear').records
+    assert [r.camera for r in alone] == ['rear'] * 4
+    # Each has a monitor of its own.
+    assert [r for r in result.records if r.camera == 'rear'] == alone
+    named = replay_direct(bag, tiny_bundle, image_topic='camera/front/image', cameras='left')
+    assert {r.camera for r in named.records} == {'left'}
+
+
+@pytest.mark.parametrize(
+    ('topics', 'names'),
+    [
+        (['/image'], ['image']),
+        (['/camera/image/compressed'], ['camera']),
+        (['/camera/front/image', '/camera/rear/image_raw/compressed'], ['front', 'rear']),
+        (['/a/cam/image', '/b/cam/image'], ['a_cam', 'b_cam']),
+        (['/cam/image_raw', '/cam/image_rect'], ['camera_cam_image_raw', 'camera_cam_image_rect']),
+        (['/0/image', '/1/image'], ['camera_0', 'camera_1']),
+    ],
+)
+def test_names_of_cameras_are_short_and_valid(topics: list[str], names: list[str]) -> None:
+    assert short_names(topics) == names
+
+
+def test_what_is_read_ahead_comes_in_order_and_fails_in_its_place() -> None:
+    def numbers() -> Iterator[int]:
+        yield from range(5)
+        raise ValueError('after four')
+
+    found: list[int] = []
+    with pytest.raises(ValueError, match='after four'):
+        found.extend(read_ahead(numbers(), depth=2))
+    assert found == list(range(5))
+
+
+def test_reading_ahead_ends_when_nobody_takes() -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    ahead = read_ahead(read_ahead(endless()))
+    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    ahead.close()
+    assert closed.is_set()
+    assert threading.active_count() == before
+
+
+def test_agreement_leaves_out_what_has_no_class() -> None:
+    first = np.array([[0, 0, 1, 255]], np.uint8)
+    assert agreement(first, np.array([[0, 1, 1, 1]], np.uint8)) == pytest.approx(2 / 3)
+    assert agreement(first, np.array([[0, 1]], np.uint8)) == pytest.approx(1.0)
+    assert math.isnan(agreement(first, np.full((1, 4), 255, np.uint8)))
+
+
+def test_class_table_goes_by_names() -> None:
+    table = class_table(('sky', 'road', 'moon'), ('road', 'sky'))
+    assert table[:4].tolist() == [1, 0, 254, 255]
+    assert table[255] == 255
 
 
 def test_mean_iou_by_hand() -> None:

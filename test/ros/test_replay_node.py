@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy (pip install .[ros])')
@@ -18,11 +20,13 @@ pytest.importorskip('rosbags')
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from clcp_ros.bag_file import Bag
 from clcp_ros.errors import ClcpError
 from clcp_ros.image_codec import encode_jpeg
 from clcp_ros.pipeline import FramePipeline
 from clcp_ros.replay import replay_direct
 from clcp_ros.replay_node import replay_live
+from training.replay import replay_to_folder
 from training.replaying.table import COLUMNS, text
 
 START_NS = 1_700_000_000_000_000_000
@@ -32,23 +36,39 @@ DOMAIN = 1 + (os.getpid() + 50) % 100
 
 
 @pytest.fixture
-def bag(tmp_path: Path, daylight_image: Any) -> Path:
-    store = get_typestore(Stores.ROS2_JAZZY)
-    kind = 'sensor_msgs/msg/CompressedImage'
-    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection('/cam/image/compressed', kind, typestore=store)
-        for i in range(12):
-            stamp_ns = START_NS + i * STEP_NS
-            time = store.types['builtin_interfaces/msg/Time'](
-                sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
-            )
-            message = store.types[kind](
-                header=store.types['std_msgs/msg/Header'](stamp=time, frame_id='cam'),
-                format='jpeg',
-                data=np.frombuffer(encode_jpeg(daylight_image(i)), np.uint8),
-            )
-            writer.write(connection, stamp_ns, bytes(store.serialize_cdr(message, kind)))
-    return tmp_path / 'bag'
+def write_cameras(daylight_image: Any) -> Callable[..., Path]:
+    """Write JPEG images of cameras at 10 Hz."""
+
+    def write(path: Path, cameras: tuple[str, ...], frames: int) -> Path:
+        store = get_typestore(Stores.ROS2_JAZZY)
+        kind = 'sensor_msgs/msg/CompressedImage'
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            connections = [
+                writer.add_connection(f'/{name}/image/compressed', kind, typestore=store)
+                for name in cameras
+            ]
+            for i in range(frames):
+                stamp_ns = START_NS + i * STEP_NS
+                time = store.types['builtin_interfaces/msg/Time'](
+                    sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
+                )
+                for number, connection in enumerate(connections):
+                    image = daylight_image(i + 100 * number)
+                    message = store.types[kind](
+                        header=store.types['std_msgs/msg/Header'](stamp=time, frame_id='cam'),
+                        format='jpeg',
+                        data=np.frombuffer(encode_jpeg(image), np.uint8),
+                    )
+                    raw = bytes(store.serialize_cdr(message, kind))
+                    writer.write(connection, stamp_ns, raw)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def bag(tmp_path: Path, write_cameras: Callable[..., Path]) -> Path:
+    return write_cameras(tmp_path / 'bag', ('cam',), 12)
 
 
 def test_live_equals_direct(bag: Path, tiny_bundle: Path) -> None:
@@ -70,15 +90,74 @@ def test_live_equals_direct(bag: Path, tiny_bundle: Path) -> None:
     pipeline = FramePipeline(tiny_bundle)
     kept = [frame for frame in images if frame.record.stamp_ns in got]
     for frame, other in zip(kept, live_frames, strict=True):
-        expected = pipeline.process(frame.image, frame.record.stamp_ns)
+        expected = pipeline.process(frame.source.message, frame.record.stamp_ns)
         assert np.array_equal(other.mask, expected.mask)
+        assert other.outcome.confidence is not None
+        assert np.array_equal(other.outcome.confidence, expected.confidence)
         assert np.array_equal(other.image, frame.image)
-        assert f'{other.record.novelty_z:.6f}' == f'{expected.shift.score.novelty:.6f}'
+        assert other.record.monitored == expected.monitored
+        if expected.monitored:
+            assert f'{other.record.novelty_z:.6f}' == f'{expected.shift.score.novelty:.6f}'
         assert f'{other.record.novelty_smoothed:.6f}' == f'{expected.shift.smoothed:.6f}'
         assert other.record.level == expected.shift.level
     if len(got) == 12:
         rows = [[text(getattr(r, c)) for c in COLUMNS] for r in live.records]
         assert rows == [[text(getattr(r, c)) for c in COLUMNS] for r in direct.records]
+
+
+def test_drops_are_counted_and_diagnostics_recorded(
+    bag: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    # Twelve images within 24 ms: the newest wins.
+    result = replay_to_folder(bag, tiny_bundle, tmp_path / 'out', live=True, rate=50.0)
+    live = result.live
+    assert live is not None
+    assert live.published == 12
+    assert live.dropped > 0
+    assert live.received == len(result.records) == 12 - live.dropped
+    assert live.node_counts['dropped'] + live.node_counts['processed'] <= 12
+    assert result.unanswered == {'cam': live.dropped}
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['live']['dropped'] == live.dropped
+    assert summary['cameras']['cam']['without_mask'] == live.dropped
+    table = pq.read_table(tmp_path / 'out' / 'frames.parquet').to_pydict()
+    assert all(0 < value < 5000 for value in table['ms_latency'])
+    with Bag([tmp_path / 'out' / 'bag']) as after:
+        assert after.topics['/cam/image/compressed'][1] == 12
+        assert after.topics['/segment/mask'][1] == live.received
+        # What the node itself said.
+        names = {
+            status.name
+            for topic, _, raw in after.raw_messages(['/diagnostics'])
+            for status in after.decode(topic, raw).status
+        }
+    assert {'/segment: input', '/segment: inference', '/segment: shift'} <= names
+
+
+def test_cameras_are_played_side_by_side(tmp_path: Path, tiny_bundle: Path, write_cameras) -> None:
+    bag = write_cameras(tmp_path / 'two', ('front', 'rear'), 10)
+    result = replay_live(bag, tiny_bundle, domain_id=DOMAIN)
+    assert result.live is not None
+    assert set(result.live.by_camera) == {'front', 'rear'}
+    assert result.live.by_camera['front'][0] == result.live.by_camera['rear'][0] == 10
+    counts = {c: sum(r.camera == c for r in result.records) for c in ('front', 'rear')}
+    assert counts['front'] >= 4
+    assert counts['rear'] >= 4
+    direct = {(r.camera, r.stamp_ns): r for r in replay_direct(bag, tiny_bundle).records}
+    for record in result.records:
+        assert record.shares == direct[record.camera, record.stamp_ns].shares
+
+
+def test_player_refuses_several_cameras_for_one(root: Path, tmp_path: Path, write_cameras) -> None:
+    bag = write_cameras(tmp_path / 'two', ('front', 'rear'), 1)
+    done = subprocess.run(
+        [sys.executable, '-m', 'clcp_ros.bag_player', str(bag), '--cameras='],
+        cwd=root, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: ')
+    assert 'front,rear' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_node_that_does_not_start_is_one_clear_error(bag: Path, tiny_bundle: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clcp_ros.errors import ImageError, RecordingError
+from clcp_ros.errors import ImageError, LabelError, RecordingError
 from clcp_ros.image_codec import encode_jpeg, encode_png
-from clcp_ros.replay import replay_direct
+from clcp_ros.replay import ReplayFrame, replay_direct
 from training.frames_to_bag import frames_to_bag
 
 
@@ -28,7 +28,41 @@ def test_images_can_be_replayed(folders: list[str], tmp_path: Path, tiny_bundle:
     records = replay_direct(bag, tiny_bundle).records
     assert [r.condition for r in records] == ['day'] * 6 + ['night'] * 6
     assert records[-1].time_s - records[0].time_s == pytest.approx(11 / 5)
-    assert records[-1].novelty_z > records[3].novelty_z + 3
+    assert records[-1].novelty_smoothed > records[5].novelty_smoothed + 3
+
+
+def test_labels_go_along(folders: list[str], tmp_path: Path, toy_bundle: Path) -> None:
+    (tmp_path / 'labels').mkdir()
+    for i in range(6):
+        label = np.full((96, 160), 7, np.uint8)  # road, by Cityscapes' labelIds
+        label[:, :80] = 0  # unlabelled
+        (tmp_path / 'labels' / f'{i}.png').write_bytes(encode_png(label))
+    labels = str(tmp_path / 'labels')
+    bag = frames_to_bag(
+        folders, tmp_path / 'bag', conditions='day,night', labels=f'{labels},{labels}',
+        label_ids='cityscapes_label_ids',
+    )  # fmt: skip
+    frames: list[ReplayFrame] = []
+    result = replay_direct(bag, toy_bundle, on_frame=frames.append)
+    assert not result.simulated
+    assert {condition for _, condition in result.confusion} == {'day', 'night'}
+    assert sum(counts.sum() for counts in result.confusion.values()) == 12 * 96 * 80
+    for frame in frames:
+        right = frame.mask[:, frame.mask.shape[1] // 2 :]
+        assert frame.record.miou == pytest.approx(np.mean(right == 0), abs=0.02)
+
+
+def test_labels_that_do_not_fit_leave_nothing(folders: list[str], tmp_path: Path) -> None:
+    (tmp_path / 'labels').mkdir()
+    (tmp_path / 'labels' / '0.png').write_bytes(encode_png(np.zeros((96, 160), np.uint8)))
+    labels = str(tmp_path / 'labels')
+    with pytest.raises(RecordingError, match='1, 1 labels for 6, 6 images'):
+        frames_to_bag(folders, tmp_path / 'bag', labels=f'{labels},{labels}')
+    with pytest.raises(RecordingError, match='unknown kind'):
+        frames_to_bag(folders, tmp_path / 'bag', labels=','.join(folders), label_ids='guess')
+    with pytest.raises(LabelError):
+        frames_to_bag(folders, tmp_path / 'bag', labels=','.join(folders))
+    assert not (tmp_path / 'bag').exists()
 
 
 def test_bad_input_leaves_nothing(folders: list[str], tmp_path: Path) -> None:

@@ -156,7 +156,9 @@ def versus_section(
         'Against another bundle',
         text=[
             'Both bundles on the same frames. Agreement is the share of pixels to which both give '
-            "the same class, by the classes' names; it says nothing about who is right."
+            "the same class, by the classes' names; it says nothing about who is right.",
+            'The pictures show the moments of least agreement: the image, the first bundle, the '
+            'second.',
         ],
         facts=facts,
         figures=figures,

@@ -20,7 +20,7 @@ from clcp_ros.node_inputs import TRANSPORTS, Inputs, resolve_topics
 from clcp_ros.node_outputs import Outputs
 from clcp_ros.node_snapshot import Snapshot
 from clcp_ros.node_statistics import InputStatistics, Limits, Surroundings
-from clcp_ros.pipeline import FramePipeline, FrameResult
+from clcp_ros.pipeline import FrameResult
 
 _WARN_EVERY_S = 5.0
 
@@ -162,7 +162,7 @@ class Camera:
             f'{self._label}{what} image: {reason[:1000]}', throttle_duration_sec=_WARN_EVERY_S
         )
 
-    def publish(self, arrival: Arrival, result: FrameResult, pipeline: FramePipeline) -> bool:
+    def publish(self, arrival: Arrival, result: FrameResult, provider: str) -> bool:
         """Publish a frame's results.
 
         Returns:
@@ -171,14 +171,14 @@ class Camera:
         if arrival.epoch != self._epoch:  # of an activation that has ended
             return False
         start = time.perf_counter()
-        header, bundle = arrival.message.header, pipeline.bundle
+        header, bundle = arrival.message.header, result.bundle
         changed = self._state is None or self._state.level != result.shift.level
         shift = None
         if result.monitored or changed:
             shift = self._shift_status(result.shift, bundle.id, header.frame_id)
         size = result.image_size
         self._check_camera_info(size)
-        self.outputs.publish(result, header, bundle, self._camera_info, shift)
+        self.outputs.publish(result, header, self._camera_info, shift)
         spent = time.perf_counter() - start
         latency_s = self._age_s(arrival.stamp_ns)
         self.statistics.processed(
@@ -192,7 +192,7 @@ class Camera:
         )  # fmt: skip
         self._state = result.shift
         self.snapshot = Snapshot(
-            result, bundle, pipeline.segmenter.provider, self.name, arrival.topic,
+            result, provider, self.name, arrival.topic,
             header.frame_id, latency_s,
         )  # fmt: skip
         return changed

@@ -23,7 +23,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from clcp_ros import ros_messages
-from clcp_ros.bundle import Bundle
 from clcp_ros.classes import ClassSet
 from clcp_ros.image_codec import encode_png
 from clcp_ros.node_diagnostics import Status
@@ -108,7 +107,6 @@ class Outputs:
         self,
         result: FrameResult,
         header: Header,
-        bundle: Bundle,
         camera_info: CameraInfo | None,
         shift: Status | None,
     ) -> None:
@@ -117,7 +115,6 @@ class Outputs:
         Args:
             result: Mask, confidence and the monitor's verdict.
             header: Of the image; used for every message.
-            bundle: What the result was made with.
             camera_info: Of the image, where it is known.
             shift: The monitor's verdict, where there is a new one.
         """
@@ -139,7 +136,7 @@ class Outputs:
             self._send('mask/compressed', ros_messages.png_message(mask, encode_png(mask), header))
         if self.wanted('overlay'):
             # At the mask's size it stays small enough for any transport.
-            colored = overlay(result.image, mask, bundle.classes.palette)
+            colored = overlay(result.image, mask, result.bundle.classes.palette)
             self._send('overlay', self._buffers['overlay'].fill(colored, header))
 
     def _send(self, name: str, message: Any) -> None:

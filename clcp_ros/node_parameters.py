@@ -100,7 +100,7 @@ PARAMETERS: dict[str, _Parameter] = {
     ),
     'model.runtime': _Parameter(
         'auto',
-        'Library that runs the model: auto is ONNX Runtime on accelerators and the fastest that is '
+        'Library that runs the model: auto is ONNX Runtime on accelerators and the fastest one '
         'installed on CPUs.',
         choices=RUNTIMES, fixed_while='configured',
     ),

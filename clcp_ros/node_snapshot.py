@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from clcp_ros.bundle import Bundle
 from clcp_ros.classes import UNLABELLED
 from clcp_ros.errors import ClcpError
 from clcp_ros.node_diagnostics import shift_values
@@ -34,7 +33,6 @@ class Snapshot:
 
     Attributes:
         result: Mask, confidence, verdict and frame.
-        bundle: What the result was made with.
         provider: Execution provider that made it.
         camera: Name of the camera; empty for the only one.
         topic: Where the image came from.
@@ -43,7 +41,6 @@ class Snapshot:
     """
 
     result: FrameResult
-    bundle: Bundle
     provider: str
     camera: str
     topic: str
@@ -87,7 +84,8 @@ class Snapshot:
         return folder / f'{stem}.json'
 
     def _facts(self) -> dict[str, Any]:
-        result, classes = self.result, self.bundle.classes
+        result, bundle = self.result, self.result.bundle
+        classes = bundle.classes
         height, width = result.image_size
         pixels = np.bincount(result.mask.ravel(), minlength=256) / max(result.mask.size, 1)
         shares = {name: round(float(pixels[i]), 6) for i, name in enumerate(classes.names)}
@@ -98,7 +96,7 @@ class Snapshot:
             'topic': self.topic,
             'image': {'height': height, 'width': width},
             'bundle': {
-                'name': self.bundle.name, 'id': self.bundle.id, 'path': str(self.bundle.path)
+                'name': bundle.name, 'id': bundle.id, 'path': str(bundle.path)
             },
             'provider': self.provider,
             'classes': [
@@ -109,7 +107,7 @@ class Snapshot:
             'pixel_share': {**shares, 'unlabelled': round(float(pixels[UNLABELLED]), 6)},
             'mean_confidence': round(float(result.confidence.mean()) / 255, 6),
             'shift': {
-                **shift_values(result.shift, self.bundle.id), 'reason': result.shift.reason
+                **shift_values(result.shift, bundle.id), 'reason': result.shift.reason
             },
             'seconds': {name: round(value, 6) for name, value in result.seconds.items()},
             'latency_s': round(self.latency_s, 6),

@@ -36,6 +36,7 @@ from std_msgs.msg import Header
 
 from clcp_ros import node_parameters, ros_messages
 from clcp_ros.errors import ClcpError, ImageError
+from clcp_ros.frame_worker import FrameWorker
 from clcp_ros.monitor import Level
 from clcp_ros.node_camera import Arrival, Camera, input_names
 from clcp_ros.node_diagnostics import ModelState, Status, inference_status
@@ -43,7 +44,6 @@ from clcp_ros.node_inputs import TRANSPORTS
 from clcp_ros.node_outputs import Labels
 from clcp_ros.node_services import Answer, Services
 from clcp_ros.node_statistics import Limits, Surroundings
-from clcp_ros.node_worker import FrameWorker
 from clcp_ros.pipeline import FramePipeline, FrameResult
 from clcp_ros.runtime import offered_providers
 
@@ -285,7 +285,9 @@ class SegmentNode(LifecycleNode):
 
     def _on_result(self, arrival: Arrival, result: FrameResult) -> None:
         pipeline = self._pipeline
-        if pipeline is not None and arrival.camera.publish(arrival, result, pipeline):
+        if pipeline is None:
+            return
+        if arrival.camera.publish(arrival, result, pipeline.segmenter.provider):
             self._publish_diagnostics(self._statuses())
 
     def _on_error(self, arrival: Arrival, error: Exception) -> None:

@@ -99,12 +99,16 @@ def test_frames_that_wait_together_go_through_the_model_together(
         rig.publisher(*_image(name))
     model = SlowModel(rig, 0.4, monkeypatch)
     start_ns = time.time_ns()
+    # The first one tells how long the model takes.
+    rig.send(daylight_image(0), start_ns - 1, 'a/image')
+    rig.until(lambda: rig.got['a/mask'])
+    model.started.clear()
     rig.send(daylight_image(0), start_ns, 'a/image')
     assert model.started.wait(10)
     for i in (1, 2, 3):
         for name in names:
             rig.send(daylight_image(i), start_ns + i, f'{name}/image')
-    rig.until(lambda: rig.got['c/mask'] and rig.got['b/mask'] and len(rig.got['a/mask']) >= 2)
+    rig.until(lambda: rig.got['c/mask'] and rig.got['b/mask'] and len(rig.got['a/mask']) >= 3)
     assert max(model.batches) == 3
     # Of each camera the newest frame won, and what it displaced was counted as its own.
     for name in names:

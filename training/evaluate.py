@@ -19,12 +19,11 @@ if __package__ in (None, ''):
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from clcp_ros import bundle as bundle_files
 from clcp_ros.bundle import sha256_of
@@ -34,12 +33,13 @@ from training.cli import next_step, run_command
 from training.defaults import MODEL
 from training.reporting.evaluation import PAGE, RESULT, TABLE, write_evaluation
 from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
-from training.segmentation.inference import Decision, InferenceConfig, read_ahead
+from training.segmentation.inference import Decision, InferenceConfig
 from training.segmentation.pictures import Gallery, evenly, gallery, picture
 from training.segmentation.predictors import Predictor, open_predictor
 from training.segmentation.result_tables import tables
 from training.segmentation.results import Evaluation, Part, choose_source, name_parts
 from training.segmentation.scores import Scores
+from training.segmentation.stream import stream_frames
 
 _logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def evaluate(
             several models.
         pictures: Pictures per condition, of the first model.
         inference: Whole frames as on the robot, or sliding windows.
-        boundary: Measure boundary mIoU, which takes as long as everything else but the model.
+        boundary: Measure boundary mIoU, too.
 
     Returns:
         The figures, of the first model where there are several.
@@ -216,13 +216,24 @@ def _score(
     drawings: dict[str, bytes] = {}
     for frames in sets:
         shown = evenly(frames, pictures)
-        for frame, image, label, decision in measure(predictor, frames, inference):
+
+        def judge(
+            frame: Frame, image: np.ndarray, label: np.ndarray, decision: Decision,
+            shown: Mapping[Frame, int] = shown,
+        ) -> tuple[Scores, bytes | None]:  # fmt: skip
+            score = Scores.of(len(predictor.classes), boundary)
+            score.update(frame.name, decision, label)
+            if frame not in shown:
+                return score, None
+            drawing = picture(image, label, decision.mask, predictor.classes.palette)
+            return score, encode_png(drawing)
+
+        for frame, (score, drawing) in stream_frames(predictor, frames, inference, judge):
             part = parts[part_of(frames, frame)]
-            scores[part].update(frame.name, decision, label)
-            if frame in shown:
-                drawing = picture(image, label, decision.mask, predictor.classes.palette)
+            scores[part] += score
+            if drawing is not None:
                 name = part.replace(' (', '-').replace(', ', '-').rstrip(')')
-                drawings[f'{name}-{shown[frame]}.png'] = encode_png(drawing)
+                drawings[f'{name}-{shown[frame]}.png'] = drawing
     if not any(s.matrix.counts.any() for s in scores.values()):
         raise LabelError(
             f'{", ".join(str(s.root) for s in sets)}: no labelled pixel in any frame; a test '
@@ -303,10 +314,10 @@ def measure(
         LabelError: The frames have other classes than the model, or are damaged.
     """
     _check_classes([frames], predictor)
-    bar = tqdm(frames.frames, desc=f'evaluate {frames.root.name}', unit='frame')
-    for frame, (image, label) in read_ahead(frames.read, bar):
-        height, width = label.shape
-        yield frame, image, label, predictor.segment(image, (height, width), how)
+    for frame, (image, label, decision) in stream_frames(
+        predictor, frames, how, lambda _, image, label, decision: (image, label, decision)
+    ):
+        yield frame, image, label, decision
 
 
 def _check_classes(sets: Sequence[FrameSet], predictor: Predictor) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from clcp_ros.classes import UNLABELLED
+from training.segmentation.metrics import LEVELS, count_pairs
 
-LEVELS = 256
 BINS = 15
 """As in the paper."""
 
@@ -35,10 +35,11 @@ class Calibration:
             confidence: (H, W) uint8, 255 stands for a probability of 1.
             label: (H, W) uint8 class ids; 255 is left out.
         """
-        valid = label != UNLABELLED
-        levels, right = confidence[valid], prediction[valid] == label[valid]
-        self.count += np.bincount(levels, minlength=LEVELS)
-        self.right += np.bincount(levels[right], minlength=LEVELS)
+        # 0: wrong, 1: right, 2 and 3: unlabelled.
+        kind = (prediction == label) | (label == UNLABELLED).astype(np.uint8) << 1
+        pairs = count_pairs(confidence, kind)
+        self.count += pairs[:, 0] + pairs[:, 1]
+        self.right += pairs[:, 1]
 
     def __iadd__(self, other: Calibration) -> Calibration:
         self.count += other.count

@@ -8,9 +8,9 @@ do: windows of the network's size over the frame at its own, or at a given, reso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Literal, NamedTuple, TypeVar
 
@@ -23,13 +23,14 @@ from clcp_ros.bundle import InputSpec
 from clcp_ros.errors import ModelError
 from clcp_ros.inference import preprocess
 from clcp_ros.tiling import Tiling
-from training.segmentation.tiles import slide
+from training.segmentation.tiles import Decision, Mosaic
+
+__all__ = [
+    'Decision', 'InferenceConfig', 'Plan', 'decide_on_device', 'plan_windows', 'read_ahead',
+]  # fmt: skip
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
-
-_ROWS = 256
-"""Rows of a mask decided at once: nineteen classes of a whole frame are 160 MB."""
 
 
 @dataclass(frozen=True)
@@ -70,92 +71,62 @@ class InferenceConfig:
         return Tiling(window, self.stride or (-(-2 * window[0] // 3), -(-2 * window[1] // 3)))
 
 
-class Decision(NamedTuple):
-    """What is published of a frame.
+class Plan(NamedTuple):
+    """One frame on its way through the network.
 
     Attributes:
-        mask: (H, W) uint8 class ids.
-        confidence: (H, W) uint8, 255 stands for a softmax probability of 1.
+        windows: (W, 3, h, w) float32, normalised; what the network sees.
+        finish: Makes the mask of the windows' logits, (W, C, h', w'). It changes nothing, so that
+            it may run in any thread.
     """
 
-    mask: np.ndarray
-    confidence: np.ndarray
+    windows: Tensor
+    finish: Callable[[Tensor], Decision]
 
 
-def slide_logits(
-    image: np.ndarray,
-    spec: InputSpec,
-    config: InferenceConfig,
-    forward: Callable[[Tensor], Tensor],
-    device: str = 'cpu',
-) -> Tensor:
-    """Logits of a frame by windows.
+def plan_windows(
+    image: np.ndarray, size: tuple[int, int], spec: InputSpec, config: InferenceConfig
+) -> Plan:
+    """Cut a frame into windows.
 
     Args:
         image: (H, W, 3) uint8 RGB.
+        size: (height, width) of the mask.
         spec: Input of the network.
         config: Mode `slide`.
-        forward: The network: (B, 3, h, w) -> (B, C, h', w').
-        device: Where the network is.
-
-    Returns:
-        (C, H', W') float32 on the device, at the resized frame's size.
     """
     height, width = config.resize or image.shape[:2]
-    prepared = preprocess(image, InputSpec(height, width, spec.mean, spec.std))
-    tensor = torch.from_numpy(prepared).to(device)
-    return slide(tensor, config.tiling(spec), forward, config.batch_size)
+    frame = torch.from_numpy(preprocess(image, replace(spec, height=height, width=width)))
+    tiling = config.tiling(spec)
+    rows, columns = tiling.window
+    # Zero is the mean.
+    frame = F.pad(frame, (0, max(columns - width, 0), 0, max(rows - height, 0)))
+    corners = tiling.corners(*frame.shape[1:])
+    windows = torch.stack([frame[:, t : t + rows, c : c + columns] for t, c in corners])
+
+    def finish(logits: Tensor) -> Decision:
+        grid = logits.shape[2], logits.shape[3]
+        return Mosaic(tiling, (height, width), grid, size, logits.device).decide(logits)
+
+    return Plan(windows, finish)
 
 
 def decide_on_device(logits: Tensor, height: int, width: int) -> Decision:
-    """As `clcp_ros.decision.decide`, where the logits are, in strips of rows.
+    """As `clcp_ros.decision.decide`, where the logits are; the confidence is exact.
 
     Args:
         logits: (C, h, w) float32.
         height: Of the mask.
         width: Of the mask.
     """
-    mask = np.empty((height, width), np.uint8)
-    confidence = np.empty((height, width), np.uint8)
-    source = logits.shape[1]
-    for top in range(0, height, _ROWS):
-        bottom = min(top + _ROWS, height)
-        part = _rows(logits, top, bottom, height, width) if source != height else None
-        if part is None:
-            part = _resize(logits[:, top:bottom], bottom - top, width)
-        best, ids = part.max(dim=0)
-        peak = 255 / torch.exp(part - best).sum(dim=0)
-        mask[top:bottom] = ids.to(torch.uint8).cpu().numpy()
-        confidence[top:bottom] = peak.round().to(torch.uint8).cpu().numpy()
-    return Decision(mask, confidence)
-
-
-def _rows(logits: Tensor, top: int, bottom: int, height: int, width: int) -> Tensor:
-    """Rows `top` to `bottom` of the logits resized to `height` x `width`."""
-    # Half-pixel centres: row y of the target lies at (y + 0.5) * h / height - 0.5 of the source.
-    device = logits.device
-    y = (torch.arange(top, bottom, device=device) + 0.5) * (logits.shape[1] / height) - 0.5
-    y = y.clamp(0, logits.shape[1] - 1)
-    low = y.floor().long()
-    high = (low + 1).clamp(max=logits.shape[1] - 1)
-    share = (y - low)[None, :, None].to(logits.dtype)
-    # Columns first: they are fewer before the rows are repeated.
-    first = int(low[0])
-    wide = _resize(logits[:, first : int(high[-1]) + 1], int(high[-1]) + 1 - first, width)
-    return torch.lerp(wide[:, low - first], wide[:, high - first], share)
-
-
-def _resize(logits: Tensor, height: int, width: int) -> Tensor:
-    if logits.shape[1:] == (height, width):
-        return logits
-    return F.interpolate(logits[None], size=(height, width), mode='bilinear', align_corners=False)[
-        0
-    ]
+    grid = logits.shape[1], logits.shape[2]
+    mosaic = Mosaic(Tiling(grid, grid), grid, grid, (height, width), logits.device)
+    return mosaic.decide(logits[None])
 
 
 def read_ahead(
     read: Callable[[Item], Result], items: Iterable[Item], threads: int = 2, depth: int = 4
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Read items in threads while the caller works on those before.
 
     Decoders release the interpreter's lock, so that threads are enough.

@@ -4,9 +4,36 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from clcp_ros.classes import UNLABELLED
+
+LEVELS = 256
+_EXACT = 1 << 24
+"""OpenCV's counts are float32, which hold integers up to here."""
+
+
+def count_pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How often each pair of values occurs in two images.
+
+    Args:
+        one: (H, W) uint8.
+        other: (H, W) uint8.
+
+    Returns:
+        (256, 256) int64: values of `one` x values of `other`.
+    """
+    first, second = (np.ascontiguousarray(image, np.uint8).reshape(-1) for image in (one, other))
+    total = np.zeros((LEVELS, LEVELS), np.int64)
+    for start in range(0, len(first), _EXACT):
+        part = slice(start, start + _EXACT)
+        ranges = [0.0, LEVELS, 0.0, LEVELS]
+        found = cv2.calcHist(
+            [first[part], second[part]], [0, 1], None, [LEVELS, LEVELS], ranges
+        )  # fmt: skip
+        total += found.astype(np.int64)
+    return total
 
 
 class ConfusionMatrix:
@@ -28,12 +55,15 @@ class ConfusionMatrix:
         Args:
             prediction: (H, W) uint8 class ids.
             label: (H, W) uint8 class ids; 255 is left out.
+
+        Raises:
+            ValueError: The label has other ids than those.
         """
-        valid = label != UNLABELLED
-        truth = label[valid].astype(np.int64)
-        guess = np.minimum(prediction[valid], self.num_classes)
-        flat = np.bincount(truth * (self.num_classes + 1) + guess, minlength=self.counts.size)
-        self.counts += flat.reshape(self.counts.shape)
+        pairs = count_pairs(label, prediction)
+        if pairs[self.num_classes : UNLABELLED].any():
+            raise ValueError(f'a label has ids that are none of the {self.num_classes} classes')
+        self.counts[:, :-1] += pairs[: self.num_classes, : self.num_classes]
+        self.counts[:, -1] += pairs[: self.num_classes, self.num_classes :].sum(1)
 
     def __iadd__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         self.counts += other.counts

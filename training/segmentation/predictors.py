@@ -18,14 +18,17 @@ from clcp_ros.bundle import InputSpec, load_bundle
 from clcp_ros.classes import ClassSet
 from clcp_ros.decision import decide
 from clcp_ros.errors import ModelError
-from clcp_ros.inference import FEATURES, Prediction, Segmenter, preprocess
-from training.models.segmenter import LoadedModel, load_model
+from clcp_ros.inference import FEATURES, Prediction, Segmenter, preprocess, resize
+from training.models.segmenter import LoadedModel
+from training.models.segmenter_files import open_model
 from training.segmentation.inference import (
     Decision,
     InferenceConfig,
+    Plan,
     decide_on_device,
-    slide_logits,
+    plan_windows,
 )
+from training.sparse.matmul import fast_products
 
 
 class Predictor(Protocol):
@@ -38,8 +41,27 @@ class Predictor(Protocol):
     def predict(self, image: np.ndarray) -> Prediction:
         """Logits and features of one (H, W, 3) uint8 RGB image."""
 
+    def plan(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Plan:
+        """What the network has to see of one image; may run in any thread.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            size: (height, width) of the mask.
+            how: Whole or by windows.
+        """
+
+    def logits(self, windows: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            windows: (B, 3, h, w) float32 of one plan or several.
+
+        Returns:
+            (B, C, h', w') float32, where the network is.
+        """
+
     def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
-        """Mask and confidence of one image.
+        """Mask and confidence of one image; for many, see `training.segmentation.stream`.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -48,7 +70,30 @@ class Predictor(Protocol):
         """
 
 
-class TorchPredictor:
+class _Predictor:
+    def plan(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Plan:
+        raise NotImplementedError
+
+    def logits(self, windows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
+        """Mask and confidence of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            size: (height, width) of the mask.
+            how: Whole or by windows.
+
+        Raises:
+            ModelError: Windows that the network does not take.
+        """
+        plan = self.plan(image, size, how)
+        parts = [self.logits(windows) for windows in plan.windows.split(how.batch_size)]
+        return plan.finish(torch.cat(parts))
+
+
+class TorchPredictor(_Predictor):
     """Weights in torch.
 
     Args:
@@ -75,74 +120,110 @@ class TorchPredictor:
             Logits and features.
         """
         batch = torch.from_numpy(preprocess(image, self.input)[None]).to(self.device)
-        output = self.model(batch)
+        with fast_products():
+            output = self.model(batch)
         return Prediction(
             output.logits[0].cpu().numpy(),
             {name: getattr(output, name)[0].cpu().numpy() for name in FEATURES},
         )
 
-    @torch.inference_mode()
-    def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
-        """Mask and confidence of one image; on a CPU by the robot's own code.
+    def plan(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Plan:
+        """Windows of any size that the network takes; whole frames on a CPU by the robot's code.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             size: (height, width) of the mask.
-            how: Whole or by windows, of any size that the network takes.
+            how: Whole or by windows.
         """
         if how.mode == 'slide':
-            logits = slide_logits(image, self.input, how, self._logits, self.device)
-            return decide_on_device(logits, *size)
-        logits = self._logits(torch.from_numpy(preprocess(image, self.input)[None]))[0]
+            plan = plan_windows(image, size, self.input, how)
+        else:
+            plan = Plan(
+                torch.from_numpy(preprocess(image, self.input)[None]),
+                lambda logits: _decide(logits[0], size),
+            )
         if self.device == 'cpu':
-            return Decision(*decide(logits.numpy(), *size))
-        return decide_on_device(logits, *size)
+            return plan
+        return plan._replace(windows=plan.windows.pin_memory())
 
-    def _logits(self, batch: Tensor) -> Tensor:
-        return self.model(batch.to(self.device)).logits.float()
+    @torch.inference_mode()
+    def logits(self, windows: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            windows: (B, 3, h, w) float32.
+
+        Returns:
+            (B, C, h', w') float32 on the network's device.
+        """
+        with fast_products():
+            logits: Tensor = self.model(windows.to(self.device, non_blocking=True)).logits
+        return logits.float()
 
 
-class BundlePredictor:
-    """An exported bundle in ONNX Runtime, as on the robot.
+def _decide(logits: Tensor, size: tuple[int, int]) -> Decision:
+    if logits.device.type == 'cpu':
+        return Decision(*decide(logits.numpy(), *size))
+    return decide_on_device(logits, *size)
+
+
+class BundlePredictor(_Predictor):
+    """An exported bundle in the runtime of the robot.
 
     Args:
         path: The bundle's folder.
-        threads: Threads inside an operator; 0 leaves it to ONNX Runtime.
+        threads: Threads inside an operator; 0 leaves it to the runtime.
+        runtime: One of `clcp_ros.runtime.RUNTIMES`.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        bundle = load_bundle(path)
-        self.classes, self.input = bundle.classes, bundle.input
-        self.provenance = bundle.provenance
-        self._segmenter = Segmenter(bundle, threads=threads)
+    def __init__(self, path: Path, threads: int = 0, runtime: str = 'auto') -> None:
+        self._bundle = load_bundle(path)
+        self.classes, self.input = self._bundle.classes, self._bundle.input
+        self.provenance = self._bundle.provenance
+        self._segmenter = Segmenter(self._bundle, threads=threads, runtime=runtime)
         self.predict = self._segmenter.predict
 
-    def segment(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Decision:
-        """Mask and confidence of one image.
+    def plan(self, image: np.ndarray, size: tuple[int, int], how: InferenceConfig) -> Plan:
+        """As on the robot, or by windows of the bundle's input size.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             size: (height, width) of the mask.
-            how: Whole or by windows of the bundle's input size.
+            how: `whole` is what the robot does, windows included where the bundle has some.
 
         Raises:
             ModelError: Windows of another size, which an exported model does not take.
         """
-        if how.mode == 'whole':
-            return Decision(*decide(self.predict(image).logits, *size))
-        if how.tiling(self.input).window != (self.input.height, self.input.width):
-            raise ModelError(
-                f'the bundle takes windows of {self.input.height} x {self.input.width} only; '
-                'leave --inference.window out, or evaluate the weights'
-            )
-        return decide_on_device(slide_logits(image, self.input, how, self._logits), *size)
+        if how.mode == 'slide':
+            if how.tiling(self.input).window != (self.input.height, self.input.width):
+                raise ModelError(
+                    f'the bundle takes windows of {self.input.height} x {self.input.width} only; '
+                    'leave --inference.window out, or evaluate the weights'
+                )
+            return plan_windows(image, size, self.input, how)
+        frame, tiling = self._bundle.frame, self._bundle.tiling
 
-    def _logits(self, batch: Tensor) -> Tensor:
-        return torch.from_numpy(self._segmenter.logits(batch.numpy()))
+        def finish(logits: Tensor) -> Decision:
+            array = logits.numpy()
+            return Decision(*decide(array[0] if tiling is None else tiling.merge(array), *size))
+
+        windows = self._segmenter.prepare(resize(image, frame.height, frame.width))
+        return Plan(torch.from_numpy(windows), finish)
+
+    def logits(self, windows: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            windows: (B, 3, h, w) float32.
+
+        Returns:
+            (B, C, h', w') float32.
+        """
+        return torch.from_numpy(self._segmenter.logits(windows.numpy()))
 
 
 def open_predictor(path: Path) -> Predictor:
-    """Open a bundle's folder or a `.safetensors` file.
+    """Open a bundle's folder or weights.
 
     Args:
         path: Which of both is told by whether it is a folder.
@@ -151,4 +232,4 @@ def open_predictor(path: Path) -> Predictor:
         BundleError: A damaged bundle.
         ModelError: A file that is not a segmentation model.
     """
-    return BundlePredictor(path) if path.is_dir() else TorchPredictor(load_model(path))
+    return BundlePredictor(path) if path.is_dir() else TorchPredictor(open_model(path))

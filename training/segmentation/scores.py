@@ -36,7 +36,7 @@ class Scores:
 
         Args:
             num_classes: Number of classes.
-            boundary: Measure boundaries, too; they take about as long as everything else.
+            boundary: Measure boundaries, too.
         """
         return cls(
             ConfusionMatrix(num_classes),
@@ -58,6 +58,14 @@ class Scores:
         if self.boundary is not None:
             self.boundary.update(decision.mask, label)
         self.frames.append((name, own.miou()))
+
+    def __iadd__(self, other: Scores) -> Scores:
+        self.matrix += other.matrix
+        self.calibration += other.calibration
+        if self.boundary is not None and other.boundary is not None:
+            self.boundary += other.boundary
+        self.frames += other.frames
+        return self
 
     def chosen(self) -> dict[str, str]:
         """Names of the frames to look at: the best, the median and the worst, by their own mIoU.

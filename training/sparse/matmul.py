@@ -65,6 +65,19 @@ def _onednn() -> Iterator[None]:
         settings.fp32_precision = before
 
 
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Let oneDNN compute float32 products on processors on which it is faster; still in float32.
+
+    The setting is the process', not the thread's.
+    """
+    if not onednn_is_faster():
+        yield
+        return
+    with _onednn():
+        yield
+
+
 def multiply(
     rows: Sequence[Tensor], matrices: Sequence[Tensor], out: Sequence[Tensor], add: bool = False
 ) -> None:

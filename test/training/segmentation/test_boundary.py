@@ -27,6 +27,22 @@ def test_the_band_is_what_erosions_remove(seed: int, width: int) -> None:
     np.testing.assert_array_equal(band(mask, width), eroded_band(mask, width))
 
 
+@given(seed=st.integers(0, 10_000), width=st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_all_classes_at_once_are_the_classes_one_by_one(seed: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    small = rng.choice(np.array([0, 1, 2, 255], np.uint8), (2, 6, 7))
+    label, guess = (cv2.resize(ids, (40, 31), interpolation=cv2.INTER_NEAREST) for ids in small)
+    score = BoundaryScore(3, fraction=width / np.hypot(40, 31))
+    score.update(guess, label)
+    valid = label != 255
+    for c in range(3):
+        truth = eroded_band((label == c).astype(np.uint8), width)
+        found = eroded_band(((guess == c) & valid).astype(np.uint8), width)
+        assert score.intersection[c] == (truth & found).sum()
+        assert score.union[c] == (truth | found).sum()
+
+
 def test_width_is_two_percent_of_the_diagonal() -> None:
     assert band_width(1024, 2048) == 46
     assert band_width(4, 4) == 1

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from clcp_ros.bundle import InputSpec
 from clcp_ros.decision import decide
@@ -16,8 +15,8 @@ from clcp_ros.errors import ModelError
 from training.segmentation.inference import (
     InferenceConfig,
     decide_on_device,
+    plan_windows,
     read_ahead,
-    slide_logits,
 )
 
 SPEC = InputSpec(16, 24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -40,19 +39,30 @@ def test_decisions_agree_with_the_robots(grid: tuple[int, int], size: tuple[int,
 
 def test_windows_see_the_resized_and_normalised_frame() -> None:
     image = np.full((64, 96, 3), 255, np.uint8)
-    seen: list[Tensor] = []
+    image[:, 48:] = 0
+    config = InferenceConfig('slide', resize=(32, 48))
+    plan = plan_windows(image, (64, 96), SPEC, config)
+    # Windows of 16 x 24 in steps of 11 x 16: 3 x 3 of them.
+    assert plan.windows.shape == (9, 3, 16, 24)
+    assert float(plan.windows[0].min()) == pytest.approx(2.0)
+    assert float(plan.windows[-1].max()) == pytest.approx(-2.0)
+    # A network that tells white from black, on every second pixel.
+    logits = torch.stack([-plan.windows[:, 0], plan.windows[:, 0]], 1)[..., ::2, ::2]
+    mask, confidence = plan.finish(logits)
+    np.testing.assert_array_equal(mask, image[..., 0] > 0)
+    assert confidence[0, 0] == round(255 / (1 + np.exp(-4)))
 
-    def network(batch: Tensor) -> Tensor:
-        seen.append(batch)
-        return batch[:, :2]
 
-    config = InferenceConfig('slide', resize=(32, 48), batch_size=3)
-    logits = slide_logits(image, SPEC, config, network)
-    assert logits.shape == (2, 32, 48)
-    # Windows of 16 x 24 in steps of 11 x 16: 3 x 3 of them, in batches of three.
-    assert [tuple(b.shape) for b in seen] == [(3, 3, 16, 24)] * 3
-    assert float(seen[0].min()) == pytest.approx(2.0)
-    torch.testing.assert_close(logits, torch.full_like(logits, 2.0))
+def test_a_frame_smaller_than_the_window_is_padded_with_the_mean_and_cut() -> None:
+    image = np.full((10, 60, 3), 255, np.uint8)
+    plan = plan_windows(image, (20, 30), SPEC, InferenceConfig('slide'))
+    # Steps of 16 until 60 columns are covered: 0, 16, 32, 36.
+    assert plan.windows.shape == (4, 3, 16, 24)
+    assert bool((plan.windows[:, :, :10] == 2).all())
+    assert bool((plan.windows[:, :, 10:] == 0).all())
+    mask, _ = plan.finish(torch.cat([torch.zeros(4, 1, 16, 24), plan.windows[:, :1] - 1], 1))
+    assert mask.shape == (20, 30)
+    assert bool((mask == 1).all())
 
 
 def test_options_that_mean_nothing_are_refused() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clcp_ros.classes import ClassSet
-from training.segmentation.metrics import ConfusionMatrix
+from training.segmentation.metrics import ConfusionMatrix, count_pairs
 from training.segmentation.result_tables import heading, tables
 from training.segmentation.results import Evaluation, choose_source
 
@@ -107,3 +107,24 @@ def test_source_is_chosen_or_refused(
     conditions: list[str], wanted: str, expected: str | None
 ) -> None:
     assert choose_source(conditions, wanted) == expected
+
+
+def test_pairs_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 40, 50), dtype=np.uint8)
+    expected = np.zeros((256, 256), np.int64)
+    np.add.at(expected, (one.ravel(), other.ravel()), 1)
+    np.testing.assert_array_equal(count_pairs(one, other), expected)
+    np.testing.assert_array_equal(count_pairs(one[:, ::2], other[:, ::2]).sum(), 1000)
+    assert count_pairs(one[:0], other[:0]).sum() == 0
+
+
+def test_more_pixels_than_a_float_can_count() -> None:
+    zeros = np.zeros((4100, 4100), np.uint8)
+    assert count_pairs(zeros, zeros)[0, 0] == 4100 * 4100 > 2**24
+
+
+def test_a_label_outside_the_classes_is_no_silent_miscount() -> None:
+    label = np.array([[0, 3]], np.uint8)
+    with pytest.raises(ValueError, match='none of the 3 classes'):
+        ConfusionMatrix(3).update(label, label)

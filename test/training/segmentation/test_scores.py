@@ -35,3 +35,21 @@ def test_few_frames() -> None:
     scores.update('one', Decision(label, label), label)
     assert scores.chosen() == {'best': 'one'}
     assert scores.boundary is None
+
+
+def test_scores_of_frames_add_up() -> None:
+    rng = np.random.default_rng(0)
+    together, summed = Scores.of(3), Scores.of(3)
+    for i in range(4):
+        label, mask, sure = rng.integers(0, 3, (3, 20, 30), dtype=np.uint8)
+        together.update(str(i), Decision(mask, sure), label)
+        one = Scores.of(3)
+        one.update(str(i), Decision(mask, sure), label)
+        summed += one
+    assert summed.frames == together.frames
+    np.testing.assert_array_equal(summed.matrix.counts, together.matrix.counts)
+    np.testing.assert_array_equal(summed.calibration.count, together.calibration.count)
+    np.testing.assert_array_equal(summed.calibration.right, together.calibration.right)
+    assert summed.boundary is not None
+    assert together.boundary is not None
+    np.testing.assert_array_equal(summed.boundary.union, together.boundary.union)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
 from clcp_ros.tiling import Tiling
-from training.segmentation.tiles import slide
+from training.segmentation.tiles import Mosaic
 
 
 def test_windows_are_mmsegmentations() -> None:
@@ -48,45 +49,70 @@ def test_every_pixel_is_covered_and_every_window_differs(
     assert int(covered.min()) >= 1
 
 
-def test_a_pointwise_network_gives_what_it_gives_on_the_whole_image() -> None:
-    image = torch.randn(3, 37, 53, generator=torch.Generator().manual_seed(0))
-    weight = torch.randn(5, 3)
+def naive(
+    windows: Tensor, tiling: Tiling, size: tuple[int, int], target: tuple[int, int]
+) -> Tensor:
+    """What papers describe: upsample each window, add, divide by the count, cut, resize."""
+    height, width = (max(a, b) for a, b in zip(size, tiling.window, strict=True))
+    total = torch.zeros(windows.shape[1], height, width)
+    count = torch.zeros(height, width)
+    upsampled = F.interpolate(windows, tiling.window, mode='bilinear', align_corners=False)
+    for part, (top, left) in zip(upsampled, tiling.corners(height, width), strict=True):
+        bottom, right = top + tiling.window[0], left + tiling.window[1]
+        total[:, top:bottom, left:right] += part
+        count[top:bottom, left:right] += 1
+    mean = (total / count)[None, :, : size[0], : size[1]]
+    return F.interpolate(mean, target, mode='bilinear', align_corners=False)[0]
 
-    def network(batch: Tensor) -> Tensor:
-        assert batch.shape[1:] == (3, 16, 24)
-        return torch.einsum('oc,bchw->bohw', weight, batch)
 
-    for batch_size in (1, 3, 100):
-        logits = slide(image, Tiling((16, 24), (11, 7)), network, batch_size)
-        torch.testing.assert_close(logits, torch.einsum('oc,chw->ohw', weight, image))
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    window=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    classes=st.integers(1, 5),
+    data=st.data(),
+)
+@settings(max_examples=100, deadline=None)
+def test_windows_are_put_together_as_papers_do(
+    size: tuple[int, int],
+    window: tuple[int, int],
+    grid: tuple[int, int],
+    target: tuple[int, int],
+    classes: int,
+    data: st.DataObject,
+) -> None:
+    stride = tuple(data.draw(st.integers(1, n)) for n in window)
+    tiling = Tiling(window, (stride[0], stride[1]))
+    number = len(tiling.corners(max(size[0], window[0]), max(size[1], window[1])))
+    logits = torch.randn(number, classes, *grid, generator=torch.Generator().manual_seed(0)) * 3
+    expected = naive(logits, tiling, size, target)
+    mosaic = Mosaic(tiling, size, grid, target)
+    found = mosaic.logits(logits)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    mask, confidence = mosaic.decide(logits)
+    # The class is the best, but for rounding; the first one of equals.
+    best = found.amax(0)
+    chosen = found.gather(0, torch.from_numpy(mask).long()[None])[0]
+    assert float((best - chosen).max()) < 1e-4
+    sure = 255 * expected.softmax(0).amax(0)
+    assert float((sure - torch.from_numpy(confidence)).abs().max()) < 0.6
+
+
+def test_the_first_of_equal_classes_is_taken() -> None:
+    mosaic = Mosaic(Tiling((4, 4), (4, 4)), (4, 8), (1, 1), (4, 8))
+    logits = torch.zeros(2, 5, 1, 1)
+    logits[1, 2:] = 1
+    mask, confidence = mosaic.decide(logits)
+    assert mask.tolist() == [[0, 0, 0, 0, 2, 2, 2, 2]] * 4
+    assert confidence[0, 0] == 51
 
 
 def test_overlapping_windows_are_averaged() -> None:
-    seen: list[int] = []
-
-    def network(batch: Tensor) -> Tensor:
-        start = len(seen)
-        seen.extend(range(len(batch)))
-        values = torch.arange(start, start + len(batch), dtype=torch.float32)
-        return values[:, None, None, None].expand(-1, 1, 2, 2)
-
-    logits = slide(torch.zeros(3, 2, 6), Tiling((2, 4), (2, 2)), network)
+    mosaic = Mosaic(Tiling((2, 4), (2, 2)), (2, 6), (1, 2), (2, 6))
+    logits = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 1, 2)
     # Window 0 covers columns 0 to 3, window 1 columns 2 to 5.
-    assert logits[0].tolist() == [[0, 0, 0.5, 0.5, 1, 1]] * 2
-
-
-def test_an_image_smaller_than_the_window_is_padded_and_cut() -> None:
-    shapes: list[torch.Size] = []
-
-    def network(batch: Tensor) -> Tensor:
-        shapes.append(batch.shape)
-        return batch[:, :1]
-
-    image = torch.ones(3, 5, 9)
-    logits = slide(image, Tiling((8, 8), (8, 8)), network)
-    assert logits.shape == (1, 5, 9)
-    assert [tuple(s) for s in shapes] == [(2, 3, 8, 8)]
-    assert bool((logits == 1).all())
+    assert mosaic.logits(logits)[0].tolist() == [[0, 0, 0.5, 0.5, 1, 1]] * 2
 
 
 @pytest.mark.parametrize('stride', [(0, 4), (5, 4), (4, 9)])

@@ -103,9 +103,7 @@ class Rig:
             self.got[topic] = []
             kind = kinds.get(topic.rpartition('/')[2], Image)
             subscriptions.append(
-                self.peer.create_subscription(
-                    kind, f'segment/{topic}', self.got[topic].append, 50
-                )
+                self.peer.create_subscription(kind, f'segment/{topic}', self.got[topic].append, 50)
             )
         if not self._hears_diagnostics:
             self._hears_diagnostics = True
@@ -127,9 +125,7 @@ class Rig:
             self._publishers[topic] = publisher
         return self._publishers[topic]
 
-    def send(
-        self, image: np.ndarray, stamp_ns: int, topic: str = 'image', **changes: Any
-    ) -> Any:
+    def send(self, image: np.ndarray, stamp_ns: int, topic: str = 'image', **changes: Any) -> Any:
         """Publish an image (H, W, 3) uint8 as sensor_msgs/Image."""
         from sensor_msgs.msg import Image
         from std_msgs.msg import Header

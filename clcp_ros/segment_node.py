@@ -350,10 +350,15 @@ class SegmentNode(LifecycleNode):
         """Let a new bundle serve from the next frame on.
 
         Raises:
-            ClcpError: The node has been cleaned up meanwhile.
+            ClcpError: The node has been cleaned up meanwhile, or the new bundle had to leave the
+                accelerator that the old one runs on.
         """
         if self._pipeline is None or loaded.cameras != self._pipeline.cameras:
             raise ClcpError('the node was cleaned up while the bundle was loading')
+        reason = loaded.segmenter.fallback_reason
+        if reason and not self._pipeline.segmenter.fallback_reason:
+            # Two models at once may be too much for an accelerator.
+            raise ClcpError(f'it would run on {loaded.segmenter.provider}: {reason}')
         before, self._pipeline = self._pipeline, loaded
         self._loaded_on = loaded.segmenter.provider
         if self._worker is not None:

@@ -229,6 +229,22 @@ def test_a_bundle_that_fails_its_self_test_is_refused(make_rig, other_bundle, ti
     assert rig.node._pipeline.bundle.id == bundle.id
 
 
+def test_a_bundle_that_finds_no_room_on_the_accelerator_is_refused(make_rig, monkeypatch):
+    rig = make_rig().start()
+    before, real = rig.node._pipeline, rig.node._load
+
+    def full() -> Any:
+        pipeline = real()
+        pipeline.segmenter._session.fallback_reason = 'CUDA could not start: out of memory'
+        return pipeline
+
+    monkeypatch.setattr(rig.node, '_load', full)
+    answer = rig.call(Trigger, 'reload_bundle')
+    assert not answer.success
+    assert 'out of memory' in answer.message
+    assert rig.node._pipeline is before
+
+
 def test_the_old_bundle_serves_while_a_new_one_loads(
     make_rig, daylight_image, other_bundle, monkeypatch
 ):

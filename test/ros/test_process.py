@@ -52,6 +52,43 @@ def test_interrupt_ends_cleanly(root, tiny_bundle, signals):
     assert 'Traceback' not in output
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_in_full_work_ends_cleanly(ros, root, tiny_bundle, daylight_image, number):
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
+
+    from clcp_ros.ros_messages import image_message
+
+    process = start(
+        root, '-p', f'bundle.path:={tiny_bundle}', '-p', 'cameras:=[left, right]',
+        '-r', '__ns:=/working',
+    )  # fmt: skip
+    peer = ros.create_node('feeder', namespace='/working')
+    try:
+        read_until(process, 'active')
+        images = [peer.create_publisher(Image, f'{name}/image', 10) for name in ('left', 'right')]
+        masks: list[Image] = []
+        peer.create_subscription(Image, 'segment/left/mask', masks.append, 10)
+        end, message = time.monotonic() + 20, image_message(daylight_image(0), Header())
+        while len(masks) < 10 and time.monotonic() < end:
+            for publisher in images:
+                publisher.publish(message)
+            ros.spin_once(peer, timeout_sec=0.002)
+        assert len(masks) >= 10
+        process.send_signal(number)
+        while process.poll() is None and time.monotonic() < end + 20:
+            for publisher in images:
+                publisher.publish(message)
+            time.sleep(0.002)
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        peer.destroy_node()
+    assert process.returncode == 0, output
+    assert 'Traceback' not in output
+    assert 'failed image' not in output
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

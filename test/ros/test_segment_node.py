@@ -180,6 +180,23 @@ def test_camera_info_is_scaled_to_the_mask(make_rig, daylight_image):
     assert list(message.d) == [0.1, 0, 0, 0, 0]
 
 
+def test_masks_have_the_size_of_the_images_on_request(make_rig, tiny_bundle, daylight_image):
+    rig = make_rig(mask__resolution='image').start().listen('mask', 'camera_info', 'overlay')
+    info = CameraInfo(height=97, width=161, k=[100.0, 0, 79.5, 0, 100.0, 47.5, 0, 0, 1])
+    rig.publisher(CameraInfo, 'camera_info').publish(info)
+    rig.until(lambda: rig.camera._camera_info is not None)
+    image = daylight_image(0, 97, 161)
+    stamp_ns = time.time_ns()
+    rig.send(image, stamp_ns)
+    rig.until(lambda: all(rig.got.values()))
+    mask, overlay = rig.got['mask'][0], rig.got['overlay'][0]
+    assert (mask.height, mask.width, mask.step) == (97, 161, 161)
+    assert (overlay.height, overlay.width) == (97, 161)
+    expected = FramePipeline(tiny_bundle, image_resolution=True).process(image, stamp_ns)
+    assert np.array_equal(np.frombuffer(mask.data, np.uint8), expected.mask.ravel())
+    assert np.allclose(rig.got['camera_info'][0].k, info.k)
+
+
 @pytest.mark.parametrize(
     ('changes', 'reason'),
     [

@@ -51,7 +51,8 @@ def transport_variables() -> dict[str, str]:
     """What a process must have in its environment to send large images, where nothing is set."""
     profile = fastdds_profile()
     if profile and FASTDDS_VARIABLE not in os.environ:
-        return {FASTDDS_VARIABLE: str(profile)}
+        # Fast DDS 3 reads the second name.
+        return {FASTDDS_VARIABLE: str(profile), 'FASTDDS_DEFAULT_PROFILES_FILE': str(profile)}
     return {}
 
 

@@ -81,7 +81,7 @@ def weather(
     depth: np.ndarray,
     rng: np.random.Generator,
     ground: np.ndarray | None = None,
-    probability: float = 0.8,
+    probability: float = 0.7,
 ) -> np.ndarray:
     """Draw a condition and put it onto an image, or none.
 
@@ -110,7 +110,7 @@ def fog(
     image: np.ndarray, depth: np.ndarray, ground: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
     """Koschmieder's law: `I t + A (1 - t)` with `t = exp(-3 d / visibility)`, 15 to 150 m."""
-    visibility = np.exp(rng.uniform(np.log(15), np.log(150)))
+    visibility = np.exp(rng.uniform(np.log(20), np.log(200)))
     return _curve(_veil(_LINEAR[image], depth, visibility, _airlight(rng, 0.3, 0.8)))
 
 
@@ -195,7 +195,7 @@ def snow(
         cover = ground * np.clip((patches - rng.uniform(-0.3, 0.9)) * 3, 0, 1)
         x = x + cover[..., None] * (rng.uniform(0.4, 0.9) - x)
     airlight = _airlight(rng, 0.3, 0.8)
-    x = _veil(x, depth, np.exp(rng.uniform(np.log(25), np.log(250))), airlight)
+    x = _veil(x, depth, np.exp(rng.uniform(np.log(40), np.log(300))), airlight)
     flakes = np.zeros((height, width), np.float32)
     for size, rate in ((1, 0.006), (2, 0.0015), (4, 0.0003)):
         some = _flecks((height, width), rate * rng.uniform(0.2, 1.5), rng)

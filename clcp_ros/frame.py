@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from clcp_ros.errors import ImageError
-from clcp_ros.image_codec import decode_compressed, decode_image, image_size
+from clcp_ros.image_codec import (
+    decode_compressed,
+    decode_gray,
+    decode_image,
+    image_format,
+    image_size,
+    is_plain_file,
+)
 
 
 class Frame:
@@ -28,6 +35,7 @@ class Frame:
     def __init__(self, source: Any) -> None:
         self._source = source
         self._pixels: np.ndarray | None = None
+        self._reduced: np.ndarray | None = None
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
                 raise ImageError(
@@ -35,6 +43,8 @@ class Frame:
                     '(H, W, 3) uint8'
                 )
             self._pixels = source
+        elif not hasattr(source, 'data'):
+            raise ImageError(f'a frame of type {type(source).__name__} is not an image')
         elif hasattr(source, 'encoding'):
             self._decode: Any = decode_image
         elif hasattr(source, 'format'):
@@ -73,7 +83,34 @@ class Frame:
         image = self._decode(self._source, (height, width))
         if image.shape[:2] == self.size:
             self._pixels = image
+        self._reduced = image
         return image
+
+    def luminance(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Colours of no less than some size, and luminance of every pixel, where that is cheap.
+
+        A JPEG holds luminance by itself, and its colours may have been decoded at a lower
+        resolution already.
+
+        Args:
+            height: Rows that are enough for the colours.
+            width: Columns that are enough for the colours.
+
+        Returns:
+            (h, w, 3) uint8 RGB and (H, W) uint8; None where `pixels` is the way.
+
+        Raises:
+            ImageError: It cannot be decoded.
+        """
+        source = self._source
+        if self._pixels is not None or not hasattr(source, 'format'):
+            return None
+        if image_format(source.data) != 'jpg' or not is_plain_file(source.format, source.data):
+            return None
+        colors = self._reduced
+        if colors is None or colors.shape[0] < height or colors.shape[1] < width:
+            colors = self.at_least(height, width)
+        return colors, decode_gray(source.data)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -284,7 +284,7 @@ class FramePipeline:
         decided = time.perf_counter()
         shift = self.monitors[prepared.camera].update(
             prepared.stamp_ns,
-            lambda: prepared.frame.pixels,
+            prepared.frame,
             prediction.features,
             small=prepared.image,
         )

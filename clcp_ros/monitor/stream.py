@@ -8,15 +8,15 @@ Time is the image's own stamp, never the wall clock, so that a replay gives the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import cv2
 import numpy as np
 
+from clcp_ros.frame import Frame
 from clcp_ros.monitor.reference import FrameScore, ShiftReference
-from clcp_ros.monitor.statistics import image_statistics
+from clcp_ros.monitor.statistics import frame_statistics
 
 _EARLY = 0.1  # share of the period by which a frame may come early: stamps jitter
 
@@ -117,7 +117,7 @@ class ShiftMonitor:
     def update(
         self,
         stamp_ns: int,
-        image: np.ndarray | Callable[[], np.ndarray],
+        image: np.ndarray | Frame,
         features: dict[str, np.ndarray],
         small: np.ndarray | None = None,
     ) -> ShiftState:
@@ -126,8 +126,7 @@ class ShiftMonitor:
         Args:
             stamp_ns: The image's stamp. A stamp that goes back (a looped bag) or jumps ahead by
                 more than `max_gap_s` starts anew.
-            image: (H, W, 3) uint8 RGB, as received, or a function that gives it: it is called for
-                frames that are scored.
+            image: The frame as received, or (H, W, 3) uint8 RGB.
             features: `early` and `deep` from the model.
             small: (h, w, 3) uint8, the image at a lower resolution, in which faults are looked
                 for. Default: the image.
@@ -139,12 +138,10 @@ class ShiftMonitor:
         if not all(np.isfinite(f).all() for f in features.values()):
             self.rejected += 1
             return self._state(stamp_ns, Level.ERROR, 'the model gives non-finite features', None)
-        score = None
-        if small is None:
-            small = image = image() if callable(image) else image
+        score, frame = None, image if isinstance(image, Frame) else Frame(image)
         if self._due(stamp_ns):
-            score = self._score(stamp_ns, image() if callable(image) else image, features)
-        level, reason = self._judge(self._fault(small))
+            score = self._score(stamp_ns, frame, features)
+        level, reason = self._judge(self._fault(frame.pixels if small is None else small))
         return self._state(stamp_ns, level, reason, score, score is not None)
 
     def _advance(self, stamp_ns: int) -> None:
@@ -157,10 +154,8 @@ class ShiftMonitor:
         last = self._last_scored_ns
         return last is None or stamp_ns - last >= (1 - _EARLY) * self.config.period_s * 1e9
 
-    def _score(
-        self, stamp_ns: int, image: np.ndarray, features: dict[str, np.ndarray]
-    ) -> FrameScore:
-        score = self.reference.score(image_statistics(image), features)
+    def _score(self, stamp_ns: int, frame: Frame, features: dict[str, np.ndarray]) -> FrameScore:
+        score = self.reference.score(frame_statistics(frame), features)
         self._samples += 1
         if self._last_scored_ns is None:
             self._smoothed = score.novelty
@@ -177,7 +172,7 @@ class ShiftMonitor:
         same = last is not None and last.shape == small.shape and np.array_equal(last, small)
         self._identical = self._identical + 1 if same else 1
         self._last_small = small.copy()  # the owner may write the next frame into it
-        mean, std = cv2.meanStdDev(small)
+        mean, std = cv2.meanStdDev(small[::4])  # enough to see whether there is anything
         if float(std.max()) < self.config.flat_std:
             return f'image is flat (mean grey level {mean.mean():.0f}): covered or broken camera'
         if self._identical >= self.config.frozen_samples:

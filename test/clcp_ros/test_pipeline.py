@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from clcp_ros.bundle import load_bundle
 from clcp_ros.decision import decide
-from clcp_ros.errors import BundleError
+from clcp_ros.errors import BundleError, ImageError
+from clcp_ros.image_codec import encode_jpeg, encode_png
+from clcp_ros.inference import Prediction
 from clcp_ros.monitor import Level, MonitorConfig
-from clcp_ros.pipeline import FramePipeline
+from clcp_ros.pipeline import FrameError, FramePipeline, FrameResult
 
 SECOND = 1_000_000_000
 
@@ -91,6 +97,148 @@ def test_non_finite_features_never_enter_the_state(tiny_bundle: Path, daylight_i
     assert state.level == Level.ERROR
     assert state.score is None
     assert monitor.rejected == 1
+
+
+def test_the_monitor_scores_by_stamp_and_looks_for_faults_in_every_frame(
+    tiny_bundle: Path, daylight_image
+) -> None:
+    pipeline = FramePipeline(tiny_bundle, monitor=MonitorConfig(frozen_samples=4))
+    every = FramePipeline(tiny_bundle, monitor=MonitorConfig(period_s=0))
+    scored = []
+    for i in range(40):
+        stamp_ns = i * SECOND // 20 + (i % 3) * 5_000_000  # 20 Hz, with jitter
+        result = pipeline.process(daylight_image(i), stamp_ns)
+        assert result.monitored == (result.shift.score is not None)
+        if result.monitored:
+            scored.append(stamp_ns)
+            # A frame's score does not depend on which others are scored.
+            expected = every.process(daylight_image(i), stamp_ns).shift.score
+            assert result.shift.score == expected
+    assert len(scored) in (4, 5)
+    assert min(b - a for a, b in pairwise(scored)) >= 0.45 * SECOND
+    assert result.shift.samples == len(scored)
+    same = [pipeline.process(daylight_image(0), 2 * SECOND + i * 10**7) for i in range(4)]
+    assert [r.shift.level == Level.ERROR for r in same] == [False, False, False, True]
+    black = pipeline.process(np.zeros((96, 160, 3), np.uint8), 2 * SECOND + 5 * 10**7)
+    assert not black.monitored
+    assert 'flat' in black.shift.reason
+
+
+def messages(image: np.ndarray) -> list[Any]:
+    """The image by every transport, the JPEG larger than the network needs."""
+    large = cv2.resize(image, (640, 384), interpolation=cv2.INTER_CUBIC)
+    return [
+        image,
+        SimpleNamespace(
+            height=384, width=640, encoding='bgr8', step=1920, is_bigendian=0,
+            data=large[..., ::-1].reshape(-1),
+        ),
+        SimpleNamespace(format='jpeg', data=encode_jpeg(large, 90)),
+        SimpleNamespace(format='png', data=encode_png(image)),
+    ]  # fmt: skip
+
+
+def test_a_batch_gives_the_bytes_of_single_frames(tiny_bundle: Path, daylight_image) -> None:
+    cameras = ('front', 'rear', 'left', 'right')
+    together, apart = (FramePipeline(tiny_bundle, cameras=cameras) for _ in range(2))
+    for i in range(6):
+        frames = [
+            (camera, message, i * SECOND)
+            for camera, message in zip(cameras, messages(daylight_image(i)), strict=True)
+        ]
+        for result, (camera, message, stamp_ns) in zip(
+            together.process_batch(frames), frames, strict=True
+        ):
+            assert isinstance(result, FrameResult)
+            expected = apart.process(message, stamp_ns, camera)
+            assert result.camera == camera
+            assert result.mask.tobytes() == expected.mask.tobytes()
+            assert result.confidence.tobytes() == expected.confidence.tobytes()
+            assert result.shift == expected.shift
+            assert result.image.tobytes() == expected.image.tobytes()
+    assert together.monitors['rear'].reference is together.monitors['front'].reference
+
+
+def test_one_bad_frame_harms_no_other(tiny_bundle: Path, daylight_image) -> None:
+    pipeline = FramePipeline(tiny_bundle, cameras=('a', 'b', 'c'))
+    good = daylight_image(0)
+    results = pipeline.process_batch(
+        [('a', good, 1), ('b', SimpleNamespace(format='jpeg', data=b'no picture'), 1),
+         ('unknown', good, 1), ('c', good, 1)]
+    )  # fmt: skip
+    assert [type(r) for r in results] == [FrameResult, ImageError, FrameError, FrameResult]
+    assert pipeline.process_batch([]) == []
+
+
+def test_a_batch_that_fails_is_tried_frame_by_frame(
+    tiny_bundle: Path, daylight_image, monkeypatch
+) -> None:
+    pipeline = FramePipeline(tiny_bundle, cameras=('a', 'b'))
+    run = pipeline.segmenter.run
+
+    def fail(batch: np.ndarray) -> Any:
+        if len(batch) > 1 or batch.mean() > 0.9:
+            raise RuntimeError('the accelerator is out of memory')
+        return run(batch)
+
+    monkeypatch.setattr(pipeline.segmenter, 'run', fail)
+    white = np.full((96, 160, 3), 255, np.uint8)
+    dark, bright = pipeline.process_batch([('a', daylight_image(0), 1), ('b', white, 1)])
+    assert isinstance(dark, FrameResult)
+    assert isinstance(bright, FrameError)
+    with pytest.raises(FrameError, match='out of memory'):
+        pipeline.process(white, 2)
+
+
+def test_two_runs_give_the_same_bytes(tiny_bundle: Path, daylight_image) -> None:
+    def run() -> list[bytes]:
+        pipeline = FramePipeline(tiny_bundle)
+        found = []
+        for i in range(12):
+            result = pipeline.process(messages(daylight_image(i))[i % 4], i * SECOND // 10)
+            found += [result.mask.tobytes(), result.confidence.tobytes(), repr(result.shift)]
+        return found
+
+    assert run() == run()
+
+
+def test_the_stages_account_for_their_time(tiny_bundle: Path, daylight_image) -> None:
+    seconds = FramePipeline(tiny_bundle).process(daylight_image(0), 1).seconds
+    assert list(seconds) == ['decode', 'preprocess', 'model', 'decide', 'monitor', 'total']
+    assert all(value >= 0 for value in seconds.values())
+    assert sum(list(seconds.values())[:-1]) == pytest.approx(seconds['total'])
+
+
+def test_an_overlay_gets_the_image_at_the_masks_size(tiny_bundle: Path, daylight_image) -> None:
+    message = messages(daylight_image(0))[2]
+    small = FramePipeline(tiny_bundle).process(message, 1)
+    large = FramePipeline(tiny_bundle, image_resolution=True).process(message, 1)
+    assert small.image.shape == (48, 80, 3)
+    assert large.image.shape == (384, 640, 3)
+    assert small.image_size == large.image_size == large.mask.shape == (384, 640)
+    assert large.frame.pixels is large.image
+
+
+def test_the_self_test_refuses_a_model_that_fails(tiny_bundle: Path, monkeypatch) -> None:
+    pipeline = FramePipeline(tiny_bundle)
+    assert pipeline.warm_up() > 0
+    run = pipeline.segmenter.run
+
+    def nan(batch: np.ndarray) -> list[Prediction]:
+        return [Prediction(p.logits * np.nan, p.features) for p in run(batch)]
+
+    monkeypatch.setattr(pipeline.segmenter, 'run', nan)
+    with pytest.raises(BundleError, match='NaN'):
+        pipeline.warm_up()
+    result = pipeline.process(np.full((96, 160, 3), 90, np.uint8), 1)
+    assert (result.mask == 255).all()
+    assert not result.confidence.any()
+
+
+@pytest.mark.parametrize('cameras', [(), ('a', 'a')])
+def test_cameras_need_names_of_their_own(tiny_bundle: Path, cameras: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match='names'):
+        FramePipeline(tiny_bundle, cameras=cameras)
 
 
 @pytest.mark.parametrize('file', ['model.onnx', 'reference.npz'])

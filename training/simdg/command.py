@@ -65,7 +65,9 @@ def simdg(
         )
         return None
     recipes = recipes_of(encoder, models, frozen, baseline)
-    report = run_benchmark(chosen, recipes, out, split, range(seeds) if seeds else None, workers)
+    report = run_benchmark(
+        chosen, recipes, out, split, range(seeds) if seeds else None, workers, pairs=False
+    )
     print(f'\nsimulated data, simdg {size}, split {split}\n\n{report.table()}')
     for recipe in report.summaries:
         print(f'{recipe.recipe}: rPD {recipe.rpd.text(3)} over {recipe.rpd.count} seeds')

@@ -11,6 +11,7 @@ from typing import Any
 from training.segmentation.task import OptimizerConfig
 from training.segmentation.transforms import AugmentationConfig
 from training.simulation.config import CONDITIONS, CameraConfig, SimulationConfig
+from training.simulation.sensors import NOSE_DOWN
 
 SOURCE = 'clear'
 """The only condition with labels to train on."""
@@ -55,7 +56,16 @@ class Size:
 
 def _camera(width: int, height: int) -> tuple[CameraConfig, ...]:
     """A camera with about Cityscapes' field of view: what is thin is not lost in few pixels."""
-    return (CameraConfig(width, height, math.radians(50)),)
+    return (CameraConfig(width, height, math.radians(50), rotation=(0.0, NOSE_DOWN, 0.0)),)
+
+
+SEVERITIES = (
+    ('low_sun', 0.8), ('dusk', 0.8), ('night', 0.7), ('fog', 0.55), ('rain', 0.25),
+    ('snow', 0.25),
+)  # fmt: skip
+"""Chosen so that a network from nothing keeps about what published ones keep from Cityscapes to
+ACDC, night least: 1 km of visibility, 2.5 mm/h of rain, 1 mm/h of water as snow. In the simulator's
+default weather such a network, which trusts colours, keeps so little that nothing can be told."""
 
 
 # Of the numbers of towns every fifth is a country road and every fifth a motorway: 4 and 5, 14,
@@ -66,7 +76,8 @@ SIZES: dict[str, Size] = {
         Size(
             'tiny',
             SimulationConfig(
-                seed=1, rate_hz=1, beams=16, columns=120, camera_configs=_camera(96, 64)
+                seed=1, rate_hz=1, beams=16, columns=120, camera_configs=_camera(96, 64),
+                severities=SEVERITIES,
             ),
             train_towns=(1, 2),
             val_towns=(11,),
@@ -84,7 +95,9 @@ SIZES: dict[str, Size] = {
         ),
         Size(
             'small',
-            SimulationConfig(seed=1, rate_hz=1, camera_configs=_camera(480, 300)),
+            SimulationConfig(
+                seed=1, rate_hz=1, camera_configs=_camera(480, 300), severities=SEVERITIES
+            ),
             train_towns=(1, 2, 3, 4, 5, 6),
             val_towns=(11, 14),
             test_towns=(21, 22, 24, 25),
@@ -94,7 +107,7 @@ SIZES: dict[str, Size] = {
             pair_frames=10,
             architecture='mobilenetv4_conv_small',
             training={
-                'input_size': (400, 640), 'max_steps': 1500, 'batch_size': 8,
+                'input_size': (400, 640), 'max_steps': 1200, 'batch_size': 8,
                 'checkpoint_every': 150, 'balance': 0.5,
                 'augmentation': AugmentationConfig(crop=(192, 256), scale=(0.75, 1.5)),
                 'optimizer': OptimizerConfig(lr=2e-3, warmup=100),
@@ -103,7 +116,8 @@ SIZES: dict[str, Size] = {
         Size(
             'base',
             SimulationConfig(
-                seed=1, rate_hz=1, beams=64, columns=1024, camera_configs=_camera(960, 600)
+                seed=1, rate_hz=1, beams=64, columns=1024, camera_configs=_camera(960, 600),
+                severities=SEVERITIES,
             ),
             train_towns=tuple(range(1, 11)),
             val_towns=(11, 12, 14),

@@ -18,7 +18,7 @@ OPTICAL = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float64)
 """Optical axes (x right, y down, z forward) of a camera that looks along x of `base_link`."""
 
 
-_NOSE_DOWN = math.radians(2.5)
+NOSE_DOWN = math.radians(2.5)
 """Of a front camera, about as Cityscapes': less sky, more road."""
 
 
@@ -295,7 +295,7 @@ def camera_rig(name: str, width: int = 480, height: int = 300) -> tuple[CameraCo
         width: Of every image in pixels.
         height: Of every image in pixels.
     """
-    front = CameraConfig(width, height, rotation=(0.0, _NOSE_DOWN, 0.0))
+    front = CameraConfig(width, height, rotation=(0.0, NOSE_DOWN, 0.0))
     if name == 'front':
         return (front,)
     if name == 'stereo':

@@ -64,8 +64,8 @@ SEVERITIES = (
     ('snow', 0.25),
 )  # fmt: skip
 """Chosen so that a network from nothing keeps about what published ones keep from Cityscapes to
-ACDC, night least: 1 km of visibility, 2.5 mm/h of rain, 1 mm/h of water as snow. In the simulator's
-default weather such a network, which trusts colours, keeps so little that nothing can be told."""
+ACDC, night least: 1 km of visibility, 2.5 mm/h of rain, 1 mm/h of water as snow. In the weather
+that is `simulate`'s default it keeps too little for anything to be told from."""
 
 
 # Of the numbers of towns every fifth is a country road and every fifth a motorway: 4 and 5, 14,

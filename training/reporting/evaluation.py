@@ -26,7 +26,7 @@ LATEX = 'evaluation.tex'
 PAGE = 'evaluation.html'
 
 Gallery = Mapping[str, Mapping[str, tuple[str, np.ndarray]]]
-"""By part and kind (best, median, worst): a frame's name and picture (h, w, 3) uint8 RGB."""
+"""By part and kind (best, median, worst): what to call a frame, and its picture (h, w, 3)."""
 
 _PUBLISHED = {'4.1': THESIS_4_1, '4.3': THESIS_4_3}
 

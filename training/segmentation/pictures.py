@@ -15,7 +15,7 @@ from training.segmentation.predictors import Predictor
 from training.segmentation.scores import Scores
 
 Gallery = dict[str, dict[str, tuple[str, np.ndarray]]]
-"""By part and kind (best, median, worst): a frame's name and picture (h, w, 3) uint8 RGB."""
+"""By part and kind (best, median, worst): a frame's name with its mIoU, and its picture."""
 
 _WIDTH = 320
 
@@ -80,13 +80,14 @@ def gallery(
     for part, score in scores.items():
         places = {frame.name: (frames, frame) for frames, frame in members[part]}
         found[part] = {}
+        own = dict(score.frames)
         for kind, name in score.chosen().items():
             frames, frame = places[name]
             image, label = frames.read(frame)
             height, width = label.shape
             mask = predictor.segment(image, (height, width), how).mask
             drawing = picture(image, label, mask, predictor.classes.palette)
-            found[part][kind] = name, drawing
+            found[part][kind] = f'{name}, mIoU {100 * own[name]:.1f}', drawing
     for frames in sets:
         frames.labels.take()
     return found

@@ -75,6 +75,12 @@ THESIS_4_3 = _thesis(
 """Ablations by epoch of pretraining; here fb: the lidar encoder was frozen in pretraining."""
 
 
+_LATEX = {c: f'\\{c}' for c in '&%$#_{}'} | {
+    '\\': r'\textbackslash{}', '^': r'\textasciicircum{}', '~': r'\textasciitilde{}',
+    '→': r'$\rightarrow$', '±': r'$\pm$',
+}  # fmt: skip
+
+
 def markdown(rows: Sequence[Row], source: str, target: str) -> str:
     """A table in the form of the thesis' 4.1 and 4.3.
 
@@ -117,10 +123,12 @@ def latex(rows: Sequence[Row], source: str, target: str) -> str:
         target_text = _spread(row.target, row.target_std, plus_minus)
         cells = (name, source_text, target_text, _number(row.rpd))
         lines.append(' & '.join(cells) + r' \\')
-    lines += [r'\bottomrule', r'\end{tabular}']
+    lines.append(r'\bottomrule')
     if any(row.published for row in rows):
-        sources = '; '.join(sorted({row.published for row in rows if row.published}))
-        lines.append(rf'% $\dagger$: published, not measured here ({sources})')
+        sources = _escape('; '.join(sorted({row.published for row in rows if row.published})))
+        note = rf'\footnotesize $^\dagger$ published, not measured here ({sources})'
+        lines.append(rf'\multicolumn{{4}}{{l}}{{{note}}} \\')
+    lines.append(r'\end{tabular}')
     return '\n'.join(lines) + '\n'
 
 
@@ -133,6 +141,4 @@ def _number(value: float) -> str:
 
 
 def _escape(text: str) -> str:
-    for character in '&%$#_{}':
-        text = text.replace(character, f'\\{character}')
-    return text
+    return ''.join(_LATEX.get(character, character) for character in text)

@@ -28,3 +28,12 @@ def test_latex_is_escaped() -> None:
     assert r'a\_b \& 5 \% & 1.00 & - & 0.50 \\' in text
     assert 'dagger' not in text
     assert r'timm-ViT-S$^\dagger$ & 68.01' in latex(THESIS_4_1, 'Cityscapes', 'ACDC')
+
+
+def test_latex_says_what_the_dagger_means() -> None:
+    lines = latex([Row('a^b~\\', 1, 2, 0.5), THESIS_4_1[0]], 's', 't').splitlines()
+    assert lines[0] == r'\begin{tabular}{lrrr}'
+    assert lines[-1] == r'\end{tabular}'
+    note = r'$^\dagger$ published, not measured here (CLCP thesis, table 4.1)'
+    assert lines[-2] == rf'\multicolumn{{4}}{{l}}{{\footnotesize {note}}} \\'
+    assert r'a\textasciicircum{}b\textasciitilde{}\textbackslash{} & 1.00' in lines[4]

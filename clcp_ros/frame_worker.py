@@ -38,12 +38,12 @@ class Duration:
     def __init__(self) -> None:
         self.mean_s = 0.0
         self.deviation_s = 0.0
-        self._known = False
+        self.known = False
 
     def add(self, seconds: float) -> None:
         """Take in a duration."""
-        if not self._known:
-            self.mean_s, self._known = seconds, True
+        if not self.known:
+            self.mean_s, self.known = seconds, True
             return
         difference = seconds - self.mean_s
         self.mean_s += self._WEIGHT * difference
@@ -233,9 +233,9 @@ class FrameWorker:
 
     def _early_s(self) -> float:
         """How many seconds it is too early to prepare a frame."""
-        if self._waiting:
-            return _FOREVER_S  # until the model has taken what waits for it
         since_s = self._model_since_s
+        if self._waiting or (since_s and not self._model.known):
+            return _FOREVER_S  # until the model takes what waits for it, or has run once
         if not since_s:
             return 0.0
         ends_s = since_s + self._model.mean_s * self._model_frames

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from clcp_ros.monitor import Level, ShiftState
 
 _HANGING_S = 3.0
+_HANGING_RUNS = 5  # a model that is always that slow does not hang
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _model_problems(state: ModelState) -> list[tuple[Level, str, str]]:
     """Level, kind and text of what is wrong with the model."""
     model, provider = state.model, state.provider
     problems = []
-    if state.busy_s > _HANGING_S:
+    if state.busy_s > max(_HANGING_S, _HANGING_RUNS * state.seconds.get('model', 0.0)):
         text = f'the model has been running for {state.busy_s:.0f} s'
         problems.append((Level.ERROR, 'hanging', text))
     if state.fallback_reason:

@@ -242,11 +242,12 @@ class SegmentNode(LifecycleNode):
         return SUCCESS
 
     def _stop(self) -> None:
+        # First of all: from now on a result under way asks nothing of topics that go away.
+        if self._worker is not None:
+            self._worker.close()
+            self._old_worker, self._worker = self._worker, None
         for camera in self.cameras.values():
             camera.close()
-        if self._worker is not None:
-            self._worker.close(0.0)
-            self._old_worker, self._worker = self._worker, None
 
     def _release(self) -> None:
         self._stop()

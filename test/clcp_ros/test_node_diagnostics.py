@@ -240,6 +240,7 @@ def model_status(**changes: object) -> Status:
         ({'fallback_reason': 'out of memory', 'loaded_on': 'CUDAExecutionProvider',
           'offered': [CPU]}, Level.ERROR, 'fell back to CPUExecutionProvider: out of memory'),
         ({'busy_s': 12.0}, Level.ERROR, 'running for 12 s'),
+        ({'busy_s': 12.0, 'seconds': {'model': 4.0}}, Level.OK, ''),
         ({'reload': 'refused: hash', 'reload_failed': True}, Level.WARN, 'refused: hash'),
     ],
 )  # fmt: skip

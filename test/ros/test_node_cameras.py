@@ -57,7 +57,7 @@ def test_each_camera_has_its_own_topics_headers_and_verdicts(
     )
     pipeline = FramePipeline(tiny_bundle, cameras=['front', 'rear'])
     rig.publisher(CameraInfo, 'front/camera_info').publish(
-        CameraInfo(height=96, width=160, k=[100.0, 0, 79.5, 0, 100.0, 47.5, 0, 0, 1])
+        CameraInfo(height=96, width=160, k=[100.0, 0.0, 79.5, 0.0, 100.0, 47.5, 0.0, 0.0, 1.0])
     )
     rig.until(lambda: cameras['front']._camera_info is not None)
     start_ns = time.time_ns()

@@ -164,9 +164,11 @@ def test_overlay_is_rendered_only_for_a_listener(make_rig, daylight_image, monke
 
 def test_camera_info_is_scaled_to_the_mask(make_rig, daylight_image):
     rig = make_rig().start().listen('camera_info')
-    info = CameraInfo(height=96, width=160, distortion_model='plumb_bob', d=[0.1, 0, 0, 0, 0])
-    info.k = [100.0, 0, 79.5, 0, 100.0, 47.5, 0, 0, 1]
-    info.p = [100.0, 0, 79.5, -20.0, 0, 100.0, 47.5, 0, 0, 0, 1, 0]
+    info = CameraInfo(
+        height=96, width=160, distortion_model='plumb_bob', d=[0.1, 0.0, 0.0, 0.0, 0.0]
+    )
+    info.k = [100.0, 0.0, 79.5, 0.0, 100.0, 47.5, 0.0, 0.0, 1.0]
+    info.p = [100.0, 0.0, 79.5, -20.0, 0.0, 100.0, 47.5, 0.0, 0.0, 0.0, 1.0, 0.0]
     rig.publisher(CameraInfo, 'camera_info').publish(info)
     rig.until(lambda: rig.camera._camera_info is not None)
     sent = rig.send(daylight_image(0), time.time_ns())
@@ -182,7 +184,7 @@ def test_camera_info_is_scaled_to_the_mask(make_rig, daylight_image):
 
 def test_masks_have_the_size_of_the_images_on_request(make_rig, tiny_bundle, daylight_image):
     rig = make_rig(mask__resolution='image').start().listen('mask', 'camera_info', 'overlay')
-    info = CameraInfo(height=97, width=161, k=[100.0, 0, 79.5, 0, 100.0, 47.5, 0, 0, 1])
+    info = CameraInfo(height=97, width=161, k=[100.0, 0.0, 79.5, 0.0, 100.0, 47.5, 0.0, 0.0, 1.0])
     rig.publisher(CameraInfo, 'camera_info').publish(info)
     rig.until(lambda: rig.camera._camera_info is not None)
     image = daylight_image(0, 97, 161)

@@ -78,7 +78,11 @@ def measure(name: str, sides: tuple[str, ...], options: Any) -> dict[str, Any]:
             ],
             env=variables, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-    found = {role: json.loads(p.communicate()[0]) for role, p in processes.items()}
+    # The middleware prints its own errors to the same place.
+    found = {
+        role: json.loads(process.communicate()[0].strip().splitlines()[-1])
+        for role, process in processes.items()
+    }
     return {'sent': found['send'], **found['receive']}
 
 

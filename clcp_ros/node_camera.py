@@ -227,20 +227,30 @@ class Camera:
             model: Id of the bundle.
             around: What the node knows; the camera fills in its own part.
         """
-        now_s, inputs = time.monotonic(), self._inputs
-        expected = 0
-        if self._camera_info is not None:
-            height, width = ros_messages.camera_info_size(self._camera_info)
-            expected = 3 * height * width
-        if inputs is not None:
-            self.statistics.set_incompatible(inputs.incompatible())
-        around = replace(
-            around, publishers=inputs.publishers() if inputs else 0, expected_bytes=expected
-        )
+        now_s = time.monotonic()
+        around = self._surroundings(around)
         shift = self._shift_status(self._state, model, self.frame_id)
         if self.statistics.silent(now_s, self._since_s):
             shift = stale_shift(shift)
         return [self.statistics.status(now_s, self._since_s, around), shift]
+
+    def _surroundings(self, around: Surroundings) -> Surroundings:
+        """Fill in what the camera itself knows."""
+        inputs, expected = self._inputs, 0
+        if inputs is None:
+            return around
+        if self._camera_info is not None:
+            height, width = ros_messages.camera_info_size(self._camera_info)
+            expected = 3 * height * width
+        self.statistics.set_incompatible(inputs.incompatible())
+        publishers = inputs.publishers()
+        return replace(
+            around,
+            publishers=publishers,
+            rivals=inputs.rivals(),
+            other_types='' if publishers else inputs.other_types(),
+            expected_bytes=expected,
+        )
 
 
 def _ignore(_: Arrival) -> None:

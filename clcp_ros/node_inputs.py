@@ -125,6 +125,27 @@ class Inputs:
             if kind in self._subscriptions
         )
 
+    def rivals(self) -> int:
+        """Most publishers that one topic of images has."""
+        counts = [
+            self._subscriptions[kind].get_publisher_count()
+            for kind in TRANSPORTS
+            if kind in self._subscriptions
+        ]
+        return max(counts, default=0)
+
+    def other_types(self) -> str:
+        """Who publishes on the topics of images what is not subscribed to, for people."""
+        found = []
+        for kind in TRANSPORTS:
+            if kind not in self._subscriptions:
+                continue
+            mine = f'sensor_msgs/msg/{_TYPES[kind].__name__}'
+            for info in self._node.get_publishers_info_by_topic(self._topics[kind]):
+                if info.topic_type != mine:
+                    found.append(f'{info.node_name} sends {info.topic_type} on it, not {mine}')
+        return '; '.join(found)
+
     def _on_message_lost(self, event: Any) -> None:
         self._on_lost(event.total_count_change)
 

@@ -20,7 +20,6 @@ COUNTERS = ('received', 'processed', 'dropped', 'bad', 'failed', 'lost', 'duplic
 SEGMENT_BYTES = 512 << 10
 """Fast DDS's shared memory segment where no profile enlarges it: larger messages do not fit."""
 
-_AHEAD_S = 0.1  # a stamp this far in the future cannot be explained by clock jitter
 _JITTER_S = 1e-3
 _BUFFER = 2048
 _REASON_CHARACTERS = 300
@@ -34,11 +33,13 @@ class Limits:
         stale_s: Silence after which the input is stale (or three of the camera's own periods).
         max_age_s: Age of an arriving frame beyond which clocks disagree.
         frozen_s: Identical images for this long mean a frozen camera; 0 switches this off.
+        ahead_s: How far a stamp may be in the future.
     """
 
     stale_s: float = 0.8
     max_age_s: float = 10.0
     frozen_s: float = 0.6
+    ahead_s: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Surroundings:
 
     Attributes:
         publishers: Publishers that the subscriptions are connected to.
+        rivals: Publishers of one topic, where there are several.
+        other_types: What is published on the topics under another type, for people.
         sim_time: Whether the node runs on `/clock`.
         clock_published: Whether somebody publishes `/clock`.
         expected_bytes: Size of a raw image by the camera's calibration; 0 when unknown.
@@ -55,6 +58,8 @@ class Surroundings:
     """
 
     publishers: int = 0
+    rivals: int = 0
+    other_types: str = ''
     sim_time: bool = False
     clock_published: bool = False
     expected_bytes: int = 0
@@ -144,7 +149,7 @@ class InputStatistics:
             back_s = self._watch.update(now_s, stamp_ns, unique)
             if back_s:
                 self._recent['backwards'] = (now_s, f'{back_s:.1f}')
-            if not -_AHEAD_S <= age_s <= self.limits.max_age_s:
+            if not -self.limits.ahead_s <= age_s <= self.limits.max_age_s:
                 self._recent['clock'] = (now_s, '')
 
     def count(self, now_s: float, what: str, reason: str = '', number: int = 1) -> None:
@@ -291,9 +296,12 @@ class InputStatistics:
         if not any(problem.kind == 'silent' for problem in problems):
             problems += self._stuck()
         if 'backwards' in texts:
+            cause = 'a looped bag or a restarted driver'
+            if around.rivals > 1:
+                cause = f'{around.rivals} publishers of one topic'
             text = (
-                f'stamps jumped back by {texts["backwards"]} s (a looped bag or a restarted '
-                'driver): the shift monitor started anew'
+                f'stamps jumped back by {texts["backwards"]} s ({cause}): the shift monitor '
+                'started anew'
             )
             problems.append(_Problem('backwards', Level.WARN, text))
         if 'clock' in texts:
@@ -309,7 +317,7 @@ class InputStatistics:
             return []
         text = f'no image on {self.topics} for {silence_s:.1f} s'
         if not around.publishers:
-            text += ' (no matching publisher)'
+            text += f' (no matching publisher{around.other_types and ": "}{around.other_types})'
         elif self._may_be_too_large(around):
             text += (
                 f' though {around.publishers} publisher(s) match: images above 512 KB need '

@@ -126,6 +126,8 @@ class SegmentNode(LifecycleNode):
         self._limits.stale_s = self._value('diagnostics.stale_s')
         self._limits.max_age_s = self._value('diagnostics.max_age_s')
         self._limits.frozen_s = self._value('diagnostics.frozen_s')
+        # A clock that is published ten times a second is behind what it stamps.
+        self._limits.ahead_s = 0.5 if self._value('use_sim_time') else 0.1
 
     def _camera_names(self) -> list[str]:
         return node_parameters.camera_names(self._value('cameras'))

@@ -195,6 +195,8 @@ def test_stamps_that_go_back_or_stand_still_are_told() -> None:
     assert status.kinds == ('backwards',)
     assert 'jumped back by 5.0 s' in status.message
     assert status.values['time_jumps'] == '1'
+    rivals = dataclasses.replace(ONE, publishers=2, rivals=2)
+    assert '2 publishers of one topic' in told(statistics, now_s, rivals).message
     assert told(statistics, feed(statistics, now_s + WINDOW_S, 20)).values['time_jumps'] == '2'
     for i in range(3):
         statistics.received(200.0 + i / 10, 'raw', 0.01, stamp_ns=77 * 10**9)

@@ -115,6 +115,29 @@ def test_silent_camera(stream):
     stream.healthy()
 
 
+def test_image_topic_of_another_type(make_rig, ros):
+    """As when `image` is remapped to the compressed topic."""
+    from rclpy.context import Context
+
+    rig = make_rig(diagnostics__period_s=1.0, input_transport='raw').start().listen()
+    rig.until(lambda: rig.status('input'))
+    # A participant of its own, as a process has: within one, topics have one type.
+    context = Context()
+    ros.init(context=context)
+    driver = ros.create_node('driver', namespace=rig.namespace, context=context)
+    try:
+        driver.create_publisher(CompressedImage, 'image', 1)
+        rig.until(lambda: 'driver sends sensor_msgs/msg/CompressedImage' in said(rig))
+        assert rig.status('input').level == STALE
+    finally:
+        driver.destroy_node()
+        context.try_shutdown()
+
+
+def said(rig: Any) -> str:
+    return rig.status('input').message
+
+
 def test_wrong_encoding(stream, daylight_image):
     image = daylight_image(0)
     stream.names(

@@ -315,6 +315,7 @@ def make_trainer(
         '.*LeafSpec.*',
         '.*exists and is not empty.*',
         '.*dataloader is not resumable.*',
+        '.*in eval mode at the start.*',  # what is frozen is meant to be
     ):
         warnings.filterwarnings('ignore', message)
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)

@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clcp_ros.errors import ModelError
+from training.methods.config import OptimizerConfig
+from training.pairs.contrastive import ViewConfig
+from training.pairs.pair import Pair
+from training.pairs.writer import PairSetWriter
+from training.pretrain import SUBCOMMANDS, pretrain
+from training.search.grid import changed, grid, name_of
+from training.search.lr_range import lr_range, smooth, suggest
+from training.watch.watch import WatchConfig
+
+K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
+T_CAMERA_LIDAR = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+QUICK: dict[str, Any] = {
+    'views': ViewConfig(image_size=32, voxel_size_m=0.6, min_points=5), 'batch_size': 8,
+    'batch_gap': 0.0, 'workers': 0, 'loggers': '', 'watch': WatchConfig(images=0),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('pairs')
+    writer = PairSetWriter(folder)
+    rng = np.random.default_rng(0)
+    writer.write_sequence(
+        's',
+        (
+            Pair(
+                f's/{i:06d}', 's', 'front', 'top', i * 10**9, i * 10**9,
+                rng.integers(0, 255, (64, 96, 3)).astype(np.uint8),
+                rng.uniform([3, -3, -1, 0], [9, 3, 1, 1], (80, 4)).astype(np.float32), K,
+                T_CAMERA_LIDAR,
+            )
+            for i in range(16)
+        ),
+    )  # fmt: skip
+    writer.finish(['s'], {}, 0.25)
+    return folder
+
+
+def test_a_valley_is_found() -> None:
+    rates = np.logspace(-6, -1, 101)
+    losses = (
+        3 - 2 * np.exp(-((np.log10(rates) + 2.5) ** 2)) + 5 * np.maximum(np.log10(rates) + 2, 0)
+    )
+    best = suggest(rates, losses)
+    assert best.tenth == pytest.approx(10**-3.5, rel=0.1)
+    assert best.steepest is not None
+    assert 10**-3.7 < best.steepest < 10**-2.8
+    assert suggest(rates, np.linspace(1, 2, 101)).steepest is None
+    with pytest.raises(ModelError, match='smaller --lowest'):
+        suggest(rates[:3], losses[:3])
+
+
+def test_the_average_is_not_drawn_to_zero() -> None:
+    assert smooth([2.0, 2.0, 2.0]).tolist() == pytest.approx([2, 2, 2])
+    assert smooth([1.0, 2.0])[1] == pytest.approx((0.9 * 0.1 * 1 + 0.1 * 2) / 0.19)
+
+
+def test_a_range_test_runs_and_is_reused(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**QUICK, 'max_steps': 12, 'out': tmp_path / 'run', 'pairs': pairs}
+    plot = lr_range(lowest=1e-5, highest=1e-2, **options)
+    assert plot.read_bytes().startswith(b'\x89PNG')
+    with (plot.parent / 'lr_range.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r['step']) for r in rows] == list(range(1, 13))
+    assert float(rows[0]['lr']) == pytest.approx(1e-5)
+    assert float(rows[-1]['lr']) == pytest.approx(1e-2)
+    with (plot.parent / 'metrics.csv').open() as file:
+        used = [float(r['value']) for r in csv.DictReader(file) if r['name'] == 'lr']
+    assert used == pytest.approx([float(r['lr']) for r in rows], rel=1e-4)
+    lr_range(lowest=1e-5, highest=1e-2, **options)
+    assert 'already done' in capsys.readouterr().out
+    with pytest.raises(ModelError, match='--lowest'):
+        lr_range(lowest=1.0, highest=0.1, **options)
+
+
+def test_a_grid_goes_on_where_it_was(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**QUICK, 'max_steps': 2, 'validate_every': 2, 'out': tmp_path, 'pairs': pairs}
+    values: dict[str, Any] = {'optimizer.lr': [1e-4, 1e-3], 'seed': [0]}
+    grid(values, **options)
+    assert (tmp_path / 'grid' / 'lr=0.0001,seed=0' / 'image_encoder.safetensors').is_file()
+    capsys.readouterr()
+    values['seed'] = [0, 1]
+    table = grid(values, **options)
+    out = capsys.readouterr().out
+    assert out.count('already done') == 2
+    assert 'best val_loss' in out
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(r['optimizer.lr']), r['seed']) for r in rows] == [
+        (1e-4, '0'), (1e-4, '1'), (1e-3, '0'), (1e-3, '1'),
+    ]  # fmt: skip
+    assert all(float(r['val_loss']) > 0 for r in rows)
+    assert (tmp_path / 'grid' / 'grid.png').read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(ModelError, match='no run logged val_nothing; there are val_alignment'):
+        grid(values, 'val_nothing', **options)
+
+
+def test_options_of_a_grid() -> None:
+    settings = changed({'optimizer': OptimizerConfig(clip=2.0)}, {'optimizer.lr': 0.5, 'seed': 3})
+    assert settings['optimizer'] == OptimizerConfig(clip=2.0, lr=0.5)
+    assert settings['seed'] == 3
+    assert changed({}, {'clcp.temperature': 0.2})['clcp'].temperature == 0.2
+    for wrong in ('optimiser.lr', 'optimizer.lrr', 'out', 'nothing'):
+        with pytest.raises(ModelError, match='no option'):
+            changed({}, {wrong: 1})
+    with pytest.raises(ModelError, match='--values'):
+        grid({})
+    name = name_of({'optimizer.lr': 1e-4, 'model.image_encoder': 'a/b c', 'views.flip': True})
+    assert name == 'lr=0.0001,image_encoder=a_b_c,flip=true'
+
+
+@pytest.mark.parametrize('name', SUBCOMMANDS)
+def test_subcommands_read_the_recipes_of_pretraining(root: Path, name: str) -> None:
+    from jsonargparse import ArgumentParser
+
+    from training.cli import normalize_arguments, subcommand
+
+    function = subcommand(SUBCOMMANDS, name)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument('--config', action='config')
+    parser.add_function_arguments(function, as_positional=True)
+    recipe = str(root / 'config/pretrain/clcp.yaml')
+    own = (
+        ['--values', '{"optimizer.lr": [1e-4, 1e-3]}'] if name == 'grid' else ['--lowest', '1e-5']
+    )
+    given = ['--config', recipe, '--max-steps', '30', *own]
+    parsed = parser.parse_args(normalize_arguments(function, given))
+    assert parsed.model.lidar_encoder == 'minkunet34_w32'
+    assert parsed.max_steps == 30
+    assert 'Pairs per step' in parser.format_help()
+    assert pretrain.__doc__ is not None

@@ -1,0 +1,421 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs: killed, divided among processes, ended early, fed with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from clcp_ros.errors import ModelError, PairSetError
+from training.checkpoints import read_checkpoint, write_atomically
+from training.hardware import HardwareConfig
+from training.loop import CHECKPOINT, read_metrics
+from training.methods import load_method
+from training.methods.clcp import Clcp, ClcpConfig
+from training.methods.config import ModelConfig, OptimizerConfig
+from training.pairs.contrastive import ViewConfig
+from training.pairs.pair import Pair
+from training.pairs.pair_set import PairSet
+from training.pairs.writer import PairSetWriter
+from training.pretrain import chosen_pairs, pretrain
+from training.watch.watch import WatchConfig
+
+K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
+T_CAMERA_LIDAR = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+VIEWS = ViewConfig(image_size=32, voxel_size_m=0.6, min_points=5, crop_fraction=[0.8, 1.0])
+VIT = ModelConfig(image_encoder='vit_tiny_patch16_224', freeze_lidar=True, lidar_head='linear')
+QUICK: dict[str, Any] = {
+    'views': VIEWS, 'batch_size': 8, 'batch_gap': 0, 'workers': 0, 'loggers': '',
+    'watch': WatchConfig(images=4),
+}  # fmt: skip
+
+
+def make_pair(i: int, tag: str) -> Pair:
+    rng = np.random.default_rng(i)
+    points = rng.uniform([3, -3, -1, 0], [9, 3, 1, 1], (120, 4)).astype(np.float32)
+    image = rng.integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    return Pair(
+        f's/{i:06d}', 's', 'front', 'top', i * 10**9, i * 10**9, image, points, K, T_CAMERA_LIDAR,
+        tags={'condition': tag},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('pairs')
+    writer = PairSetWriter(folder)
+    writer.write_sequence('s', (make_pair(i, ('clear', 'fog')[i % 2]) for i in range(48)))
+    writer.finish(['s'], {}, 0.25)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = ('image_encoder', 'lidar_encoder', 'embedding')
+    return {
+        f'{f}.{k}': v for f in files for k, v in load_file(folder / f'{f}.safetensors').items()
+    }
+
+
+def command(pairs: Path, out: Path, root: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, str(root / 'training' / 'pretrain.py'), '--pairs', str(pairs),
+        '--out', str(out), '--views.image_size', '32', '--views.voxel_size_m', '0.6',
+        '--views.min_points', '5', '--model.image_encoder', 'vit_tiny_patch16_224',
+        '--model.freeze_lidar', '--model.lidar_head', 'linear', '--batch_size', '8',
+        '--batch_gap', '0', '--validate_every', '3', '--checkpoint_every', '2',
+        '--watch.images', '4', '--accelerator', 'cpu', *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_and_resumed_gives_the_same_weights(
+    pairs: Path, tmp_path: Path, root: Path
+) -> None:
+    """kill -9, with a worker that reads ahead."""
+    out = tmp_path / 'killed'
+    killed = False
+    process = subprocess.Popen(
+        command(pairs, out, root, '--max_steps', '14', '--workers', '1', '--loggers', ''),
+        env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and not killed:
+        if (out / CHECKPOINT).is_file() and read_checkpoint(out / CHECKPOINT)['global_step'] >= 4:
+            process.kill()
+            killed = True
+        time.sleep(0.02)
+    process.wait(timeout=60)
+    assert killed
+    assert not (out / 'image_encoder.safetensors').exists()
+    for folder in (out, tmp_path / 'whole'):
+        pretrain(
+            pairs, folder, max_steps=14, validate_every=3, checkpoint_every=2, model=VIT, **QUICK
+        )
+    whole, parts = weights(tmp_path / 'whole'), weights(out)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    rows = {k: read_metrics(tmp_path / k / 'metrics.csv') for k in ('whole', 'killed')}
+    for name in ('loss', 'val_loss', 'val_patch_cosine', 'grad_norm'):
+        values = [[(s, v) for s, n, v in rows[k] if n == name] for k in ('whole', 'killed')]
+        assert values[0] == values[1], name
+    assert [s for s, n, _ in rows['killed'] if n == 'loss'] == list(range(1, 15))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(pairs: Path, tmp_path: Path, root: Path) -> None:
+    """Lightning's DDP over gloo, by the command's own options; the same weights but rounding."""
+    subprocess.run(
+        command(
+            pairs, tmp_path / 'two', root, '--max_steps', '4', '--workers', '0', '--devices', '2',
+            '--strategy', 'ddp', '--chunk', '2',
+        ),
+        env={**os.environ, 'OMP_NUM_THREADS': '1'}, check=True, capture_output=True, timeout=280,
+    )  # fmt: skip
+    pretrain(
+        pairs, tmp_path / 'one', max_steps=4, validate_every=3, checkpoint_every=2, chunk=2,
+        model=VIT, **QUICK,
+    )  # fmt: skip
+    one, two = weights(tmp_path / 'one'), weights(tmp_path / 'two')
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-3, rtol=1e-2, msg=name)
+    for name in ('loss', 'val_loss', 'val_r5', 'val_pairs', 'val_uniformity_image'):
+        values = [
+            [v for _, n, v in read_metrics(tmp_path / k / 'metrics.csv') if n == name]
+            for k in ('one', 'two')
+        ]
+        assert values[1] == pytest.approx(values[0], rel=1e-2, abs=1e-3), name
+
+
+def test_batches_that_cannot_be_divided_are_refused() -> None:
+    from training.loop import StepBatches
+
+    batches = StepBatches(np.arange(40), 9, 5, 0)
+    with pytest.raises(ModelError, match='cannot be divided among 2 processes'):
+        batches.divide(0, 2)
+    batches.divide(1, 3)
+    assert len(batches.batch(0)) == 3
+
+
+def test_what_a_run_leaves_embeds_again(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'run'
+    pretrain(
+        pairs, out, max_steps=3, validate_every=3, model=VIT, clcp=ClcpConfig(temperature=0.1),
+        **QUICK,
+    )  # fmt: skip
+    assert {p.name for p in out.iterdir()} >= {
+        'image_encoder.safetensors', 'lidar_encoder.safetensors', 'embedding.safetensors',
+    }  # fmt: skip
+    method = load_method(out)
+    assert not method.training
+    assert isinstance(method, Clcp)
+    assert method.setup_.views == VIEWS
+    pair_set = PairSet(pairs)
+    samples = method.samples(pair_set, train=False)
+    rows = [(int(p), 0) for p in pair_set.rows(split='val')]
+    with torch.no_grad():
+        embedded = method.embed(method.collate([samples[r] for r in rows]))
+        loss = method.contrast(embedded.image, embedded.lidar)
+    logged = [v for _, n, v in read_metrics(out / 'metrics.csv') if n == 'val_loss'][-1]
+    assert float(loss) == pytest.approx(logged, rel=1e-4)
+    save_file({'x': torch.zeros(1)}, out / 'lidar_encoder.safetensors')
+    with pytest.raises(ModelError, match='do not belong together'):
+        load_method(out)
+
+
+def test_everything_promised_is_watched(
+    pairs: Path, tmp_path: Path, toy_cityscapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**QUICK, 'watch': WatchConfig(4, toy_cityscapes, 10, 64)}
+    pretrain(
+        pairs, tmp_path / 'run', max_steps=2, validate_every=2,
+        clcp=ClcpConfig(temperature_use='inverted'), **options,
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert 'warning: at a logit scale of 0.932 the loss of 8 pairs cannot fall below' in out
+    rows = read_metrics(tmp_path / 'run' / 'metrics.csv')
+    first = {n: v for s, n, v in rows if s == 0}
+    last = {n: v for s, n, v in rows if s == 2}
+    for way in ('', 'image_to_lidar_', 'lidar_to_image_'):
+        for what in ('r1', 'r5', 'r10', 'rank'):
+            assert f'val_{way}{what}' in last
+    assert last.keys() >= {
+        'val_alignment', 'val_uniformity_image', 'val_uniformity_lidar', 'val_image_rank',
+        'val_lidar_rank', 'val_patch_cosine', 'val_patch_cosine_p05', 'val_patch_cka',
+        'val_patch_rank', 'val_patch_similarity', 'val_probe_miou', 'val_watch_s', 'waited',
+        'pairs_per_s', 'grad_norm', 'skipped', 'lr', 'logit_scale',
+    }  # fmt: skip
+    assert first['val_patch_cosine'] == pytest.approx(1, abs=1e-4)
+    assert first['val_patch_cka'] == pytest.approx(1, abs=1e-4)
+    assert last['val_patch_cosine'] < 0.9999
+    assert 0 < last['val_probe_miou'] < 1
+    assert 'of the time waiting for the loader' in out
+
+
+def test_early_stopping_and_the_best_weights(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random pairs cannot be learned: the validation loss soon rises, and stays."""
+    result = pretrain(
+        pairs, tmp_path / 'run', max_steps=60, validate_every=2, patience=2, keep='best',
+        model=VIT, optimizer=OptimizerConfig(lr=3e-3), **QUICK,
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert 'val_loss has not improved for 2 validations' in out
+    rows = [
+        (s, v) for s, n, v in read_metrics(tmp_path / 'run' / 'metrics.csv') if n == 'val_loss'
+    ]
+    after = [r for r in rows if r[0] > 0]
+    assert after[-1][0] < 60
+    best = min(after, key=lambda r: r[1])
+    kept = read_checkpoint(tmp_path / 'run' / 'best.ckpt')
+    assert kept['global_step'] == best[0] == after[-1][0] - 4
+    saved = load_file(result)
+    prefix = 'image_encoder.model.'
+    state = {k.removeprefix(prefix): v for k, v in kept['state_dict'].items()}
+    assert all(torch.equal(v, state[k]) for k, v in saved.items())
+    with pytest.raises(ModelError, match='look at validations'):
+        pretrain(pairs, tmp_path / 'b', validate_every=0, patience=2, **QUICK)
+
+
+class Poison(L.Callback):
+    """Makes weights infinite for some steps, as an overflow does."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
+
+    def on_before_backward(
+        self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor
+    ) -> None:
+        if trainer.global_step in self.steps:
+            loss.data.fill_(float('nan'))
+
+    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.global_step in self.steps:
+            next(p for p in module.parameters() if p.grad is not None).grad.fill_(float('inf'))
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def prepare(steps: set[int]) -> None:
+        real = L.Trainer.fit
+
+        def fit(self: L.Trainer, *args: Any, **kwargs: Any) -> None:
+            self.callbacks.insert(0, Poison(steps))
+            real(self, *args, **kwargs)
+
+        monkeypatch.setattr(L.Trainer, 'fit', fit)
+
+    return prepare
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    pairs: Path, tmp_path: Path, poison: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison({2, 4})
+    result = pretrain(pairs, tmp_path / 'run', max_steps=6, validate_every=0, **QUICK)
+    out = capsys.readouterr().out
+    assert out.count('step skipped') == 2
+    assert '2 steps skipped, not finite' in out
+    assert all(torch.isfinite(v).all() for v in load_file(result).values())
+    skipped = [v for _, n, v in read_metrics(tmp_path / 'run' / 'metrics.csv') if n == 'skipped']
+    assert skipped == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_skipped_step_changes_no_weight(pairs: Path, tmp_path: Path, poison: Any) -> None:
+    """One step, skipped: neither the gradient nor the decay has moved a weight."""
+    poison({0})
+    result = pretrain(
+        pairs, tmp_path / 'a', max_steps=1, validate_every=0, model=VIT,
+        optimizer=OptimizerConfig(lr=0.1, weight_decay=0.5), **QUICK,
+    )  # fmt: skip
+    L.seed_everything(0, verbose=False)
+    from training.methods.base import Setup
+
+    start = Clcp(Setup(VIT, OptimizerConfig(), VIEWS, 1)).image_encoder.model.state_dict()
+    assert all(torch.equal(v, start[k]) for k, v in load_file(result).items())
+
+
+def test_repeated_ones_end_the_run_with_one_line(pairs: Path, tmp_path: Path, poison: Any) -> None:
+    poison({2, 3, 4, 5})
+    with pytest.raises(ModelError, match=r'the loss is nan at step 4, as were 2 before it.*lower'):
+        pretrain(pairs, tmp_path / 'run', max_steps=9, validate_every=0, tolerance=2, **QUICK)
+
+
+def test_a_checkpoint_of_another_model_says_which_keys_differ(pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'run'
+    pretrain(pairs, out, max_steps=2, checkpoint_every=2, validate_every=0, **QUICK)
+    (out / 'image_encoder.safetensors').unlink()
+    checkpoint = read_checkpoint(out / CHECKPOINT)
+    state = checkpoint['state_dict']
+    state['image_head.weight'] = torch.zeros(3, 3)
+    state['other.bias'] = state.pop('image_head.bias')
+    write_atomically(checkpoint, out / CHECKPOINT)
+    with pytest.raises(ModelError) as error:
+        pretrain(pairs, out, max_steps=2, checkpoint_every=2, validate_every=0, **QUICK)
+    message = str(error.value)
+    assert '1 missing (image_head.bias)' in message
+    assert '1 unexpected (other.bias)' in message
+    assert 'image_head.weight (3, 3)' in message
+
+
+@pytest.mark.parametrize('damage', ['cut', 'pickle', 'empty'])
+def test_a_damaged_checkpoint_is_one_line(pairs: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / 'run'
+    pretrain(pairs, out, max_steps=2, checkpoint_every=2, validate_every=0, **QUICK)
+    (out / 'image_encoder.safetensors').unlink()
+    path = out / CHECKPOINT
+    if damage == 'cut':
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == 'pickle':
+        torch.save({'state_dict': {}, 'x': Path('code')}, path)
+    else:
+        path.write_bytes(b'')
+    with pytest.raises(ModelError, match=r'last\.ckpt: not a checkpoint of plain data'):
+        pretrain(pairs, out, max_steps=2, checkpoint_every=2, validate_every=0, **QUICK)
+
+
+def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """A full disk, in the shape of the largest file that this process may write."""
+    path = tmp_path / CHECKPOINT
+    write_atomically({'state_dict': {'x': torch.ones(3)}}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        # torch's writer turns the system's error into one of its own.
+        with pytest.raises((OSError, RuntimeError)):
+            write_atomically({'state_dict': {'x': torch.zeros(100_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_checkpoint(path)['state_dict']['x'].tolist() == [1, 1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_pairs_of_some_conditions(pairs: Path) -> None:
+    pair_set = PairSet(pairs)
+    both = chosen_pairs(pair_set, 'train')
+    fog = chosen_pairs(pair_set, 'train', 'fog')
+    assert len(fog) == len(both) // 2
+    assert len(chosen_pairs(pair_set, 'train', 'fog, clear')) == len(both)
+    assert all(json.loads(pair_set.column('tags')[p])['condition'] == 'fog' for p in fog)
+    with pytest.raises(PairSetError, match='no training pairs with the tag snow; there are clear'):
+        chosen_pairs(pair_set, 'train', 'snow')
+
+
+def test_pairs_without_a_point_in_sight_are_left_out(tmp_path: Path) -> None:
+    """All of them: nothing is learned, nothing breaks."""
+    import dataclasses
+
+    writer = PairSetWriter(tmp_path / 'blind')
+    away = (make_pair(i, 'clear') for i in range(12))
+    writer.write_sequence(
+        's', (dataclasses.replace(p, points=p.points * np.float32([-1, 1, 1, 1])) for p in away)
+    )
+    writer.finish(['s'], {}, 0.25)
+    result = pretrain(tmp_path / 'blind', tmp_path / 'run', max_steps=2, validate_every=1, **QUICK)
+    assert all(torch.isfinite(v).all() for v in load_file(result).values())
+    rows = read_metrics(tmp_path / 'run' / 'metrics.csv')
+    assert [v for _, n, v in rows if n == 'pairs'] == [0, 0]
+
+
+def test_hardware_that_is_not_there_is_one_line() -> None:
+    HardwareConfig().check()
+    assert HardwareConfig().trainer_arguments()['devices'] in (1, 'auto')
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    for config in (
+        HardwareConfig(accelerator='gpu'), HardwareConfig(strategy='fsdp'),
+        HardwareConfig(sync_batchnorm=True), HardwareConfig(devices=-1),
+        HardwareConfig(num_nodes=0),
+    ):  # fmt: skip
+        with pytest.raises(ModelError):
+            config.check()
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'max_steps': 0}, {'batch_size': 1}, {'chunk': -1}, {'patience': -1},
+        {'checkpoint_every': 0}, {'loggers': 'tensorbord'}, {'method': 'clpc'},
+    ],
+)  # fmt: skip
+def test_wrong_options_are_one_line(pairs: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ModelError) as error:
+        pretrain(pairs, tmp_path / 'run', **{**QUICK, **wrong})
+    assert len(str(error.value)) < 200
+
+
+def test_tensorboard_is_written_where_it_is_installed(pairs: Path, tmp_path: Path) -> None:
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = {**QUICK, 'loggers': 'tensorboard'}
+    pretrain(pairs, tmp_path / 'run', max_steps=4, validate_every=2, **options)
+    events = EventAccumulator(str(tmp_path / 'run' / 'tensorboard'))
+    events.Reload()
+    assert {'loss', 'val_loss', 'val_patch_cosine'} <= set(events.Tags()['scalars'])
+
+
+def test_a_logger_that_is_missing_is_a_hint(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name in ('wandb', 'mlflow', 'tensorboard'):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModelError, match='pip install wandb'):
+        pretrain(pairs, tmp_path / 'a', **{**QUICK, 'loggers': 'wandb'})
+    pretrain(
+        pairs, tmp_path / 'b', max_steps=1, validate_every=0, **{**QUICK, 'loggers': 'tensorboard'}
+    )
+    assert 'pip install tensorboard' in capsys.readouterr().out

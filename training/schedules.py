@@ -73,13 +73,18 @@ def layer_decay_groups(
     Args:
         encoder: A timm network, which says itself how its layers follow each other.
         weight_decay: Of matrices; biases, norms and embeddings have none.
-        layer_decay: Factor from one layer to the one before, in (0, 1]; the last has 1.
+        layer_decay: Factor from one layer to the one before, in (0, 1]; the last that is trained
+            has 1.
 
     Returns:
         Groups for an optimizer, each with its factor as `lr_scale`.
     """
     named = getattr(encoder, 'no_weight_decay', None)
     skipped = named() if callable(named) else ()
-    return param_groups_layer_decay(
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
         encoder, weight_decay, no_weight_decay_list=skipped, layer_decay=layer_decay
     )
+    # timm counts from the classifier and over layers that are not trained: frozen ones, because
+    # nothing reads them.
+    last = max((group['lr_scale'] for group in groups), default=1.0)
+    return [{**group, 'lr_scale': group['lr_scale'] / last} for group in groups]

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from training.methods.base import Setup
+from training.methods.base import Setup, freeze_unused
 from training.methods.clcp import Clcp
 from training.methods.config import ModelConfig
-from training.schedules import cosine_restarts, decay_groups
+from training.models.image_encoder import ImageEncoder
+from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
 
 
 def test_thesis_cycles_end_after_1_3_7_15_31_63_epochs() -> None:
@@ -29,3 +32,21 @@ def test_scales_and_embeddings_do_not_decay() -> None:
     assert any(p is method.image_encoder.model.pos_embed for p in kept)
     assert all(p.ndim > 1 for p in decayed)
     assert len(decayed) + len(kept) == len(list(method.parameters()))
+
+
+@pytest.mark.parametrize(
+    'network', ['mobilenetv4_conv_small', 'resnet10t', 'test_vit', 'test_efficientnet']
+)
+def test_rates_fall_from_the_last_layer_that_is_read(network: str) -> None:
+    encoder = ImageEncoder(network)
+    freeze_unused(encoder, 64)
+    groups = layer_decay_groups(encoder.model, 0.1, 0.5)
+    trained = {id(p): n for n, p in encoder.model.named_parameters() if p.requires_grad}
+    scales = {trained[id(p)]: g['lr_scale'] for g in groups for p in g['params']}
+    assert scales.keys() == set(trained.values())
+    assert max(scales.values()) == 1
+    first = next(n for n in scales if 'weight' in n)
+    assert scales[first] == min(scales.values()) < 0.3
+    # Each layer has half of the next one's.
+    levels = sorted(set(scales.values()))
+    assert all(b == pytest.approx(2 * a) for a, b in itertools.pairwise(levels))

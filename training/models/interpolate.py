@@ -38,5 +38,5 @@ def move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
             slow.lerp_(fast.to(slow.dtype), 1 - decay)
-        for slow, fast in zip(average.buffers(), network.buffers(), strict=True):
-            slow.copy_(fast)
+        for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+            kept.copy_(new)

@@ -9,6 +9,7 @@ merging is exact: the weight that was computed is the one that is kept.
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -87,7 +88,7 @@ def merge_lora(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if parametrize.is_parametrized(module, 'weight'):
-            weight = nn.Parameter(module.weight.detach().clone())
+            weight = nn.Parameter(cast('Tensor', module.weight).detach().clone())
             # Not remove_parametrizations, which takes the weight from the class that copies of
             # this module share with it.
             del module.parametrizations

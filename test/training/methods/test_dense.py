@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,12 +111,12 @@ def test_each_rule_on_negatives() -> None:
     sequence, time = torch.tensor([0, 0, 1]), torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
     lidar, geometry = unit(9, 4), torch.zeros(9, 6)
     geometry[:, 0] = torch.arange(9)
-    off = {'scope': 'batch', 'neighbours': -1, 'gap_s': 0.0, 'same_shape': False}
+    off: dict[str, Any] = {'scope': 'batch', 'neighbours': -1, 'gap_s': 0.0, 'same_shape': False}
 
-    def allowed(**rules: object) -> torch.Tensor:
+    def allowed(**rules: Any) -> torch.Tensor:
         return allowed_negatives(
             groups, NegativeRules(**{**off, **rules}), sequence, time, lidar, geometry
-        )  # type: ignore[arg-type]
+        )
 
     frame = sample[:, None] == sample[None]
     assert allowed().all()

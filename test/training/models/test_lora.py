@@ -98,5 +98,7 @@ def test_moving_average() -> None:
     fast(torch.randn(8, 3) + 5)
     move_average(slow, fast, 0.75)
     torch.testing.assert_close(slow.weight.data, torch.full((3,), 1.5))
+    assert slow.running_mean is not None
+    assert fast.running_mean is not None
     assert torch.equal(slow.running_mean, fast.running_mean)
     assert slow.num_batches_tracked == 1

@@ -54,7 +54,8 @@ def to_int8(source: Path, target: Path, images: Sequence[np.ndarray], spec: Inpu
     """Write a model whose convolutions and matrix products are of 8-bit integers.
 
     Static quantization in the QDQ format: weights per channel, activations by the range that they
-    take on the given frames.
+    take on the given frames, both symmetric around zero. (With a zero point of their own, which
+    has finer steps, three times as many pixels changed their class.)
 
     Args:
         source: A float32 model.
@@ -77,8 +78,8 @@ def to_int8(source: Path, target: Path, images: Sequence[np.ndarray], spec: Inpu
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared, target, _Calibration(images, spec), quant_format=QuantFormat.QDQ,
-                per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                op_types_to_quantize=list(QUANTIZED),
+                per_channel=True, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+                op_types_to_quantize=list(QUANTIZED), extra_options={'ActivationSymmetric': True},
             )  # fmt: skip
     except Exception as error:  # the quantizer raises many private types
         raise ModelError(f'{source.name} cannot be quantized: {_first_line(error)}') from error

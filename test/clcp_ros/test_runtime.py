@@ -2,19 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clcp_ros import runtime
+from clcp_ros.bundle import InputSpec
 from clcp_ros.errors import BundleError
 from clcp_ros.runtime import CPU, OPENVINO_CPU, offered_providers, open_session, openvino_installed
+from training.onnx_reduce import to_half, to_int8
 
 needs_openvino = pytest.mark.skipif(
     not openvino_installed(), reason='OpenVINO is not installed: pip install openvino'
@@ -84,6 +88,45 @@ def test_threads_take_turns(name: str, model: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize('name', BOTH)
+def test_the_callers_arithmetic_stays_as_it_was(name: str, model: Path) -> None:
+    open_session(model, threads=1, runtime=name).run(['logits'], batch(1))
+    tiny = np.array([np.finfo(np.float32).tiny], np.float32)
+    assert (tiny / 2)[0] > 0
+
+
+def test_a_session_takes_its_thread_along(model: Path) -> None:
+    others = set(threading.enumerate())
+    session = open_session(model, threads=1)
+    session.run(['logits'], batch(1))
+    (own,) = (t for t in set(threading.enumerate()) - others if t.name.startswith('model'))
+    del session
+    gc.collect()
+    own.join(5)
+    assert not own.is_alive()
+
+
+@needs_openvino
+def test_two_names_of_a_tensor(model: Path, tmp_path: Path) -> None:
+    half = tmp_path / 'half.onnx'
+    to_half(model, half)
+    found, expected = (open_session(half, runtime=r) for r in ('openvino', 'onnxruntime'))
+    assert found.inputs['image'] == (None, 3, 48, 80)
+    for one, other in zip(*(s.run(NAMES, batch(2)) for s in (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02)
+
+
+@needs_openvino
+def test_integers_stay_with_onnxruntime(model: Path, tmp_path: Path) -> None:
+    images = [np.full((48, 80, 3), v, np.uint8) for v in (0, 100, 255)]
+    spec = InputSpec(48, 80, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    to_int8(model, tmp_path / 'int8.onnx', images, spec)
+    session = open_session(tmp_path / 'int8.onnx')
+    assert session.runtime == 'onnxruntime'
+    assert session.fallback_reason == ''
+    assert open_session(tmp_path / 'int8.onnx', runtime='openvino').runtime == 'openvino'
 
 
 @pytest.mark.parametrize('name', BOTH)
@@ -171,7 +214,7 @@ def test_an_accelerator_out_of_memory_is_left_for_the_cpu(
 ) -> None:
     wanted = ('CUDAExecutionProvider',)
     engine = ShortOfMemory(f'[ONNXRuntimeError] : 1 : FAIL : {message}\nmore')
-    session = runtime.Session(model, wanted, 1, 'auto', engine, '')
+    session = runtime.Session(model, wanted, 1, 'auto', engine, '', ThreadPoolExecutor(1))
     expected = open_session(model, [CPU], 1).run(NAMES, batch(2))
     for _ in range(2):
         for found, array in zip(session.run(NAMES, batch(2)), expected, strict=True):
@@ -186,7 +229,7 @@ def test_an_accelerator_out_of_memory_is_left_for_the_cpu(
 
 def test_other_failures_of_an_accelerator_are_not_hidden(model: Path) -> None:
     engine = ShortOfMemory('INVALID_ARGUMENT : Got invalid dimensions for input: image')
-    session = runtime.Session(model, (), 1, 'auto', engine, '')
+    session = runtime.Session(model, (), 1, 'auto', engine, '', ThreadPoolExecutor(1))
     with pytest.raises(RuntimeError, match='INVALID_ARGUMENT'):
         session.run(NAMES, batch(1))
     assert session.provider == 'CUDAExecutionProvider'

@@ -4,7 +4,8 @@
 
 Takes weights (training/finetune.py) or a bundle (training/export.py). Every frame goes through the
 preprocessing of the node, and its logits are upsampled to the label's own size. Writes
-`evaluation.json`, `.md`, `.tex` and `.html` with the best, median and worst frames, and pictures.
+`evaluation.json`, `.csv`, `.md`, `.tex` and `.html` with the best, median and worst frames, and
+pictures.
 Without arguments it works on the simulated drive. The subcommand `submission` writes files for the
 test servers of data sets, `simdg` runs the benchmark of domain generalisation.
 """

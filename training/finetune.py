@@ -62,6 +62,7 @@ from training.segmentation.frequencies import balanced_weights, class_counts
 from training.segmentation.frequencies import report as frequency_report
 from training.segmentation.task import OptimizerConfig, SegmentationTask
 from training.segmentation.transforms import AugmentationConfig
+from training.worker_errors import plain_worker_errors
 
 RESULT = MODEL.name
 FRAMES = 'frames.txt'
@@ -203,7 +204,8 @@ def finetune(
         print(f'percent of the labelled pixels: {frequency_report(counts, frames.classes.names)}')
     class_weights = balanced_weights(counts, balance) if balance else None
     task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights)
-    fit(trainer, task, data_module)
+    with plain_worker_errors():
+        fit(trainer, task, data_module)
     if trainer.is_global_zero:
         frames.labels.report(frames.classes)
         (out / FRAMES).write_text(''.join(f'{f.name}\n' for f in frames.frames))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import shutil
@@ -305,6 +306,12 @@ def test_seeds_give_mean_and_deviation(
     assert f'| night | 12 | {spread} |' in table
     assert '| three | ' in table
     assert r' $\pm$ ' in (tmp_path / 'all' / 'evaluation.tex').read_text()
+    lines = list(csv.DictReader((tmp_path / 'all' / 'evaluation.csv').open(newline='')))
+    night = [row for row in lines if row['condition'] == 'night']
+    assert [row['model'] for row in night] == written['models']
+    assert [float(row['miou']) for row in night] == pytest.approx(values, abs=1e-4)
+    assert {row['split'] for row in lines} == {'val'}
+    assert night[0]['iou train'] == ''
     page = (tmp_path / 'all' / 'evaluation.html').read_text()
     assert spread in page
     assert 'seed2/model.safetensors' in page

@@ -234,6 +234,23 @@ def test_bad_input_is_one_clear_error(
     assert not (tmp_path / 'run' / 'model.safetensors').exists()
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_damaged_file_is_one_line_that_names_it(
+    toy_cityscapes: Path, tmp_path: Path, workers: int
+) -> None:
+    shutil.copytree(toy_cityscapes, tmp_path / 'data')
+    image = sorted((tmp_path / 'data' / 'leftImg8bit' / 'train' / 'a-clear').iterdir())[3]
+    image.write_bytes(image.read_bytes()[:3000])
+    with pytest.raises(ClcpError, match=f'^[^\\n]*{image.name}: truncated PNG[^\\n]*$'):
+        run(tmp_path / 'data', tmp_path / 'run', max_steps=20, workers=workers)
+    assert not (tmp_path / 'run' / 'model.safetensors').exists()
+    label = sorted((tmp_path / 'data' / 'gtFine' / 'train' / 'a-clear').iterdir())[5]
+    label.unlink()
+    with pytest.raises(LabelError, match='1 of 36 images have no label: train/a-clear/a-clear_'):
+        run(tmp_path / 'data', tmp_path / 'other', workers=workers)
+    assert not (tmp_path / 'other').exists()
+
+
 def test_missing_data_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match='no such folder'):
         run(tmp_path / 'nowhere', tmp_path / 'run')

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +27,7 @@ RESULT = 'evaluation.json'
 TABLE = 'evaluation.md'
 LATEX = 'evaluation.tex'
 PAGE = 'evaluation.html'
+ROWS = 'evaluation.csv'
 
 Gallery = Mapping[str, Mapping[str, tuple[str, np.ndarray]]]
 """By part and kind (best, median, worst): what to call a frame, and its picture (h, w, 3)."""
@@ -38,7 +42,7 @@ def write_evaluation(
     name: str,
     columns: tuple[str, str],
 ) -> None:
-    """Write `evaluation.json`, `.md`, `.tex` and `.html`; each appears whole.
+    """Write `evaluation.json`, `.csv`, `.md`, `.tex` and `.html`; each appears whole.
 
     Args:
         folder: Where to.
@@ -56,6 +60,7 @@ def write_evaluation(
         tex.append(f'% in the form of table {number}\n{latex([*own, *published], *columns)}')
     files = {
         RESULT: json.dumps(to_json(results), indent=1) + '\n',
+        ROWS: csv_rows(results),
         TABLE: '\n'.join(text),
         LATEX: '\n'.join(tex),
         PAGE: evaluation_page(results, gallery),
@@ -63,6 +68,33 @@ def write_evaluation(
     for file, content in files.items():
         with atomic_path(folder / file) as temporary:
             temporary.write_text(content)
+
+
+def csv_rows(results: Sequence[Evaluation]) -> str:
+    """Every figure of every model as comma-separated values, a line for each part of the data.
+
+    Args:
+        results: One model, or several seeds of one.
+    """
+    classes = results[0].classes.names
+    figures = ('miou', 'rpd', 'pixel_accuracy', 'boundary_miou', 'ece')
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(
+        ['model', 'data', 'condition', 'split', 'frames', *figures, *(f'iou {c}' for c in classes)]
+    )
+    for result in results:
+        for name in result.names:
+            part, found = result.part(name), result.figures(name)
+            values = [found.get(f, math.nan) for f in figures]
+            values += list(100 * result.matrices[name].iou())
+            writer.writerow(
+                [
+                    result.about['model'], part.data, part.condition, part.split,
+                    result.frames[name], *('' if math.isnan(v) else f'{v:.4f}' for v in values),
+                ]
+            )  # fmt: skip
+    return text.getvalue()
 
 
 def evaluation_page(results: Sequence[Evaluation], gallery: Gallery) -> str:

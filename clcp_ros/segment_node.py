@@ -158,9 +158,10 @@ class SegmentNode(LifecycleNode):
             return transition()
         except Exception as error:  # a transition must not end the process
             self.failure = ' '.join(str(error).split()) or type(error).__name__
-            self.get_logger().error(f'cannot {what}: {self.failure}')
-            if not isinstance(error, ClcpError):
-                self.get_logger().error(traceback.format_exc())
+            if self.context.ok():  # else it was interrupted, which is no failure
+                self.get_logger().error(f'cannot {what}: {self.failure}')
+                if not isinstance(error, ClcpError):
+                    self.get_logger().error(traceback.format_exc())
             if what == 'configure':
                 self._release()
             else:

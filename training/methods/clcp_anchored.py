@@ -106,9 +106,9 @@ class AnchoredConfig:
         return self.anchor > 0 or self.gram > 0
 
     @property
-    def uses_lidar_encoder(self) -> bool:
-        """Whether the lidar encoder is computed at all."""
-        return self.dense or self.cls > 0
+    def trains_lidar_encoder(self) -> bool:
+        """Whether any term has gradients for the lidar encoder."""
+        return self.nce > 0 or self.cls > 0
 
     def check(self, from_weights: bool) -> None:
         """Raise ModelError for values that make no sense.
@@ -190,8 +190,10 @@ class ClcpAnchored(Method):
             self.geometry_head = GeometryHead(channels)
         if o.consistency:
             self.predictor = _mlp(channels, o.width, channels)
-        if not o.uses_lidar_encoder:
-            self.lidar_encoder.requires_grad_(False)
+        if not o.trains_lidar_encoder:
+            self.lidar_encoder.freeze()
+        if o.dense and not o.nce:
+            self.point_head.requires_grad_(False)
 
     @property
     def options(self) -> AnchoredConfig:
@@ -268,25 +270,25 @@ class ClcpAnchored(Method):
         return encoder
 
     def _terms(self, batch: Batch, grid: Tensor, scans: LidarFeatures | None) -> dict[str, Own]:
+        """What concerns tokens; in float32, since cosines of bfloat16 have two digits."""
         o = self.options
         own: dict[str, Own] = {}
-        if o.dense:
-            assert scans is not None
-            own |= self._dense_terms(batch, grid, scans)
-        if o.geometry:
-            own['geometry'] = Own(o.geometry, self._geometry_values(batch, grid))
-        if o.anchored:
-            first = self._first_tokens(batch['clean'])
-            if o.anchor:
+        first = self._initial_tokens(batch['clean']) if o.anchored else None
+        wanted = self._average_tokens(batch['clean']) if o.consistency else None
+        with torch.autocast(grid.device.type, enabled=False):
+            grid = grid.float()
+            if o.dense:
+                assert scans is not None
+                own |= self._dense_terms(batch, grid, scans)
+            if o.geometry:
+                own['geometry'] = Own(o.geometry, self._geometry_values(batch, grid))
+            if first is not None and o.anchor:
                 own['anchor'] = Own(o.anchor, anchor_values(grid, first))
-            if o.gram:
+            if first is not None and o.gram:
                 own['gram'] = Own(o.gram, gram_values(grid, first))
-        if o.consistency:
-            assert self.teacher is not None
-            with torch.no_grad():
-                wanted = self.teacher(batch['clean']).grid
-            said = self.predictor(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            own['consistency'] = Own(o.consistency, anchor_values(said, wanted))
+            if wanted is not None:
+                said = self.predictor(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+                own['consistency'] = Own(o.consistency, anchor_values(said, wanted))
         return own
 
     def _dense_terms(self, batch: Batch, grid: Tensor, scans: LidarFeatures) -> dict[str, Own]:
@@ -298,17 +300,14 @@ class ClcpAnchored(Method):
             batch['uv'], batch['visible'] & scans.point_seen, scans.point_sample, shape,
             o.min_points, o.max_groups,
         )  # fmt: skip
-        # Cosines of bfloat16 have two digits.
-        with torch.autocast(grid.device.type, enabled=False):
-            image = F.normalize(self.token_head(groups.of_map(grid.float())), dim=1)
-            lidar = F.normalize(self.point_head(groups.mean(scans.points.float())), dim=1)
-            own: dict[str, Own] = {}
-            if o.point:
-                own['point'] = Own(o.point, point_values(image, lidar.detach()))
-            if o.nce:
-                allowed = self._negatives(batch, groups, lidar)
-                values = nce_values(image, lidar, 1 / o.temperature, allowed)
-                own['nce'] = Own(o.nce, values)
+        image = F.normalize(self.token_head(groups.of_map(grid)), dim=1)
+        lidar = F.normalize(self.point_head(groups.mean(scans.points.float())), dim=1)
+        own: dict[str, Own] = {}
+        if o.point:
+            own['point'] = Own(o.point, point_values(image, lidar.detach()))
+        if o.nce:
+            allowed = self._negatives(batch, groups, lidar)
+            own['nce'] = Own(o.nce, nce_values(image, lidar, 1 / o.temperature, allowed))
         return own
 
     def _negatives(self, batch: Batch, groups: Groups, lidar: Tensor) -> Tensor:
@@ -327,15 +326,20 @@ class ClcpAnchored(Method):
             chosen = chosen[order.sort().values]
         sample = samples_of(counts)[chosen]
         tokens = sample_maps(
-            grid.float(), batch['uv'][chosen], torch.bincount(sample, minlength=len(grid))
+            grid, batch['uv'][chosen], torch.bincount(sample, minlength=len(grid))
         )
-        with torch.autocast(grid.device.type, enabled=False):
-            return self.geometry_head.values(tokens, batch['geometry'][chosen])
+        return self.geometry_head.values(tokens, batch['geometry'][chosen])
 
-    def _first_tokens(self, images: Tensor) -> Tensor:
+    def _initial_tokens(self, images: Tensor) -> Tensor:
         initial = self._initial[0].to(images.device)
         with torch.no_grad():
-            return initial(images).grid
+            return initial(images).grid.float()
+
+    def _average_tokens(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with torch.no_grad():
+            tokens: Tensor = self.teacher(images).grid.float()
+        return tokens
 
 
 def _frozen(encoder: ImageEncoder) -> ImageEncoder:

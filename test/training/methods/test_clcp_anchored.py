@@ -8,12 +8,14 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clcp_ros.errors import ModelError
+from training.loop import read_metrics
 from training.methods import load_method
 from training.methods.base import Setup
 from training.methods.clcp_anchored import AnchoredConfig, ClcpAnchored
@@ -21,6 +23,9 @@ from training.methods.config import ModelConfig
 from training.methods.dense import NegativeRules
 from training.models.image_encoder import ImageEncoder
 from training.pairs.contrastive import Extras, ViewConfig
+from training.pairs.pair import Pair
+from training.pairs.writer import PairSetWriter
+from training.pretrain import pretrain
 
 SIZE, PAIRS, POINTS = 64, 3, 400
 OFF = {'cls': 0.0, 'point': 0.0, 'nce': 0.0, 'geometry': 0.0}
@@ -28,6 +33,27 @@ ALL = {
     'cls': 0.2, 'point': 0.3, 'nce': 0.4, 'geometry': 0.5, 'anchor': 0.6, 'gram': 0.7,
     'consistency': 0.8, 'ema': 0.9,
 }  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of noise with points in front of the camera."""
+    folder = tmp_path_factory.mktemp('set') / 'pairs'
+    K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
+    T = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+
+    def pair(i: int) -> Pair:
+        rng = np.random.default_rng(i)
+        return Pair(
+            f's/{i:03d}', 's', 'c', 'l', i * 10**9, i * 10**9,
+            rng.integers(0, 255, (64, 96, 3)).astype(np.uint8),
+            rng.uniform([3, -5, -2, 0], [30, 5, 1, 1], (300, 4)).astype(np.float32), K, T,
+        )  # fmt: skip
+
+    writer = PairSetWriter(folder)
+    writer.write_sequence('s', [pair(i) for i in range(12)])
+    writer.finish(['s'], {}, 0.25)
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -100,6 +126,9 @@ def test_whom_a_term_teaches(term: str, weights: dict[str, str]) -> None:
     assert touched(method.lidar_encoder) == (term in ('cls', 'nce'))
     for copied in [*method._initial, *([method.teacher] if method.teacher else [])]:
         assert all(p.grad is None and not p.requires_grad for p in copied.parameters())
+    # What nothing teaches is frozen: DDP would wait for its gradients.
+    waiting = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert not waiting
     expected = {'contrast'} if term == 'cls' else {f'term_{term}'}
     assert {k for k in facts if k.startswith(('term', 'contrast'))} == expected
 
@@ -294,3 +323,47 @@ def test_a_batch_without_a_visible_point_is_finite(weights: dict[str, str]) -> N
 def test_options_that_mean_nothing(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         make(None, **options)
+
+
+class Interrupt(L.Callback):
+    """Ctrl-C in the middle of a run."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == 4:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_resumed_equals_uninterrupted(
+    pairs: Path, weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Average, predictor and frozen copy included; with workers and in chunks."""
+    options: dict[str, Any] = {
+        'method': 'clcp_anchored', 'max_steps': 6, 'batch_size': 4, 'validate_every': 3,
+        'checkpoint_every': 2, 'chunk': 2, 'batch_gap': 0, 'workers': 1,
+        'clcp_anchored': AnchoredConfig(**ALL, width=16),
+        'model': ModelConfig('test_vit', weights['test_vit'], embed_dim=16),
+        'views': ViewConfig(
+            image_size=SIZE, augment='weather', flip=True, voxel_size_m=0.5, crop_fraction=[0.8, 1]
+        ),
+    }  # fmt: skip
+    whole = load_file(pretrain(pairs, tmp_path / 'whole', **options))
+    real = L.Trainer.fit
+
+    def fit(self: L.Trainer, *args: object, **kwargs: object) -> None:
+        self.callbacks.append(Interrupt())  # type: ignore[attr-defined]
+        real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(L.Trainer, 'fit', fit)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            pretrain(pairs, tmp_path / 'parts', **options)
+    options['workers'] = 0
+    parts = load_file(pretrain(pairs, tmp_path / 'parts', **options))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    first = load_file(weights['test_vit'])
+    assert any(not torch.equal(whole[k], first[k]) for k in whole)
+    names = {name for _, name, _ in read_metrics(tmp_path / 'whole' / 'metrics.csv')}
+    assert {f'term_{t}' for t in ALL if t not in ('cls', 'ema')} <= names
+    assert {'contrast', 'val_loss', 'val_r1'} <= names

@@ -138,7 +138,7 @@ class BagPlayer:
         message: Any = frame.raw
         # CDR goes out as it was recorded; ROS 1 bags hold another serialisation, and what has no
         # stamp cannot be found again.
-        if frame.message is not None and (not self._source.is_ros2 or not _stamped(frame)):
+        if frame.message is not None and not (self._source.is_ros2 and frame.stamped):
             message = self._convert(frame, self._cameras[frame.camera])
         self.images[frame.camera].publish(message)
         self.published += 1
@@ -156,11 +156,6 @@ class BagPlayer:
             setattr(message, name, getattr(source, name))
         message.data.frombytes(np.ascontiguousarray(source.data))
         return message
-
-
-def _stamped(frame: BagFrame) -> bool:
-    stamp = frame.message.header.stamp
-    return bool(int(stamp.sec) or int(stamp.nanosec))
 
 
 def main(args: list[str] | None = None) -> None:

@@ -77,6 +77,9 @@ SCORES = ('novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z')
 SEEN = 'its stamp was seen before'
 """Why a frame cannot be used: results are found again by camera and stamp."""
 
+UNSTAMPED = 'images without a stamp have the time of their recording instead'
+"""A note; the driver should be told."""
+
 _DIAGNOSTICS_NS = 1_000_000_000
 
 T = TypeVar('T')
@@ -473,6 +476,8 @@ class Evaluation:
         if self._start_ns is None:
             self._start_ns = frame.stamp_ns
         result = self._result
+        if not frame.stamped and UNSTAMPED not in result.notes:
+            result.notes.append(UNSTAMPED)
         classes = result.bundle.classes
         other = None
         if versus is not None:

@@ -79,6 +79,7 @@ class BagFrame:
         message: The message; None where it does not fit its type.
         condition: The simulated condition in force; empty where the bag names none.
         problem: Why there is no message.
+        stamped: Whether the header has a stamp.
     """
 
     camera: str
@@ -88,6 +89,7 @@ class BagFrame:
     message: Any = field(repr=False)
     condition: str
     problem: str = ''
+    stamped: bool = True
 
     @property
     def usable(self) -> Any:
@@ -344,10 +346,10 @@ class ReplayBag:
             stamp_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
         except RecordingError as error:
             problem = str(error)
+        stamped = stamp_ns != 0 or message is None
         stamp_ns = stamp_ns or time_ns
-        return BagFrame(
-            camera, stamp_ns, time_ns, raw, message, self.condition_at(stamp_ns), problem
-        )
+        condition = self.condition_at(stamp_ns)
+        return BagFrame(camera, stamp_ns, time_ns, raw, message, condition, problem, stamped)
 
     def condition_at(self, stamp_ns: int) -> str:
         """The simulated condition in force; empty where the bag names none."""

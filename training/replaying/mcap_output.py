@@ -76,6 +76,10 @@ class McapOutput:
             topic.startswith(('/segment/', '/segment_versus/')) for topic in bag.topics
         )
         node = '/replay/segment' if taken else '/segment'
+        kind = bag.topics.get(DIAGNOSTICS_TOPIC, (messages.DIAGNOSTICS, 0))[0]
+        self._diagnostics = DIAGNOSTICS_TOPIC
+        if copy_inputs and kind != messages.DIAGNOSTICS:
+            self._diagnostics = f'/replay{DIAGNOSTICS_TOPIC}'
         self._bundles = [(node, bundle)] + ([(f'{node}_versus', versus)] if versus else [])
         self._prefixes = status_prefixes(bag.cameras)
         self._topic_of = {camera.name: camera.topic for camera in bag.cameras}
@@ -130,7 +134,7 @@ class McapOutput:
     def diagnostics(self, time_ns: int, statuses: list[Status]) -> None:
         """See `Output.diagnostics`."""
         data = messages.diagnostics(statuses, messages.header(time_ns, ''))
-        self._write(DIAGNOSTICS_TOPIC, messages.DIAGNOSTICS, time_ns, data)
+        self._write(self._diagnostics, messages.DIAGNOSTICS, time_ns, data)
 
     def _copy_image(self, source: BagFrame) -> None:
         if self._copy is not None:

@@ -85,18 +85,17 @@ class Rig:
 
     @contextmanager
     def publishing(
-        self, transport: str, rate_hz: float, size: tuple[int, int] = (HEIGHT, WIDTH),
-        frames: int = 0,
-    ) -> Iterator[Any]:  # fmt: skip
-        """Cameras that publish meanwhile; gives the pipe on which they say how much they sent."""
+        self, transport: str, rate_hz: float, size: tuple[int, int] = (HEIGHT, WIDTH)
+    ) -> Iterator[None]:
+        """Cameras that publish meanwhile."""
         topics = [f'{c}/image' if c else 'image' for c in self.cameras]
         near, far = self._spawn.Pipe()
         process = self._spawn.Process(
-            target=run_cameras, args=(far, topics, transport, size, rate_hz, frames), daemon=True
+            target=run_cameras, args=(far, topics, transport, size, rate_hz), daemon=True
         )
         process.start()
         try:
-            yield near
+            yield
         finally:
             near.send('stop')
             process.join(30)
@@ -223,18 +222,17 @@ def many_cameras(rig: Rig, seconds: float) -> list[Row]:
 def endurance(rig: Rig, frames: int) -> list[Row]:
     """Memory while many small frames pass."""
     rig.ask('activate', True)
-    marks: list[tuple[int, float]] = []
-    with rig.publishing('raw', 400.0, (96, 160), frames) as cameras:
+    marks: list[tuple[float, float]] = [(0, 0)]
+    with rig.publishing('raw', 400.0, (96, 160)):
         rig.wait_for_masks()
         rig.ask('begin')
         with tqdm(total=frames, unit='frame', desc='memory') as progress:
-            while not cameras.poll():
+            while marks[-1][0] < frames:
                 time.sleep(0.5)
-                report = rig.ask('report')
-                progress.update(int(report['received']) - progress.n)
-                marks.append((int(report['received']), report['rss_mb']))
-    done = marks[-1][0]
-    early = [mb for n, mb in marks if 0.1 * done <= n <= 0.3 * done] or [marks[0][1]]
+                marks.append(rig.ask('memory'))
+                progress.update(int(marks[-1][0]) - progress.n)
+    done = int(marks[-1][0])
+    early = [mb for n, mb in marks if 0.15 * done <= n <= 0.25 * done]
     late = [mb for n, mb in marks if n >= 0.8 * done]
     name = f'{done} frames, raw 160x96, tiny model'
     growth = float(np.median(late) - np.median(early))

@@ -129,13 +129,9 @@ def _fit_monitor(folder: Path, spec: InputSpec) -> None:
 
 
 def run_cameras(
-    pipe: Connection, topics: list[str], transport: str, size: tuple[int, int], rate_hz: float,
-    frames: int,
-) -> None:  # fmt: skip
-    """Publish on every topic at a rate until told to stop, or a number of frames.
-
-    Sends how many frames each topic got, when it ends.
-    """
+    pipe: Connection, topics: list[str], transport: str, size: tuple[int, int], rate_hz: float
+) -> None:
+    """Publish on every topic at a rate until told to stop."""
     import rclpy
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import CompressedImage, Image
@@ -154,16 +150,13 @@ def run_cameras(
         time.sleep(0.02)
     sent, start = 0, time.monotonic()
     with contextlib.suppress(KeyboardInterrupt):
-        while not pipe.poll() and (not frames or sent < frames):
+        while not pipe.poll():
             message = messages[sent % len(messages)]
             for publisher in publishers:
                 message.header.stamp = _stamp()
                 publisher.publish(message)
             sent += 1
             time.sleep(max(start + sent / rate_hz - time.monotonic(), 0))
-    pipe.send(sent)
-    if pipe.poll(30):
-        pipe.recv()
     ros.destroy_node()
     rclpy.try_shutdown()
 
@@ -316,8 +309,12 @@ def run_node(pipe: Connection, parameters: dict[str, Any]) -> None:
             'cameras': dict(clocks.cameras),
         }  # fmt: skip
 
+    def memory() -> tuple[float, float]:
+        clocks.clear()  # which would grow themselves
+        return snapshot()['received'] - begun['received'], _resident_mb()
+
     commands: dict[str, Callable[..., Any]] = {
-        'bare': bare, 'activate': activate, 'begin': begin, 'report': report,
+        'bare': bare, 'activate': activate, 'begin': begin, 'report': report, 'memory': memory,
     }  # fmt: skip
     pipe.send(node.failure)
     while (command := pipe.recv()) is not None:

@@ -32,6 +32,7 @@ from training.methods.dense import (
     group_points,
     nce_values,
     point_values,
+    return_values,
 )
 from training.methods.geometry import GeometryHead
 from training.methods.losses import clip_loss
@@ -57,6 +58,8 @@ class AnchoredConfig:
         nce: Weight of the contrast between tokens and the lidar's features; it trains the lidar
             encoder for `point`, too.
         geometry: Weight of range, height, normal and intensity told from tokens.
+        returns: Weight of whether the lidar's rays came back, told from tokens: from the sky none
+            do.
         anchor: Weight of the cosine between tokens and those of the frozen initial encoder.
         gram: Weight of the same for the similarities among an image's tokens.
         consistency: Weight of the agreement with a moving average that sees the clean image.
@@ -80,6 +83,7 @@ class AnchoredConfig:
     point: float = 0.0
     nce: float = 0.5
     geometry: float = 1.0
+    returns: float = 0.0
     anchor: float = 0.0
     gram: float = 0.0
     consistency: float = 0.0
@@ -145,7 +149,7 @@ class AnchoredConfig:
                     )
 
 
-_TERMS = ('cls', 'point', 'nce', 'geometry', 'anchor', 'gram', 'consistency')
+_TERMS = ('cls', 'point', 'nce', 'geometry', 'returns', 'anchor', 'gram', 'consistency')
 
 
 class ClcpAnchored(Method):
@@ -188,6 +192,8 @@ class ClcpAnchored(Method):
             self.point_head = nn.Linear(self.lidar_encoder.embed_dim, model.embed_dim)
         if o.geometry:
             self.geometry_head = GeometryHead(channels)
+        if o.returns:
+            self.return_head = nn.Linear(channels, 1)
         if o.consistency:
             self.predictor = _mlp(channels, o.width, channels)
         if not o.trains_lidar_encoder:
@@ -208,8 +214,9 @@ class ClcpAnchored(Method):
         shape = o.nce > 0 and o.negatives.same_shape
         return Extras(
             clean=o.anchored or o.consistency > 0,
-            points=o.dense or o.geometry > 0,
+            points=o.dense or o.geometry > 0 or o.returns > 0,
             geometry=o.geometry > 0 or shape,
+            reach=o.returns > 0,
         )
 
     def embed(self, batch: Batch) -> Embedded:
@@ -282,6 +289,11 @@ class ClcpAnchored(Method):
                 own |= self._dense_terms(batch, grid, scans)
             if o.geometry:
                 own['geometry'] = Own(o.geometry, self._geometry_values(batch, grid))
+            if o.returns:
+                logits = self.return_head(grid.permute(0, 2, 3, 1))[..., 0]
+                sample = samples_of(batch['lidar']['point_count'])
+                values = return_values(logits, batch['uv'], sample, batch['reach'])
+                own['returns'] = Own(o.returns, values)
             if first is not None and o.anchor:
                 own['anchor'] = Own(o.anchor, anchor_values(grid, first))
             if first is not None and o.gram:

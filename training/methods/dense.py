@@ -239,3 +239,33 @@ def gram_values(student: Tensor, anchor: Tensor) -> Tensor:
     p = F.normalize(student.flatten(2), dim=1)
     q = F.normalize(anchor.detach().flatten(2), dim=1)
     return (p.transpose(1, 2) @ p - q.transpose(1, 2) @ q).square().mean(dim=(1, 2))
+
+
+def return_values(logits: Tensor, uv: Tensor, sample: Tensor, reach: Tensor) -> Tensor:
+    """Whether a lidar's rays came back from a cell: not from the sky, water and black paint.
+
+    Cross-entropy at the cells that rays reach. Cells with two points or more are hit, those with
+    none are not, and one point may be a snowflake: such cells do not count.
+
+    Args:
+        logits: (B, h, w) that something was hit.
+        uv: (P, 2) column and row of all points in [0, 1], also of those hidden from the camera.
+        sample: (P,) int64.
+        reach: (B,) the highest row in [0, 1] that rays reach; infinite for a scan without points.
+
+    Returns:
+        (M,) of the cells that count.
+    """
+    batch, height, width = logits.shape
+    inside = ((uv >= 0) & (uv < 1)).all(dim=1)
+    place = uv[inside].double()
+    column = (place[:, 0] * width).long().clamp(max=width - 1)
+    row = (place[:, 1] * height).long().clamp(max=height - 1)
+    cell = (sample[inside] * height + row) * width + column
+    count = torch.bincount(cell, minlength=batch * height * width).view(batch, height, width)
+    rows = torch.arange(height, device=logits.device)
+    counts = (rows >= (reach * height)[:, None])[:, :, None] & (count != 1)
+    values = F.binary_cross_entropy_with_logits(
+        logits, (count > 1).to(logits.dtype), reduction='none'
+    )
+    return values[counts]

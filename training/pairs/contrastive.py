@@ -81,11 +81,13 @@ class Extras:
         clean: The image as it was before augmentation, in the same crop.
         points: Where the points lie in the image, and which of them the camera sees.
         geometry: Range, height above the road, normal and intensity of each point; needs `points`.
+        reach: The highest row of the image that the lidar's rays reach.
     """
 
     clean: bool = False
     points: bool = False
     geometry: bool = False
+    reach: bool = False
 
 
 GEOMETRY = ('log_range', 'height', 'normal_x', 'normal_y', 'normal_z', 'intensity')
@@ -136,8 +138,8 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         Returns:
             `image` (3, S, S) float32; `lidar`, from the preparation; `sequence` and `time_s` of
             the pair; `clean` (3, S, S) float32, `uv` (N, 2) float32 places of the points in the
-            image, in [0, 1] from edge to edge, `visible` (N,) bool and `geometry` (N, 6) float32
-            where the extras ask for them.
+            image, in [0, 1] from edge to edge, `visible` (N,) bool, `geometry` (N, 6) float32 and
+            `reach`, a row in [0, 1], where the extras ask for them.
         """
         position, seed = item
         rng = np.random.default_rng(seed)
@@ -189,6 +191,8 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         if self.extras.geometry:
             focal = float(crop.adjust(pair.K, size, size)[0, 0]) / size
             sample['geometry'] = self._geometry(pair, points, plane, focal, flip)[shown]
+        if self.extras.reach:
+            sample['reach'] = _reach(pair, crop.adjust(pair.K, size, size)) / size
         return sample
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -277,6 +281,18 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         return x.transpose(2, 0, 1)
 
 
+def _reach(pair: Pair, K: np.ndarray) -> float:
+    """The row of the lidar's highest rays in the middle of the image, where they are lowest.
+
+    Found from what came back anywhere around: a ray into the sky brings nothing.
+    """
+    view = np.asarray(pair.xyz, np.float64) @ pair.T_camera_lidar[:3, :3].T
+    if not len(view):
+        return float('inf')
+    up = -view[:, 1] / np.maximum(np.hypot(view[:, 0], view[:, 2]), 1e-6)
+    return float(K[1, 2] - K[1, 1] * np.percentile(up, 99.5) + 0.5)
+
+
 def collate_with(preparation: Preparation, samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Join samples.
 
@@ -286,8 +302,8 @@ def collate_with(preparation: Preparation, samples: list[dict[str, Any]]) -> dic
 
     Returns:
         `image` (B, 3, S, S), `lidar` for the lidar encoder, `sequence` (B,) int64 and `time_s`
-        (B,) float64; with extras `clean` (B, 3, S, S), and `uv`, `visible` and `geometry` of all
-        points, sample after sample.
+        (B,) float64; with extras `clean` (B, 3, S, S), `reach` (B,) float32, and `uv`, `visible`
+        and `geometry` of all points, sample after sample.
     """
     lidar = preparation.collate([s['lidar'] for s in samples])
     if 'holes' in samples[0]['lidar']:
@@ -297,6 +313,8 @@ def collate_with(preparation: Preparation, samples: list[dict[str, Any]]) -> dic
         'sequence': torch.tensor([s['sequence'] for s in samples]),
         'time_s': torch.tensor([s['time_s'] for s in samples], dtype=torch.float64),
     }
+    if 'reach' in samples[0]:
+        batch['reach'] = torch.tensor([s['reach'] for s in samples], dtype=torch.float32)
     for name, join in (
         ('image', np.stack), ('clean', np.stack), ('uv', np.concatenate),
         ('visible', np.concatenate), ('geometry', np.concatenate),

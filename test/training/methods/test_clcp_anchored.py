@@ -30,8 +30,8 @@ from training.pretrain import pretrain
 SIZE, PAIRS, POINTS = 64, 3, 400
 OFF = {'cls': 0.0, 'point': 0.0, 'nce': 0.0, 'geometry': 0.0}
 ALL = {
-    'cls': 0.2, 'point': 0.3, 'nce': 0.4, 'geometry': 0.5, 'anchor': 0.6, 'gram': 0.7,
-    'consistency': 0.8, 'ema': 0.9,
+    'cls': 0.2, 'point': 0.3, 'nce': 0.4, 'geometry': 0.5, 'returns': 0.9, 'anchor': 0.6,
+    'gram': 0.7, 'consistency': 0.8, 'ema': 0.9,
 }  # fmt: skip
 
 
@@ -95,6 +95,7 @@ def make_batch(method: ClcpAnchored) -> dict[str, Any]:
         'uv': torch.rand(total, 2, generator=generator),
         'visible': torch.rand(total, generator=generator) < 0.8,
         'geometry': geometry,
+        'reach': torch.full((PAIRS,), 0.2),
         'sequence': torch.arange(PAIRS),
         'time_s': torch.zeros(PAIRS, dtype=torch.float64),
     }
@@ -109,6 +110,7 @@ TERMS = {
     'point': {'point': 1.0},
     'nce': {'nce': 1.0},
     'geometry': {'geometry': 1.0},
+    'returns': {'returns': 1.0},
     'anchor': {'anchor': 1.0},
     'gram': {'gram': 1.0},
     'consistency': {'consistency': 1.0, 'ema': 0.9},
@@ -151,7 +153,7 @@ def test_a_term_without_weight_costs_nothing(term: str, weights: dict[str, str])
     if term == 'consistency':
         assert passes['less'] < passes['whole'] * 2
         assert less.teacher is None
-    if term in ('cls', 'geometry', 'consistency'):
+    if term in ('cls', 'geometry', 'returns', 'consistency'):
         assert len(less.state_dict()) < len(whole.state_dict())
 
 
@@ -170,6 +172,7 @@ def test_nothing_of_the_lidar_encoder_for_geometry_alone(weights: dict[str, str]
     assert make(None, cls=1.0).extras == Extras()
     rules = NegativeRules(same_shape=False)
     assert make(None, nce=1.0, negatives=rules).extras == Extras(points=True)
+    assert make(None, returns=1.0).extras == Extras(points=True, reach=True)
     assert make(weights, anchor=1.0).extras == Extras(clean=True)
 
 

@@ -20,6 +20,7 @@ from training.methods.dense import (
     group_points,
     nce_values,
     point_values,
+    return_values,
 )
 
 
@@ -164,3 +165,27 @@ def test_the_copy_gets_no_gradient() -> None:
     assert first.grad is None
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
+
+
+def test_whether_rays_came_back() -> None:
+    rng = np.random.default_rng(0)
+    uv = torch.from_numpy(rng.uniform(-0.1, 1.1, (60, 2)).astype(np.float32))
+    sample = torch.from_numpy(np.sort(rng.integers(0, 3, 60)))
+    reach = torch.tensor([0.3, -0.2, torch.inf])
+    logits = torch.from_numpy(rng.normal(size=(3, 4, 5)).astype(np.float32))
+    wanted = []
+    for b in range(3):
+        for r in range(4):
+            for c in range(5):
+                count = sum(
+                    int(sample[i]) == b and 0 <= u < 1 and 0 <= v < 1
+                    and int(v * 4) == r and int(u * 5) == c
+                    for i, (u, v) in enumerate(uv.tolist())
+                )  # fmt: skip
+                # The first row that lies below the highest ray as a whole.
+                if r / 4 >= float(reach[b]) and count != 1:
+                    p = 1 / (1 + math.exp(-float(logits[b, r, c])))
+                    wanted.append(-math.log(p if count else 1 - p))
+    values = return_values(logits, uv, sample, reach)
+    torch.testing.assert_close(values, torch.tensor(wanted), rtol=1e-5, atol=1e-6)
+    assert 10 < len(wanted) < 40

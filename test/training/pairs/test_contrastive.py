@@ -127,6 +127,15 @@ def test_geometry_is_that_of_the_scene(pairs: PairSet) -> None:
     np.testing.assert_allclose(np.exp(log_range[wall, 0]), distance / (400 / 640), rtol=0.01)
 
 
+def test_how_high_the_rays_reach(pairs: PairSet) -> None:
+    """The highest ring of the scan is 17.2 degrees up; the crop is the camera's middle square."""
+    sample = make(pairs, Extras(reach=True), crop='whole')[0, 0]
+    row = 191.5 - 400 * np.tan(np.radians(17.2))
+    assert sample['reach'] * HEIGHT == pytest.approx(row + 0.5, abs=4)
+    batch = make(pairs, Extras(reach=True)).collate([sample, sample])
+    assert batch['reach'].shape == (2,)
+
+
 def test_a_mirrored_pair_is_a_mirrored_scene(pairs: PairSet) -> None:
     plain = make(pairs)[0, 3]
     data = make(pairs, flip=True)
@@ -149,7 +158,7 @@ def test_only_what_is_asked_for_is_made(pairs: PairSet) -> None:
     assert make(pairs, Extras())[0, 0].keys() == {'image', 'lidar', 'sequence', 'time_s'}
     only_points = make(pairs, Extras(points=True))[0, 0]
     assert {'uv', 'visible'} <= only_points.keys()
-    assert not {'clean', 'geometry'} & only_points.keys()
+    assert not {'clean', 'geometry', 'reach'} & only_points.keys()
 
 
 def test_extras_change_nothing_else(pairs: PairSet) -> None:

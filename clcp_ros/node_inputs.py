@@ -108,6 +108,8 @@ class Inputs:
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=functools.partial(self._on_incompatible_qos, kind),
                 message_lost=None if kind == 'camera_info' else self._on_message_lost,
+                # Every handler costs the executor time for every message that arrives.
+                use_default_callbacks=False,
             ),
         )
 

@@ -89,7 +89,9 @@ class Outputs:
             _output(),
             callback_group=self._group,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=refused),
+            event_callbacks=PublisherEventCallbacks(
+                incompatible_qos=refused, use_default_callbacks=False
+            ),
         )
 
     def destroy(self) -> None:

@@ -18,12 +18,12 @@ if __package__ in (None, ''):
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,13 @@ from clcp_ros.bundle import Bundle, load_bundle, sha256_of, write_description
 from clcp_ros.errors import BundleError, LabelError, ModelError
 from clcp_ros.inference import FEATURES, Segmenter
 from clcp_ros.monitor import image_statistics
+from clcp_ros.tiling import FrameTiling, Tiling
 from training.cli import atomic_path, git_commit, next_step, run_command
 from training.defaults import BUNDLE, MODEL
 from training.evaluate import RESULT as EVALUATION
-from training.models.segmenter import LoadedModel, load_model
+from training.latency import print_latencies
+from training.models.segmenter import LoadedModel
+from training.models.segmenter_files import open_model
 from training.monitor_fit import fit_reference, fit_reference_by_drive
 from training.onnx_export import export_onnx, verify_onnx
 from training.onnx_reduce import Comparison, Precision, compare, to_half, to_int8
@@ -71,6 +74,8 @@ def export(
     name: str = '',
     max_frames: int = 400,
     precision: Precision = 'fp32',
+    frame_size: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
     benchmark: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -91,20 +96,26 @@ def export(
         max_frames: Most frames for the fit, and for a calibration on held-out drives.
         precision: fp16 halves the file, for accelerators; int8 is calibrated on frames of the fit.
             What changes in the masks is reported.
-        benchmark: Also print the time of a frame for each execution provider of this machine.
+        frame_size: Height and width that frames are resized to and then seen through windows of
+            the network's input size, whose logits are averaged; none for whole frames.
+        stride: Height and width between windows; none for about two thirds of one.
+        benchmark: Also print the time of a frame for each runtime and execution provider of this
+            machine.
         overwrite: Export anew even if nothing changed.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        ModelError: The model cannot be read or exported, or ONNX differs from torch.
+        ModelError: The model cannot be read or exported, ONNX differs from torch, or the windows
+            do not fit the frame.
         LabelError: The data are missing, or too few.
         BundleError: `out` is something else than a bundle.
     """
-    loaded = load_model(model)
+    loaded = open_model(model)
     if not onnx_sized(loaded):
         raise ModelError(f'{model}: more than 2 GB of weights do not fit one ONNX file')
+    tiling = frame_tiling(loaded, frame_size, stride)
     domain = _domain(loaded, data, split, conditions, held_out, layout, max_frames)
     name = name or f'{loaded.model.encoder.architecture} {loaded.classes.name}'
     model_sha256 = sha256_of(model)
@@ -112,6 +123,7 @@ def export(
         'name': name,
         'model_sha256': model_sha256,
         'precision': precision,
+        'tiling': None if tiling is None else json.loads(json.dumps(asdict(tiling))),
         'monitor': {
             'fit': _record(domain.fit),
             'held_out': _record(domain.held_out),
@@ -133,9 +145,15 @@ def export(
         segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
         images = [read_image(f.image) for f in thinned(domain.fit, _VERIFIED_FRAMES)]
         differences = verify_onnx(loaded, segmenter, images)
+        if segmenter.runtime != 'onnxruntime':  # which runs it where the other is not installed
+            plain = verify_onnx(loaded, Segmenter(bundle, runtime='onnxruntime'), images)
+            differences = {name: max(d, plain[name]) for name, d in differences.items()}
         change = None
         if precision != 'fp32':
             segmenter, change = _reduce(bundle, segmenter, precision, domain)
+        if tiling is not None:
+            bundle = replace(bundle, tiling=tiling)
+            segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
         sha256 = sha256_of(folder / bundle_files.MODEL)
         features = _features(segmenter, domain.fit, 'monitor: fit')
         if domain.held_out:
@@ -146,12 +164,12 @@ def export(
         reference.save(folder / bundle_files.REFERENCE)
         write_description(
             folder, name=name, classes=loaded.classes, input_spec=loaded.input,
-            provenance=_provenance(loaded, inputs, domain.how, differences, change),
+            provenance=_provenance(loaded, inputs, domain.how, differences, change), tiling=tiling,
         )  # fmt: skip
         load_bundle(folder)
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
     print(
-        f'wrote {out}: {size:.1f} MB, {loaded.input.height} x {loaded.input.width}, '
+        f'wrote {out}: {size:.1f} MB, {_seen(loaded, tiling)}, '
         f'{len(loaded.classes)} classes; ONNX differs from torch by '
         f'{max(differences.values()):.1g} at most; monitor: {domain.how}'
     )
@@ -162,30 +180,40 @@ def export(
     return out
 
 
-def print_latencies(path: Path, runs: int = 20) -> None:
-    """Print how long a frame of the input's size takes with each execution provider.
+def frame_tiling(
+    loaded: LoadedModel, frame_size: tuple[int, int] | None, stride: tuple[int, int] | None
+) -> FrameTiling | None:
+    """The windows that frames are seen through.
 
     Args:
-        path: A bundle's folder.
-        runs: Frames timed, after three that are not.
+        loaded: The model; a window is its input.
+        frame_size: Height and width of the resized frame; None for no windows.
+        stride: Between windows; None takes the multiple of the network's grid next to two thirds.
+
+    Raises:
+        ModelError: The windows do not fit the frame or the network's grid.
     """
-    bundle = load_bundle(path)
-    shape = bundle.input.height, bundle.input.width, 3
-    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    for provider in onnxruntime.get_available_providers():
-        if provider.startswith('Azure'):  # a remote service: it runs no model here
-            continue
-        segmenter = Segmenter(bundle, [provider])
-        if segmenter.provider != provider:
-            print(f'{provider}: cannot run this model, {segmenter.provider} would')
-            continue
-        times = []
-        for _ in range(3 + runs):
-            begin = time.perf_counter()
-            segmenter.predict(image)
-            times.append(1e3 * (time.perf_counter() - begin))
-        low, middle, high = np.percentile(times[3:], [5, 50, 95])
-        print(f'{provider}: {middle:.1f} ms a frame (5-95 %: {low:.1f}-{high:.1f})')
+    if frame_size is None:
+        if stride is not None:
+            raise ModelError('a stride belongs to windows: give --frame_size, too')
+        return None
+    window = loaded.input.height, loaded.input.width
+    with torch.inference_mode():
+        logits = loaded.model(torch.zeros(1, 3, *window)).logits
+    grid = logits.shape[2], logits.shape[3]
+    if stride is None:
+        cells = [max(1, round(2 * points / 3)) for points in grid]
+        stride = cells[0] * window[0] // grid[0], cells[1] * window[1] // grid[1]
+    tiling = FrameTiling(*frame_size, Tiling(window, stride))
+    tiling.cell(grid)
+    return tiling
+
+
+def _seen(loaded: LoadedModel, tiling: FrameTiling | None) -> str:
+    size = f'{loaded.input.height} x {loaded.input.width}'
+    if tiling is None:
+        return size
+    return f'{len(tiling.corners)} windows of {size} in {tiling.height} x {tiling.width}'
 
 
 def _reduce(
@@ -353,10 +381,16 @@ def _provenance(
         'reduced': None if change is None else asdict(change),
         'versions': {
             'torch': torch.__version__, 'onnx': onnx.__version__,
-            'onnxruntime': onnxruntime.__version__,
+            'onnxruntime': onnxruntime.__version__, 'openvino': _openvino_version(),
         },
         'inputs': inputs,
     }  # fmt: skip
+
+
+def _openvino_version() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version('openvino')
+    return None
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 
 from clcp_ros.errors import ModelError
@@ -23,7 +24,7 @@ OPSET = 20
 # Written for opset 20; newer torch states a newer IR that ONNX Runtime 1.17 refuses.
 _IR_VERSION = 9
 TOLERANCE = 1e-4
-"""Largest difference between torch and ONNX Runtime, absolute."""
+"""Largest difference between torch and the exported model, absolute."""
 
 
 def export_onnx(loaded: LoadedModel, path: Path) -> None:
@@ -49,15 +50,83 @@ def export_onnx(loaded: LoadedModel, path: Path) -> None:
         architecture = loaded.model.encoder.architecture
         raise ModelError(f'{architecture} cannot be exported to ONNX: {reason}') from error
     model = onnx.load(path)
+    fold_constants(model)
     model.ir_version = min(model.ir_version, _IR_VERSION)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Compute once what is the same for every image, and keep the result.
+
+    A ViT at another size than it was trained at resizes its position embedding, which the exporter
+    writes out as a computation. OpenVINO repeats it at every start: seconds at 512 x 512.
+
+    Args:
+        model: Changed in place.
+
+    Raises:
+        ModelError: The computation fails.
+    """
+    graph = model.graph
+    constant = {i.name for i in graph.initializer}
+    folded = []
+    for node in graph.node:
+        names = [name for name in node.input if name]
+        if names and constant.issuperset(names) and not _has_graphs(node):
+            folded.append(node)
+            constant.update(node.output)
+    if not folded:
+        return
+    kept = [node for node in graph.node if node not in folded]
+    used = {name for node in kept for name in node.input} | {o.name for o in graph.output}
+    wanted = [name for node in folded for name in node.output if name in used]
+    values = _evaluate(model, folded, wanted)
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name)
+        for name, value in zip(wanted, values, strict=True)
+    )
+    unused = [i for i in graph.initializer if i.name not in used]
+    for initializer in unused:
+        graph.initializer.remove(initializer)
+    for stale in [v for v in graph.value_info if v.name in constant]:
+        graph.value_info.remove(stale)
+
+
+def _has_graphs(node: onnx.NodeProto) -> bool:
+    return any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+               for a in node.attribute)  # fmt: skip
+
+
+def _evaluate(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]
+) -> list[np.ndarray]:
+    read = {name for node in nodes for name in node.input}
+    part = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes, 'constants', [],
+            [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
+            [i for i in model.graph.initializer if i.name in read],
+        ),
+        opset_imports=model.opset_import, ir_version=_IR_VERSION,
+    )  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            part.SerializeToString(), options, providers=['CPUExecutionProvider']
+        )
+        return list(session.run(list(wanted), {}))
+    except Exception as error:  # the run time raises many private types
+        raise ModelError(f'constants of the exported model: {error}') from error
+
+
 def verify_onnx(
     loaded: LoadedModel, segmenter: Segmenter, images: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Compare torch with ONNX Runtime on frames.
+    """Compare torch with the exported model on frames.
 
     Args:
         loaded: The model in torch.

@@ -14,16 +14,21 @@ import torch
 
 from clcp_ros.bundle import load_bundle
 from clcp_ros.classes import CITYSCAPES
+from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError, LabelError, ModelError
 from clcp_ros.inference import Segmenter, preprocess
 from clcp_ros.monitor import Level
 from clcp_ros.pipeline import FramePipeline
+from clcp_ros.runtime import openvino_installed
 from training.evaluate import evaluate
-from training.export import export
+from training.export import export, frame_tiling
 from training.finetune import HeadConfig, build_model
+from training.latency import measure_latencies
 from training.models.segmenter import load_model, save_model
-from training.onnx_export import export_onnx, verify_onnx
+from training.onnx_export import export_onnx, fold_constants, verify_onnx
 from training.segmentation.frames import open_frames
+from training.segmentation.inference import InferenceConfig
+from training.segmentation.predictors import BundlePredictor
 
 
 @pytest.mark.parametrize('architecture', ['test_vit', 'test_resnet'])
@@ -42,7 +47,21 @@ def test_onnx_says_what_torch_says(architecture: str, tmp_path: Path) -> None:
             expected = loaded.model(x)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b.numpy(), atol=1e-4)
-    assert onnx.load(tmp_path / 'model.onnx').ir_version <= 9
+    written = onnx.load(tmp_path / 'model.onnx')
+    assert written.ir_version <= 9
+    # What is the same for every image, like a position embedding of another size, is computed.
+    made = {i.name for i in written.graph.initializer}
+    assert not [
+        n for n in written.graph.node if n.input and made.issuperset(filter(None, n.input))
+    ]
+    assert made <= {name for node in written.graph.node for name in node.input}
+
+
+def test_folding_leaves_a_model_without_constants_alone(tiny_bundle: Path) -> None:
+    model = onnx.load(tiny_bundle / 'model.onnx')
+    before = model.SerializeToString()
+    fold_constants(model)
+    assert model.SerializeToString() == before
 
 
 def test_a_difference_aborts(toy_model: Path, toy_bundle: Path) -> None:
@@ -84,7 +103,7 @@ def test_monitor_is_quiet_in_domain_and_warns_in_the_dark(
         pipeline = FramePipeline(toy_bundle, threads=1)
         frames = open_frames(toy_cityscapes, f'val:{city[2:]}')
         states = [
-            pipeline.process(frames.read(f)[0], i * 10**8).shift
+            pipeline.process(frames.read(f)[0], i * 500_000_000).shift
             for i, f in enumerate(frames.frames)
         ]
         assert states[-1].level == level, states[-1]
@@ -203,5 +222,73 @@ def test_a_smaller_model_is_nearly_the_same(
     assert set(levels[5:]) == {Level.OK}
     printed = capsys.readouterr().out
     assert f'{precision} against fp32: same class in' in printed
-    assert 'CPUExecutionProvider: ' in printed
+    assert 'onnxruntime, CPUExecutionProvider: ' in printed
+    assert printed.count('; the default of the node') == 1
     assert full.provenance['reduced'] is None
+
+
+def test_windows_of_a_frame_run_in_the_nodes_pipeline(
+    toy_model: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    out = export(
+        toy_model, toy_cityscapes, tmp_path / 'bundle', frame_size=(128, 192), stride=(32, 96),
+        max_frames=20,
+    )  # fmt: skip
+    bundle, loaded = load_bundle(out), load_model(toy_model)
+    entry = json.loads((out / 'bundle.json').read_text())['tiling']
+    assert entry == {'height': 128, 'width': 192, 'window': [64, 96], 'stride': [32, 96]}
+    assert (bundle.frame.height, bundle.frame.width, bundle.windows) == (128, 192, 6)
+    pipeline = FramePipeline(out, threads=1)
+    frames = open_frames(toy_cityscapes, 'val')
+    image, label = frames.read(frames.frames[0])
+    result = pipeline.process(image, 0)
+    assert result.mask.shape == (128, 192)
+    prepared = preprocess(image, bundle.frame)
+    assert bundle.tiling is not None
+    with torch.no_grad():
+        expected = loaded.model(torch.from_numpy(bundle.tiling.cut(prepared)))
+    merged = bundle.tiling.merge(expected.logits.numpy())
+    prediction = pipeline.segmenter.predict(image)
+    np.testing.assert_allclose(prediction.logits, merged, atol=1e-4)
+    np.testing.assert_allclose(prediction.features['deep'], expected.deep.mean(0), atol=1e-4)
+    np.testing.assert_array_equal(result.mask, decide(merged, 128, 192)[0])
+    # Evaluation does the same, at the label's size.
+    found = BundlePredictor(out).segment(image, label.shape, InferenceConfig())
+    np.testing.assert_array_equal(found.mask, decide(merged, *label.shape)[0])
+    # What is there is reused.
+    written = (out / 'bundle.json').stat().st_mtime_ns
+    export(
+        toy_model, toy_cityscapes, out, frame_size=(128, 192), stride=(32, 96), max_frames=20
+    )  # fmt: skip
+    assert (out / 'bundle.json').stat().st_mtime_ns == written
+
+
+def test_windows_that_do_not_fit_are_refused_before_any_work(
+    toy_model: Path, tmp_path: Path
+) -> None:
+    loaded = load_model(toy_model)
+    tiling = frame_tiling(loaded, (128, 192), None)
+    assert tiling is not None
+    # Two thirds of 64 x 96, on the network's grid of 16 pixels.
+    assert tiling.tiling.stride == (48, 64)
+    with pytest.raises(ModelError, match='smaller than its windows'):
+        frame_tiling(loaded, (32, 192), None)
+    with pytest.raises(ModelError, match='must be multiples of 16'):
+        frame_tiling(loaded, (130, 192), None)
+    with pytest.raises(ModelError, match='leave pixels out'):
+        frame_tiling(loaded, (128, 192), (80, 96))
+    with pytest.raises(ModelError, match='give --frame_size'):
+        export(toy_model, tmp_path, tmp_path / 'bundle', stride=(32, 32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_latencies_of_all_that_run_a_bundle(toy_bundle: Path) -> None:
+    latencies = measure_latencies(toy_bundle, frames=3, threads=1)
+    names = [(latency.runtime, latency.provider) for latency in latencies]
+    assert ('onnxruntime', 'CPUExecutionProvider') in names
+    assert (('openvino', 'OpenVINO CPU') in names) == openvino_installed()
+    assert sum(latency.default for latency in latencies) == 1
+    for latency in latencies:
+        assert latency.wall_ms is not None
+        low, middle, high = latency.wall_ms
+        assert 0 < low <= middle <= high

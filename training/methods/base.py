@@ -236,7 +236,7 @@ class Method(L.LightningModule):
             pairs: In the batch.
         """
         scale = self.scale
-        return 0.0 if scale is None else clip_floor(pairs, float(scale))
+        return 0.0 if scale is None else clip_floor(pairs, float(scale.detach()))
 
     def training_step(self, batch: Sequence[Batch], _: int) -> Tensor:
         """One step.

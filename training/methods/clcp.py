@@ -75,12 +75,17 @@ class Clcp(Method):
         image = self.image_head(self.encode_image(batch['image']).pooled)
         voxels, sample = self.encode_lidar(batch)
         pairs = len(image)
-        lidar = mean_per_sample(self.lidar_head(voxels), sample, pairs)
+        if isinstance(self.lidar_head, nn.Linear):
+            # It commutes with the mean: the same, and a thousand times less to compute.
+            lidar = self.lidar_head(mean_per_sample(voxels, sample, pairs))
+        else:
+            lidar = mean_per_sample(self.lidar_head(voxels), sample, pairs)
         # A range image has tokens where the scan has no point.
         visible = (batch['lidar']['point_count'] > 0) & (
             torch.bincount(sample, minlength=pairs) > 0
         )
-        return Embedded(F.normalize(image, dim=1), F.normalize(lidar, dim=1), visible=visible)
+        lidar = F.normalize(lidar, dim=1) * visible[:, None]
+        return Embedded(F.normalize(image, dim=1), lidar, visible=visible)
 
     def contrast(self, image: Tensor, lidar: Tensor) -> Tensor:
         """CLIP's loss."""

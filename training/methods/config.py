@@ -51,7 +51,7 @@ class ModelConfig:
     lidar_precision: Literal['float32', 'bfloat16'] = 'float32'
     sparse_backend: Literal['auto', 'torch', 'torchsparse', 'spconv'] = 'auto'
     checkpoint_activations: bool = False
-    lidar_head: Literal['linear', 'mlp'] = 'mlp'
+    lidar_head: Literal['linear', 'mlp'] = 'linear'
     embed_dim: int = 128
 
     @property

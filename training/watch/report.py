@@ -46,7 +46,7 @@ class Warnings(Callback):
         if losses and math.isfinite(sum(losses)):
             values['loss'] = sum(losses) / len(losses)
         method: Any = pl_module
-        scale = None if method.scale is None else float(method.scale)
+        scale = None if method.scale is None else float(method.scale.detach())
         step = trainer.global_step if trainer.state.fn == 'fit' else 0
         for line in self.watch.warn(step, values, self.batch, method.floor(self.batch), scale):
             rank_zero_print(f'\nwarning: {line}')

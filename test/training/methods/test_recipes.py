@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jsonargparse import ArgumentParser
+from torch import nn
 
 from clcp_ros.errors import ModelError
 from training.methods.base import Setup
@@ -175,3 +176,13 @@ def test_optimizers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
     OptimizerConfig().check()
     with pytest.raises(ModelError):
         OptimizerConfig(**wrong).check()
+
+
+def test_a_linear_head_after_pooling_is_the_one_before_it() -> None:
+    """The thesis projects first; the shortcut must give the same."""
+    model = ModelConfig(image_encoder='vit_tiny_patch16_224', freeze_lidar=True)
+    method = Clcp(Setup(model, views=ViewConfig(image_size=32, voxel_size_m=0.4)))
+    chunk = batch(method)
+    fast = method.embed(chunk).lidar
+    method.lidar_head = nn.Sequential(method.lidar_head)
+    torch.testing.assert_close(method.embed(chunk).lidar, fast, atol=1e-6, rtol=1e-5)

@@ -19,7 +19,7 @@ from training.pairs.augment import coarse_dropout, jitter, thesis
 from training.pairs.crop import Crop, sample_square
 from training.pairs.decode import decode_crop, snap
 from training.pairs.geometry import project_points, transform_points
-from training.pairs.ground import ground_plane, height_above, normals
+from training.pairs.ground import alone, ground_plane, height_above, normals
 from training.pairs.occlusion import unoccluded
 from training.pairs.pair import Pair
 from training.pairs.pair_set import PairSet
@@ -138,8 +138,9 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         Returns:
             `image` (3, S, S) float32; `lidar`, from the preparation; `sequence` and `time_s` of
             the pair; `clean` (3, S, S) float32, `uv` (N, 2) float32 places of the points in the
-            image, in [0, 1] from edge to edge, `visible` (N,) bool, `geometry` (N, 6) float32 and
-            `reach`, a row in [0, 1], where the extras ask for them.
+            image, in [0, 1] from edge to edge and -1 for points without a neighbour, `visible`
+            (N,) bool, `geometry` (N, 6) float32 and `reach`, a row in [0, 1], where the extras
+            ask for them.
         """
         position, seed = item
         rng = np.random.default_rng(seed)
@@ -186,8 +187,11 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         if self.extras.clean:
             sample['clean'] = self._normalise(clean)
         if self.extras.points:
-            sample['uv'] = np.float32((uv[shown] + 0.5) / size)
-            sample['visible'] = visible[shown]
+            places = np.float32((uv[shown] + 0.5) / size)
+            # Flakes and drops are nothing that a pixel shows.
+            places[alone(points[shown, :3])] = -1
+            sample['uv'] = places
+            sample['visible'] = visible[shown] & (places[:, 0] >= 0)
         if self.extras.geometry:
             focal = float(crop.adjust(pair.K, size, size)[0, 0]) / size
             sample['geometry'] = self._geometry(pair, points, plane, focal, flip)[shown]

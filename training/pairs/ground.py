@@ -8,6 +8,8 @@ to learn from images of any condition.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 _NEAR_M = 30.0
@@ -88,23 +90,11 @@ def normals(xyz: np.ndarray) -> np.ndarray:
     seen = distance > 0.5
     if not seen.any():
         return out
-    points, distance = xyz[seen], distance[seen]
-    polar = np.column_stack(
-        [
-            np.arctan2(points[:, 1], points[:, 0]) / _CELL,
-            np.arcsin(np.clip(points[:, 2] / distance, -1, 1)) / _CELL,
-            np.log(distance) / _RANGE_STEP,
-        ]
-    )
-    place = np.floor(polar).astype(np.int64)
+    points = xyz[seen]
     best = np.full(len(points), np.inf)
     found = np.zeros((len(points), 3))
-    # Cells cut surfaces wherever they begin; of two ways to cut, the flatter one counts.
-    for shift in (0, 1):
-        whole = (place + shift) // 2 + 128
-        key = (whole[:, 0] * 1024 + whole[:, 1]) * 1024 + whole[:, 2]
-        _, cell = np.unique(key, return_inverse=True)
-        cell = cell.ravel()
+    # Of two ways to cut, the flatter cell counts.
+    for cell in _cells(points):
         axis, flatness = _least_axes(points, cell)
         better = flatness[cell] < best
         best[better] = flatness[cell][better]
@@ -114,6 +104,44 @@ def normals(xyz: np.ndarray) -> np.ndarray:
     found[away] *= -1
     out[seen] = found
     return out
+
+
+def alone(xyz: np.ndarray) -> np.ndarray:
+    """Find points without another one near by: flakes, drops and what fog throws back.
+
+    The cells are those of `normals`, so that near by means more metres farther away, as in dynamic
+    outlier removal (Charron et al. 2018).
+
+    Args:
+        xyz: (N, 3) metres, seen from the origin; N may be 0.
+
+    Returns:
+        (N,) bool.
+    """
+    xyz = np.asarray(xyz, np.float64)
+    out = np.ones(len(xyz), bool)
+    seen = np.flatnonzero(np.linalg.norm(xyz, axis=1) > 0)
+    if len(seen):
+        for cell in _cells(xyz[seen]):
+            out[seen] &= np.bincount(cell)[cell] < 2
+    return out
+
+
+def _cells(points: np.ndarray) -> Iterator[np.ndarray]:
+    """Numbers of the cells that points lie in, cut in two ways, since cells cut surfaces."""
+    distance = np.linalg.norm(points, axis=1)
+    polar = np.column_stack(
+        [
+            np.arctan2(points[:, 1], points[:, 0]) / _CELL,
+            np.arcsin(np.clip(points[:, 2] / distance, -1, 1)) / _CELL,
+            np.log(distance) / _RANGE_STEP,
+        ]
+    )
+    place = np.floor(polar).astype(np.int64)
+    for shift in (0, 1):
+        whole = (place + shift) // 2 + 128
+        key = (whole[:, 0] * 1024 + whole[:, 1]) * 1024 + whole[:, 2]
+        yield np.unique(key, return_inverse=True)[1].ravel()
 
 
 def _least_axes(points: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

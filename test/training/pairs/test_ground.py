@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.pairs.ground import ground_plane, height_above, normals
+from training.pairs.ground import alone, ground_plane, height_above, normals
 
 
 def street(tilt: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -68,3 +68,17 @@ def test_normals_of_a_road_a_wall_and_a_bush() -> None:
     assert (np.abs(normals(bush)).sum(axis=1) > 0).mean() < 0.6
     assert normals(np.zeros((0, 3))).shape == (0, 3)
     assert not normals(np.array([[5.0, 0, 0]])).any()
+
+
+def test_flakes_are_alone_and_surfaces_are_not() -> None:
+    rng = np.random.default_rng(0)
+    xyz, _ = street(0.0)
+    xyz = xyz[(np.linalg.norm(xyz, axis=1) < 35) & (xyz[:, 2] > -3)]
+    ray = rng.normal(size=(25, 3)) * [0.3, 0.4, 0.1] + [1, 0, 0.3]
+    flakes = ray / np.linalg.norm(ray, axis=1, keepdims=True) * rng.uniform(2, 6, (25, 1))
+    found = alone(np.concatenate([xyz, flakes]))
+    assert found[: len(xyz)].mean() < 0.01
+    assert found[len(xyz) :].mean() > 0.7
+    assert alone(np.zeros((0, 3))).shape == (0,)
+    assert alone(np.array([[0.0, 0, 0], [5, 0, 0]])).tolist() == [True, True]
+    assert not alone(np.array([[5.0, 0, 0], [5.01, 0, 0]])).any()

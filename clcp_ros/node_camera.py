@@ -66,6 +66,7 @@ class Camera:
         self._inputs: Inputs | None = None
         self._camera_info: CameraInfo | None = None
         self._state: ShiftState | None = None
+        self._scored: ShiftState | None = None
         self._last: tuple[str, float] | None = None
         self._since_s = 0.0
         self._epoch = 0
@@ -85,7 +86,8 @@ class Camera:
             put: Takes every image that shall be segmented.
         """
         self.statistics = self._new_statistics(transports)
-        self._state, self._last, self._camera_info, self.snapshot = None, None, None, None
+        self._state, self._scored, self._last = None, None, None
+        self._camera_info, self.snapshot = None, None
         self._since_s = time.monotonic()
         self._epoch += 1
         self._put = put
@@ -110,7 +112,7 @@ class Camera:
 
     def reset_verdict(self) -> None:
         """Forget the monitor's verdict: it was another model's."""
-        self._state = None
+        self._state, self._scored = None, None
 
     # Input: executor thread ----------------------------------------------------------------------
 
@@ -191,11 +193,20 @@ class Camera:
             size=size,
         )  # fmt: skip
         self._state = result.shift
+        if result.shift.score is not None or not result.shift.samples:
+            self._scored = result.shift
         self.snapshot = Snapshot(
-            result, provider, self.name, arrival.topic,
+            result, self._last_scored(result.shift), provider, self.name, arrival.topic,
             header.frame_id, latency_s,
         )  # fmt: skip
         return changed
+
+    def _last_scored(self, state: ShiftState) -> ShiftState:
+        """A verdict with the newest score there is: the monitor scores a few frames a second."""
+        scored = self._scored
+        if state.score is not None or scored is None or scored.score is None:
+            return state
+        return replace(state, score=scored.score, stamp_ns=scored.stamp_ns)
 
     def _check_camera_info(self, size: tuple[int, int]) -> None:
         if self._camera_info is None:
@@ -229,7 +240,8 @@ class Camera:
         """
         now_s = time.monotonic()
         around = self._surroundings(around)
-        shift = self._shift_status(self._state, model, self.frame_id)
+        state = self._state and self._last_scored(self._state)
+        shift = self._shift_status(state, model, self.frame_id)
         if self.statistics.silent(now_s, self._since_s):
             shift = stale_shift(shift)
         return [self.statistics.status(now_s, self._since_s, around), shift]

@@ -17,6 +17,7 @@ import numpy as np
 
 from clcp_ros.classes import UNLABELLED
 from clcp_ros.errors import ClcpError
+from clcp_ros.monitor import ShiftState
 from clcp_ros.node_diagnostics import shift_values
 from clcp_ros.pipeline import FrameResult
 
@@ -32,7 +33,9 @@ class Snapshot:
     """The newest result of a camera; holding one costs the memory of one image.
 
     Attributes:
-        result: Mask, confidence, verdict and frame.
+        result: Mask, confidence and frame.
+        shift: The monitor's verdict, with the score of the newest frame that was scored and the
+            stamp of that one.
         provider: Execution provider that made it.
         camera: Name of the camera; empty for the only one.
         topic: Where the image came from.
@@ -41,6 +44,7 @@ class Snapshot:
     """
 
     result: FrameResult
+    shift: ShiftState
     provider: str
     camera: str
     topic: str
@@ -107,7 +111,8 @@ class Snapshot:
             'pixel_share': {**shares, 'unlabelled': round(float(pixels[UNLABELLED]), 6)},
             'mean_confidence': round(float(result.confidence.mean()) / 255, 6),
             'shift': {
-                **shift_values(result.shift, bundle.id), 'reason': result.shift.reason
+                **shift_values(self.shift, bundle.id), 'reason': self.shift.reason,
+                'scored_stamp_ns': self.shift.stamp_ns,
             },
             'seconds': {name: round(value, 6) for name, value in result.seconds.items()},
             'latency_s': round(self.latency_s, 6),

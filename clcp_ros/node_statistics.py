@@ -241,9 +241,10 @@ class InputStatistics:
             frame_id = self.frame_id
         level = max((problem.level for problem in problems), default=Level.OK)
         problems.sort(key=lambda problem: -problem.level)
-        message = '; '.join(problem.text for problem in problems) or (
-            f'{in_rate:.1f} Hz in, {out_rate:.1f} Hz out'
-        )
+        good = f'{in_rate:.1f} Hz in, {out_rate:.1f} Hz out'
+        if not self.counts['received']:
+            good = f'waiting for the first image on {self.topics}'
+        message = '; '.join(problem.text for problem in problems) or good
         kinds = tuple(sorted(problem.kind for problem in problems))
         return Status(self.name, level, message, values, frame_id, kinds)
 

@@ -47,7 +47,7 @@ def test_a_family_from_training_to_the_robot(
         model, toy_cityscapes, 'val:clear', out=tmp_path / 'torch', pictures=0, boundary=False
     )
     # export compares ONNX Runtime with torch, and refuses a difference above 1e-4.
-    bundle = export(model, toy_cityscapes, tmp_path / 'bundle', max_frames=6)
+    bundle = export(model, toy_cityscapes, tmp_path / 'bundle')
     onnx_result = evaluate(
         bundle=bundle, data=toy_cityscapes, split='val:clear', out=tmp_path / 'onnx', pictures=0,
         boundary=False,
@@ -108,6 +108,7 @@ def foreign(tmp_path: Path, layout: str, classes: int) -> Path:
     return tmp_path / 'given.pth'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['segmenter', 'mmsegmentation'])
 def test_a_checkpoint_of_others_is_evaluated_finetuned_and_exported_as_it_is(
     toy_cityscapes: Path, tmp_path: Path, layout: str
@@ -118,7 +119,7 @@ def test_a_checkpoint_of_others_is_evaluated_finetuned_and_exported_as_it_is(
     )
     assert result.frames == {'clear': 12}
     # The checkpoint does not say what it was trained on.
-    bundle = export(given, toy_cityscapes, tmp_path / 'bundle', conditions='clear', max_frames=6)
+    bundle = export(given, toy_cityscapes, tmp_path / 'bundle', conditions='clear')
     assert (bundle / 'model.onnx').is_file()
     common = {
         'conditions': 'clear', 'input_size': (48, 80), 'max_steps': 1, 'batch_size': 2,

@@ -317,7 +317,8 @@ def test_services_answer_while_the_model_runs(make_rig, daylight_image, monkeypa
         # The first call of each round would wait 400 ms for the model. On a busy machine, which
         # may let anything wait, the best of the calls tell what the node itself takes.
         assert statistics.median(seconds) < 0.2, name
-        assert min(seconds) < 0.02, name
+        # Saving is itself work, which its answer waits for.
+        assert name == 'save_frame' or min(seconds) < 0.02, name
     # Also what ends the segmentation does not wait for the model.
     rig.send(daylight_image(0), time.time_ns())
     rig.spin_for(0.1)

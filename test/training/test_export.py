@@ -26,6 +26,7 @@ from training.finetune import HeadConfig, build_model
 from training.latency import measure_latencies
 from training.models.segmenter import load_model, save_model
 from training.onnx_export import export_onnx, fold_constants, verify_onnx
+from training.onnx_reduce import Precision
 from training.segmentation.frames import open_frames
 from training.segmentation.inference import InferenceConfig
 from training.segmentation.predictors import BundlePredictor
@@ -200,7 +201,7 @@ def test_a_missing_model_is_one_clear_error(tmp_path: Path, toy_cityscapes: Path
 
 @pytest.mark.parametrize(('precision', 'size'), [('fp16', 0.7), ('int8', 0.6)])
 def test_a_smaller_model_is_nearly_the_same(
-    toy_model: Path, toy_cityscapes: Path, toy_bundle: Path, tmp_path: Path, precision: str,
+    toy_model: Path, toy_cityscapes: Path, toy_bundle: Path, tmp_path: Path, precision: Precision,
     size: float, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = export(

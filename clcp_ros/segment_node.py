@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import cv2
+
 from clcp_ros.transport import ROS_HINT, fastdds_profile, tune_malloc
 
 try:
@@ -450,6 +452,8 @@ def main(args: list[str] | None = None) -> int:
         0, or 1 when it could not start.
     """
     tune_malloc()
+    # OpenCV's threads would take cores from the model, and images this small gain nothing by them.
+    cv2.setNumThreads(1)
     rclpy.init(args=args)
     node: SegmentNode | None = None
     code = 0

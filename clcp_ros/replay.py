@@ -205,6 +205,16 @@ class ReplayFrame:
             return small
         return resize(self.source.frame.at_least(height, width), height, width)
 
+    def scaled_image(self, width: int) -> np.ndarray:
+        """The image no wider than this, (h, w, 3) uint8 RGB."""
+        height, full = self.source.frame.size
+        scale = min(1.0, width / full)
+        size = (max(1, round(height * scale)), max(1, round(full * scale)))
+        image = self.source.frame.at_least(*size)
+        if image.shape[:2] == size:
+            return image
+        return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
     @property
     def mask(self) -> np.ndarray:
         """(h, w) uint8 class ids."""

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from clcp_ros.image_codec import encode_jpeg
@@ -63,10 +62,7 @@ class DisagreementSampler:
 
     def _picture(self, frame: ReplayFrame) -> bytes:
         assert frame.versus is not None
-        image = frame.image
-        scale = min(1.0, _WIDTH / image.shape[1])
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        small = frame.scaled_image(_WIDTH)
         masks = (frame.mask, frame.versus.mask)
         drawn = [overlay(small, m, p) for m, p in zip(masks, self._palettes, strict=True)]
         return encode_jpeg(np.hstack([small, *drawn]), 85)

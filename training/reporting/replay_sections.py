@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from clcp_ros.image_codec import encode_jpeg
@@ -62,11 +61,8 @@ class FrameSampler:
         self.samples.append(Sample(frame.record, self._picture(frame)))
 
     def _picture(self, frame: ReplayFrame) -> bytes:
-        height, width = frame.image.shape[:2]
-        scale = min(1.0, _WIDTH / width)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
-        stack = np.vstack if width > 1.8 * height else np.hstack
+        image = frame.scaled_image(_WIDTH)
+        stack = np.vstack if image.shape[1] > 1.8 * image.shape[0] else np.hstack
         return encode_jpeg(stack([image, overlay(image, frame.mask, self._palette)]), 85)
 
     def choose(self, number: int = 12) -> list[Sample]:

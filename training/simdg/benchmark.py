@@ -155,7 +155,7 @@ def run_benchmark(
     return Report(tuple(rows), _about(size, data, split))
 
 
-def _note_other_network(size: Size, recipe: Recipe, seeds: Sequence[int]) -> None:
+def _note_other_network(size: Size, recipe: Recipe, seeds: Sequence[int] = (0,)) -> None:
     """Say when a comparison with the baseline is one of networks, too."""
     if recipe.encoder.endswith('.safetensors'):
         network = architecture_of(Path(recipe.encoder_of(*seeds)))

@@ -26,6 +26,7 @@ from training.simulation.frame import Frame, Moment
 from training.simulation.lidar import BACKSCATTER
 
 _TILE = (352, 220)
+_BOTH = ('low_sun+rain', 'dusk+fog', 'night+rain', 'night+snow')
 
 
 def contact_sheet(
@@ -46,7 +47,7 @@ def contact_sheet(
     rig = camera_rig('front') + camera_rig('fisheye')[1:2]
     config = SimulationConfig(seed, camera_configs=rig, lidar_config=lidar_preset(64, 1024))
     moment = Moment(config, town, time)
-    frames = {name: moment.frame(Condition(name, severity)) for name in ALL_CONDITIONS}
+    frames = {name: moment.frame(Condition(name, severity)) for name in (*ALL_CONDITIONS, *_BOTH)}
     tiles = [_titled(frame.image, name) for name, frame in frames.items()]
     clear = frames['clear']
     tiles.append(_titled(CITYSCAPES.palette[clear.labels], 'labels'))

@@ -12,6 +12,7 @@ import pytest
 from training.simulation.config import SimulationError
 from training.simulation.realism import (
     CITYSCAPES_SHARE,
+    class_shares,
     compare,
     image_statistics,
     kitti_like,
@@ -79,6 +80,16 @@ def test_cityscapes_shares_are_all_of_the_pixels() -> None:
     assert kitti_like().camera.K[0, 0] == 721.5
 
 
+@pytest.mark.slow
+def test_classes_are_as_frequent_as_in_cityscapes_in_towns_that_nobody_tuned() -> None:
+    share = class_shares((1234,), (1, 2, 3, 6, 7, 8), 5)
+    ratio = share / np.array(CITYSCAPES_SHARE)
+    most = np.argsort(CITYSCAPES_SHARE)[::-1][:10]
+    assert ratio[most].min() > 1 / 3
+    assert ratio[most].max() < 3
+    assert (share > 0).all()
+
+
 def test_a_folder_without_samples_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(SimulationError, match='none of the known samples'):
         compare(tmp_path)
@@ -112,5 +123,5 @@ def test_table_beside_real_samples(sample_data: Path) -> None:
 @pytest.mark.slow
 def test_sheet_shows_everything() -> None:
     sheet = contact_sheet(time=3.0)
-    assert sheet.shape == (5 * 220, 4 * 352, 3)
+    assert sheet.shape == (6 * 220, 4 * 352, 3)
     assert sheet.std() > 30

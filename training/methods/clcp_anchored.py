@@ -99,6 +99,11 @@ class AnchoredConfig:
     lora_rank: int = 0
     lora_layers: str = ATTENTION
 
+    def __post_init__(self) -> None:
+        # As it is read again from the metadata of a finished run.
+        if isinstance(self.negatives, dict):
+            self.negatives = NegativeRules(**self.negatives)
+
     @property
     def dense(self) -> bool:
         """Whether tokens meet features of points."""

@@ -258,12 +258,14 @@ def test_a_finished_run_is_read_again(weights: dict[str, str], tmp_path: Path) -
     method.save(tmp_path, 'clcp_anchored', {})
     again = load_method(tmp_path)
     batch = make_batch(method)
-    method.setup_.options.ema = 0.9
     assert method.teacher is not None
     with torch.no_grad():
         a, b = method.embed(batch), again.embed(batch)
     assert a.own == b.own == {}
     torch.testing.assert_close(a.lidar, b.lidar)
+    assert isinstance(again, ClcpAnchored)
+    assert again.options == method.options
+    assert again.extras == method.extras
     # The average is what was saved, and what embeds from then on.
     with torch.no_grad():
         torch.testing.assert_close(

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from clcp_ros.errors import ModelError
 from training.loop import read_metrics
+from training.methods import load_method
 from training.methods.base import Setup
 from training.methods.config import ModelConfig
 from training.methods.lip_loc import LipLoc, LipLocConfig, soft_target_loss
@@ -192,6 +193,30 @@ def test_a_shared_encoder_is_one_network() -> None:
     assert len(image['params']) > 10
     two = make()
     assert len(list(method.parameters())) < len(list(two.parameters()))
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_a_finished_run_is_read_again(shared: bool, tmp_path: Path) -> None:
+    method = make(shared=shared, empty=0).eval()
+    method.save(tmp_path, 'lip_loc', {})
+    again = load_method(tmp_path)
+    preparation = again.lidar_encoder.preparation
+    points = np.random.default_rng(0).uniform([2, -4, -2, 0], [30, 4, 1, 1], (200, 4))
+    scans = [preparation(points.astype(np.float32)), preparation(points[:5].astype(np.float32))]
+    batch = {'image': torch.randn(2, 3, 64, 64), 'lidar': preparation.collate(scans)}
+    with torch.no_grad():
+        a, b = method.embed(batch), again.embed(batch)
+    assert torch.equal(a.image, b.image)  # type: ignore[arg-type]
+    assert torch.equal(a.lidar, b.lidar)  # type: ignore[arg-type]
+    # What was saved starts another encoder of its kind.
+    file = tmp_path / 'lidar_encoder.safetensors'
+    alone = create_lidar_encoder(
+        'range_test_vit', LidarOptions(file), image_size=(64, 64), empty=0
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(
+            alone.eval()(batch['lidar']).pooled, method.lidar_encoder(batch['lidar']).pooled
+        )
 
 
 def test_empty_pixels_are_as_asked() -> None:

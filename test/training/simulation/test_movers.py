@@ -26,7 +26,8 @@ def crowd() -> tuple[Movers, Soup]:
     models = [box((4.5, 1.8, 1.5)), box((0.5, 0.5, 1.8)), box((12, 2.5, 3.2))]
     movers, meshes = [], []
     for k in range(40):
-        T = placement(*rng.uniform(-40, 40, 2), rng.uniform(-1, 2), rng.uniform(-4, 4))
+        x, y = rng.uniform(-40, 40, 2)
+        T = placement(x, y, rng.uniform(-1, 2), rng.uniform(-4, 4))
         T32, mesh = T.astype(np.float32), models[k % 3]
         movers.append(Mover(soup_of(mesh), T32[:3, :3], T32[:3, 3], k, T32[:3, 0] * k))
         meshes.append(mesh.moved(T, k))

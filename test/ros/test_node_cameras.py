@@ -152,7 +152,8 @@ def test_a_slow_camera_is_not_starved_by_fast_ones(make_rig, daylight_image, mon
 
 
 def test_a_camera_at_fault_leaves_the_others_alone(make_rig, daylight_image):
-    rig = make_rig(cameras=['bad', 'good', 'silent']).start()
+    names = ['bad', 'good', 'silent']
+    rig = make_rig(cameras=names, shift__warn_enter=90.0, shift__warn_exit=80.0).start()
     rig.listen('bad/mask', 'good/mask')
     packed = rig.publisher(CompressedImage, 'good/image/compressed')
     for i in range(12):

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,11 @@ def _mlflow(out: Path) -> Logger:
 
     known = out / _MLFLOW_RUN
     run_id = json.loads(known.read_text())['run_id'] if known.is_file() else None
-    # MLFLOW_TRACKING_URI says where to; a folder beside the run's others otherwise.
-    logger = MLFlowLogger('clcp_ros', out.name, save_dir=str(out.parent / 'mlruns'), run_id=run_id)
     out.mkdir(parents=True, exist_ok=True)
+    # MLFLOW_TRACKING_URI says where to; a data base beside the folder of the run otherwise.
+    beside = f'sqlite:///{(out.parent / "mlflow.db").resolve()}'
+    where = os.environ.get('MLFLOW_TRACKING_URI') or beside
+    logger = MLFlowLogger('clcp_ros', out.name, tracking_uri=where, run_id=run_id)
     known.write_text(json.dumps({'run_id': logger.run_id}))
     return logger
 

@@ -82,8 +82,8 @@ def grid(
     plot(out / 'grid.png', values, scores, objective, best)
     print(f'\nbest {objective}, {scores[best]:.4g}: {name_of(combinations[best])}')
     print(f'wrote {out / "grid.csv"}, {out / "grid.png"}')
-    options = ' '.join(f'--{k} {_typed(v)}' for k, v in combinations[best].items())
-    next_step(f'python training/pretrain.py {options}')
+    typed = ' '.join(f'--{k} {_typed(v)}' for k, v in combinations[best].items())
+    next_step(f'python training/pretrain.py {typed}')
     return out / 'grid.csv'
 
 

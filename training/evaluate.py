@@ -106,7 +106,7 @@ def evaluate(
     if target is not None:
         sets.append(open_frames(target, target_split, 'auto'))
     parts = _parts(sets)
-    chosen = _source_part(list(parts), sets[0], source, split)
+    chosen = _source_part(list(parts), sets, source, split)
     single = len(paths) == 1
     folder = out or (
         paths[0].parent if single and not paths[0].is_dir() else Path('runs/evaluate')
@@ -169,17 +169,17 @@ def find_models(text: str) -> list[Path]:
 
 def _parts(sets: Sequence[FrameSet]) -> dict[Part, str]:
     """What is counted apart, with its name: conditions by split and data set."""
-    return name_parts(sorted({part_of(s, f) for s in sets for f in s.frames}))
+    return name_parts(sorted({_part(f, s, sets) for s in sets for f in s.frames}))
 
 
-def part_of(frames: FrameSet, frame: Frame) -> Part:
-    """The part of the data that a frame is counted in.
+def _part(frame: Frame, frames: FrameSet, sets: Sequence[FrameSet]) -> Part:
+    return Part(frame.condition, frame.split, _data_name(frames, sets))
 
-    Args:
-        frames: Its set.
-        frame: The frame.
-    """
-    return Part(frame.condition, frame.split, frames.root.name)
+
+def _data_name(frames: FrameSet, sets: Sequence[FrameSet]) -> str:
+    """The folder's name, or its path where two folders have one name."""
+    roots = {s.root.resolve() for s in sets if s.root.name == frames.root.name}
+    return frames.root.name if len(roots) == 1 else str(frames.root)
 
 
 def _members(
@@ -188,19 +188,22 @@ def _members(
     found: dict[str, list[tuple[FrameSet, Frame]]] = {}
     for frames in sets:
         for frame in frames.frames:
-            found.setdefault(parts[part_of(frames, frame)], []).append((frames, frame))
+            found.setdefault(parts[_part(frame, frames, sets)], []).append((frames, frame))
     return found
 
 
-def _source_part(parts: list[Part], frames: FrameSet, wanted: str, split: str) -> Part:
+def _source_part(parts: list[Part], sets: Sequence[FrameSet], wanted: str, split: str) -> Part:
     """The part that others are compared with; of several splits the validation split."""
+    frames = sets[0]
     condition = choose_source(frames.conditions, wanted)
     if condition is None:
         raise LabelError(
             f'{frames.root}: no frames of the source condition {wanted!r} in {split!r}; give '
             f'--source one of {", ".join(frames.conditions)}'
         )
-    candidates = [p for p in parts if p.condition == condition and p.data == frames.root.name]
+    candidates = [
+        p for p in parts if p.condition == condition and p.data == _data_name(frames, sets)
+    ]
     return sorted(candidates, key=lambda p: (p.split != 'val', p.split))[0]
 
 
@@ -230,7 +233,7 @@ def _score(
             return score, encode_png(drawing)
 
         for frame, (score, drawing) in stream_frames(predictor, frames, inference, judge):
-            part = parts[part_of(frames, frame)]
+            part = parts[_part(frame, frames, sets)]
             scores[part] += score
             if drawing is not None:
                 name = part.replace(' (', '-').replace(', ', '-').rstrip(')')
@@ -257,7 +260,7 @@ def _about(
     return {
         'model': path.name if path.is_dir() else str(Path(path.parent.name) / path.name),
         'model_sha256': sha256_of(path / bundle_files.MODEL if path.is_dir() else path),
-        'data': ', '.join(s.root.name for s in sets),
+        'data': ', '.join(_data_name(s, sets) for s in sets),
         'split': ', '.join([split, target_split][: len(sets)]),
         'simulated': any(s.simulated for s in sets),
         'trained_on': predictor.provenance.get('data'),

@@ -269,6 +269,13 @@ def test_conditions_of_one_name_in_two_data_sets_stay_apart(
     )  # fmt: skip
     assert result.names == ['clear (cityscapes)', 'clear (other)']
     assert result.rpd('clear (other)') == pytest.approx(1)
+    twin = tmp_path / 'twin' / 'cityscapes'
+    shutil.copytree(toy_cityscapes, twin)
+    result = evaluate(
+        toy_model, toy_cityscapes, 'val:clear', target=twin, target_split='val:clear',
+        out=tmp_path / 'out', pictures=0,
+    )  # fmt: skip
+    assert result.names == [f'clear ({toy_cityscapes})', f'clear ({twin})']
 
 
 def test_seeds_give_mean_and_deviation(

@@ -300,6 +300,7 @@ def test_two_bundles_are_compared(
         a, b = np.array(record.shares), np.array(record.versus.shares)
         # What changed class is at least what the shares differ by.
         assert 1 - table['agreement'][i] >= np.abs(a - b).sum() / 2 - 1e-9
+    assert table['versus_class_changes_on_surfaces'] != table['class_changes_on_surfaces']
     assert all(value > 0 for value in table['ms_total'])
     assert all(value > 0 for value in table['versus_ms_model'])
     titles = [section.title for section in load_sections(out / SECTIONS)]

@@ -73,7 +73,8 @@ class _Waiting:
     camera: str
     stamp_ns: int
     condition: str
-    mask: np.ndarray
+    masks: tuple[np.ndarray, ...]
+    """Of the bundle, and of the other one where there are two."""
 
 
 class LidarCheck:
@@ -123,6 +124,8 @@ class LidarCheck:
         self._waiting: deque[_Waiting] = deque()
         self.sums: dict[tuple[str, str], LidarSums] = {}
         """By camera and condition."""
+        self.versus: dict[tuple[str, str], LidarSums] = {}
+        """The same of the other bundle."""
         self.pairs: dict[tuple[str, str], np.ndarray] = {}
         """Points that two cameras see, and how many of them they give the same class."""
         self.rows: dict[tuple[str, int], dict[str, float]] = {}
@@ -157,7 +160,12 @@ class LidarCheck:
         source = frame.source
         if source.camera in self._mounts:
             self._waiting.append(
-                _Waiting(source.camera, source.stamp_ns, source.condition, frame.mask)
+                _Waiting(
+                    source.camera,
+                    source.stamp_ns,
+                    source.condition,
+                    (frame.mask, *([frame.versus.mask] if frame.versus else [])),
+                )
             )
         self._settle(source.time_ns)
 
@@ -204,27 +212,35 @@ class LidarCheck:
         uv, depth, inside = visible_points(
             near.xyz, rectifier.K, mount.T_camera_lidar, rectifier.width, rectifier.height
         )
-        classes = np.full(len(near.xyz), UNLABELLED, np.uint8)
-        classes[inside] = classes_at(item.mask, uv[inside], rectifier)
-        sums = self.sums.setdefault((item.camera, item.condition), LidarSums())
-        jumps, smooth = boundary_counts(
-            uv[inside], depth[inside], classes[inside], _RADIUS * rectifier.width
-        )
-        sums.frames += 1
-        sums.points += len(inside)
-        sums.inside += int(inside.sum())
-        sums.jumps += jumps
-        sums.smooth += smooth
-        self.rows[item.camera, item.stamp_ns] = {
+        found = []
+        for mask, table in zip(item.masks, (self.sums, self.versus), strict=False):
+            seen = np.full(len(near.xyz), UNLABELLED, np.uint8)
+            seen[inside] = classes_at(mask, uv[inside], rectifier)
+            sums = table.setdefault((item.camera, item.condition), LidarSums())
+            jumps, smooth = boundary_counts(
+                uv[inside], depth[inside], seen[inside], _RADIUS * rectifier.width
+            )
+            sums.frames += 1
+            sums.points += len(inside)
+            sums.inside += int(inside.sum())
+            sums.jumps += jumps
+            sums.smooth += smooth
+            found.append((seen, jumps, smooth))
+        classes, jumps, smooth = found[0]
+        row = {
             'lidar_points': float(len(inside)),
             'lidar_in_image': float(inside.mean()),
             'class_changes_at_depth_jumps': _share(jumps),
             'class_changes_on_surfaces': _share(smooth),
         }
-        for other, found in near.classes.items():
+        if len(found) > 1:
+            row['versus_class_changes_at_depth_jumps'] = _share(found[1][1])
+            row['versus_class_changes_on_surfaces'] = _share(found[1][2])
+        self.rows[item.camera, item.stamp_ns] = row
+        for other, theirs in near.classes.items():
             if other != item.camera:
-                both = (found != UNLABELLED) & (classes != UNLABELLED)
-                same = int(np.count_nonzero(both & (found == classes)))
+                both = (theirs != UNLABELLED) & (classes != UNLABELLED)
+                same = int(np.count_nonzero(both & (theirs == classes)))
                 first, second = sorted((other, item.camera))
                 total = self.pairs.setdefault((first, second), np.zeros(2, np.int64))
                 total += [int(both.sum()), same]

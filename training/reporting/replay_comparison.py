@@ -7,7 +7,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -336,20 +336,16 @@ def lidar_section(check: LidarCheck | None) -> Section | None:
     if check is None or not check.sums:
         return None
     rows = [
-        _lidar_row(f'{camera} {condition}'.strip(), sums)
+        _lidar_row(f'{camera} {condition}'.strip(), sums, check.versus.get((camera, condition)))
         for (camera, condition), sums in check.sums.items()
     ]
     if len(rows) > 1:
-        total = LidarSums()
-        for sums in check.sums.values():
-            total.frames += sums.frames
-            total.points += sums.points
-            total.inside += sums.inside
-            total.jumps = total.jumps + sums.jumps
-            total.smooth = total.smooth + sums.smooth
-        rows.append(_lidar_row('all', total))
+        others = _lidar_total(check.versus.values()) if check.versus else None
+        rows.append(_lidar_row('all', _lidar_total(check.sums.values()), others))
     header = ['', 'frames', 'points in the image %', 'class changes at jumps %',
               'class changes on surfaces %', 'ratio']  # fmt: skip
+    if check.versus:
+        header.append('ratio, second bundle')
     return Section(
         'Against the lidar',
         text=[
@@ -366,9 +362,20 @@ def lidar_section(check: LidarCheck | None) -> Section | None:
     )
 
 
-def _lidar_row(name: str, sums: LidarSums) -> list[str]:
-    jump, smooth = (float(c[1] / c[0]) if c[0] else math.nan for c in (sums.jumps, sums.smooth))
-    return [
+def _lidar_total(parts: Iterable[LidarSums]) -> LidarSums:
+    total = LidarSums()
+    for sums in parts:
+        total.frames += sums.frames
+        total.points += sums.points
+        total.inside += sums.inside
+        total.jumps = total.jumps + sums.jumps
+        total.smooth = total.smooth + sums.smooth
+    return total
+
+
+def _lidar_row(name: str, sums: LidarSums, other: LidarSums | None) -> list[str]:
+    jump, smooth = _changes(sums)
+    row = [
         name or 'all',
         str(sums.frames),
         _percent(sums.inside / sums.points if sums.points else math.nan),
@@ -376,6 +383,16 @@ def _lidar_row(name: str, sums: LidarSums) -> list[str]:
         _percent(smooth),
         f'{jump / smooth:.1f}' if smooth > 0 else '-',
     ]
+    if other is not None:
+        jump, smooth = _changes(other)
+        row.append(f'{jump / smooth:.1f}' if smooth > 0 else '-')
+    return row
+
+
+def _changes(sums: LidarSums) -> tuple[float, float]:
+    """Share of neighbouring points that change class, at jumps and on surfaces."""
+    jump, smooth = (float(c[1] / c[0]) if c[0] else math.nan for c in (sums.jumps, sums.smooth))
+    return jump, smooth
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

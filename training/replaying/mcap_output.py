@@ -124,7 +124,8 @@ class McapOutput:
         self._copy_image(source)
         self._start(source.time_ns)
         outcomes = [frame.outcome] + ([frame.versus] if frame.versus else [])
-        for (node, bundle), outcome in zip(self._bundles, outcomes, strict=True):
+        # Live, the node of the other bundle may have dropped this frame.
+        for (node, bundle), outcome in zip(self._bundles, outcomes, strict=False):
             self._write_outcome(f'{node}/{self._prefixes[source.camera]}', frame, outcome, bundle)
 
     def unused(self, frame: BagFrame) -> None:

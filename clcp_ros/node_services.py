@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
-from std_srvs.srv import SetBool, Trigger  # type: ignore[import-untyped, unused-ignore]
+from std_srvs.srv import SetBool, Trigger
 
 from clcp_ros.errors import ClcpError
 

@@ -22,7 +22,12 @@ from typing import Literal, get_args
 
 from training.cli import next_step, run_command
 from training.simulation.bags import Storage
-from training.simulation.config import SimulationConfig, camera_rig, lidar_preset
+from training.simulation.config import (
+    SimulationConfig,
+    SimulationError,
+    camera_rig,
+    lidar_preset,
+)
 from training.simulation.run import DEFAULT_LAYOUTS, Layout, simulate
 
 _ABOUT = {
@@ -54,6 +59,7 @@ def main(
     rig: Literal['front', 'stereo', 'surround', 'fisheye'] = 'front',
     motion: Literal['compensated', 'raw', 'none'] = 'compensated',
     environment: Literal['mixed', 'town', 'country', 'motorway'] = 'mixed',
+    severities: str = '',
 ) -> None:
     """Simulate a data set.
 
@@ -78,6 +84,7 @@ def main(
         motion: Whether scans are skewed by the own motion (raw), corrected for it, or taken at
             one instant. Layouts whose scans are corrected get corrected ones.
         environment: Where the drives lead; mixed: the number of the town decides.
+        severities: Of conditions that have one of their own, as in fog=0.6,rain=0.3.
     """
     chosen = (
         list(get_args(Layout)) if layouts == 'all' else [n.strip() for n in layouts.split(',')]
@@ -87,6 +94,7 @@ def main(
         raw_images, environment,
         camera_configs=() if rig == 'front' else camera_rig(rig, width, height),
         lidar_config=None if motion == 'compensated' else lidar_preset(beams, columns, motion),
+        severities=_severities(severities),
     )  # fmt: skip
     data = simulate(out, config, workers, chosen, storage)
     state = 'reused, nothing to do' if data.reused else 'written'
@@ -95,6 +103,19 @@ def main(
         print(f'  {folder}  {_ABOUT[name]}')
     if 'a2d2' in chosen:
         next_step(f'python training/convert.py {data.a2d2}')
+
+
+def _severities(text: str) -> tuple[tuple[str, float], ...]:
+    found = []
+    for part in filter(None, (p.strip() for p in text.split(','))):
+        name, _, value = part.partition('=')
+        try:
+            found.append((name.strip(), float(value)))
+        except ValueError:
+            raise SimulationError(
+                f'severities are given as fog=0.6,rain=0.3, not {part!r}'
+            ) from None
+    return tuple(found)
 
 
 if __name__ == '__main__':

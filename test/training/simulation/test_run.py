@@ -18,10 +18,12 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
+from training.simulate import main as simulate_command
 from training.simulation.a2d2 import scenes
 from training.simulation.bags import Bag
 from training.simulation.cityscapes import TRAIN_ROADS, TRAIN_TOWNS, Cityscapes, Part
 from training.simulation.config import CONDITIONS, SimulationConfig, SimulationError
+from training.simulation.recording import read_truths
 from training.simulation.run import SimulatedData, simulate, write_recordings
 
 TINY = SimulationConfig(
@@ -173,6 +175,25 @@ def test_damaged_marker_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / 'simulation.json').write_text('{"parameters": ')
     with pytest.raises(SimulationError, match=r'simulation\.json cannot be read'):
         simulate(tmp_path, TINY, workers=1)
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'), [('fog', 'severities are given as'), ('hail=0.3', 'no condition')]
+)
+def test_severities_that_make_no_sense_are_one_clear_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(SimulationError, match=said):
+        simulate_command(out=tmp_path / 'out', severities=text)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_frames_say_the_severity_that_their_condition_has(tmp_path: Path) -> None:
+    config = replace(TINY, severities=(('night', 0.7),))
+    layout = Cityscapes(parts=(Part('val', 3, 1, ('fog', 'night')),))
+    write_recordings(tmp_path / 'out', config, [layout], workers=1)
+    truths = read_truths(tmp_path / 'out' / 'cityscapes' / 'truth.jsonl')
+    assert {t.condition: t.severity for t in truths} == {'fog': config.severity, 'night': 0.7}
 
 
 def test_command_reports_bad_parameters_in_one_line(root: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ NAMES = ['logits', 'early', 'deep']
 Outputs = list[np.ndarray]
 
 _LOAD = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 import numpy as np
 begin = time.perf_counter(), time.process_time()
@@ -51,7 +51,8 @@ session = open_session(Path(sys.argv[1]), None, int(sys.argv[3]), sys.argv[2])
 size = int(sys.argv[4])
 session.run(['logits'], {'image': np.zeros((1, 3, size, size), np.float32)})
 wall, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = Path('/proc/self/status').read_text()  # ru_maxrss would count the parent's, too
+memory = int(status.split('VmHWM:')[1].split()[0]) / 1024
 print(json.dumps([wall, cpu, memory]))
 """
 

@@ -222,3 +222,22 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path, root: Path) -> N
         loss.backward()
         assert facts['pairs'] == (4 if case == 'blind' else 7)
         assert_same(load_file(tmp_path / f'{case}.safetensors'), gradients(method))
+
+
+def test_cosines_are_contrasted_in_float32_whatever_the_precision() -> None:
+    seen = []
+
+    class Looking(Clcp):
+        def contrast(self, image: torch.Tensor, lidar: torch.Tensor) -> torch.Tensor:
+            seen.append((image.dtype, torch.is_autocast_enabled('cpu'), (image @ lidar.T).dtype))
+            return super().contrast(image, lidar)
+
+    torch.manual_seed(0)
+    config = ModelConfig(image_encoder='vit_tiny_patch16_224', freeze_lidar=True)
+    method = Looking(Setup(config, views=ViewConfig(image_size=SIZE, voxel_size_m=0.4)))
+    with torch.autocast('cpu', torch.bfloat16):
+        assert method.embed(batches(method, samples(2), 2)[0]).image.dtype == torch.bfloat16
+        loss, _ = method.loss_of(batches(method, samples(4), 2))
+    loss.backward()
+    assert seen == [(torch.float32, False, torch.float32)]
+    assert all(torch.isfinite(g).all() for g in gradients(method).values())

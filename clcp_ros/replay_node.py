@@ -448,7 +448,8 @@ class _Peer:
         return take
 
     def close(self) -> None:
-        self._executor.shutdown()
+        # A callback that was interrupted never counts as done.
+        self._executor.shutdown(timeout_sec=1.0)
         self._node.destroy_node()
         self._context.try_shutdown()
 

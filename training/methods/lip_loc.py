@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from training.methods.base import Batch, Embedded, Method, MethodEntry, Setup
 from training.models.image_encoder import read_weights
 from training.models.lidar.base import LidarEncoder, LidarOptions
 from training.models.lidar.range_image import PREFIX, RangeEncoderSettings, RangeImageEncoder
-from training.models.lip_loc_names import IMAGENET, encoder_of, head_of, is_lip_loc
+from training.models.lip_loc_names import IMAGENET, Tower, encoder_of, head_of, is_lip_loc
 from training.models.minkunet_layouts import compare_states
 from training.models.range_image import LIPLOC_EMPTY
 
@@ -229,10 +229,12 @@ class LipLoc(Method):
             )
         # Its encoders are used to images normalised like this, whatever timm's weights expect.
         self.image_encoder.mean, self.image_encoder.std = IMAGENET
-        for network, tower, head in (
+        towers: tuple[tuple[Any, Tower, nn.Module], ...] = (
             (self.image_encoder.model, 'camera', self.image_head),
-            (self.lidar_encoder.image_encoder.model, 'lidar', self.lidar_head),
-        ):
+            (cast('RangeImageEncoder', self.lidar_encoder).image_encoder.model, 'lidar',
+             self.lidar_head),
+        )  # fmt: skip
+        for network, tower, head in towers:
             for module, part in (
                 (network, encoder_of(state, tower)), (head, head_of(state, tower)),
             ):  # fmt: skip

@@ -182,7 +182,8 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
         sample['image'] = self._normalise(image, holes)
         lidar = self.preparation(points[shown].astype(np.float32))
         if self.train and self.config.augment == 'lip_loc' and 'image' in lidar:
-            lidar['holes'] = coarse_dropout(*lidar['image'].shape, rng)
+            rows, columns = lidar['image'].shape
+            lidar['holes'] = coarse_dropout(rows, columns, rng)
         sample['lidar'] = limit_voxels(lidar, self.config.max_voxels, rng)
         if self.extras.clean:
             sample['clean'] = self._normalise(clean)

@@ -28,8 +28,8 @@ from training.pairs.writer import PairSetWriter
 from training.pretrain import pretrain
 
 SIZE, PAIRS, POINTS = 64, 3, 400
-OFF = {'cls': 0.0, 'point': 0.0, 'nce': 0.0, 'geometry': 0.0}
-ALL = {
+OFF: dict[str, Any] = {'cls': 0.0, 'point': 0.0, 'nce': 0.0, 'geometry': 0.0}
+ALL: dict[str, Any] = {
     'cls': 0.2, 'point': 0.3, 'nce': 0.4, 'geometry': 0.5, 'returns': 0.9, 'anchor': 0.6,
     'gram': 0.7, 'consistency': 0.8, 'ema': 0.9,
 }  # fmt: skip
@@ -105,7 +105,7 @@ def touched(module: torch.nn.Module) -> bool:
     return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
 
 
-TERMS = {
+TERMS: dict[str, dict[str, Any]] = {
     'cls': {'cls': 1.0},
     'point': {'point': 1.0},
     'nce': {'nce': 1.0},

@@ -26,6 +26,10 @@ def make(**model: Any) -> Clcp:
     return Clcp(Setup(ModelConfig(**model), views=ViewConfig(image_size=64)))
 
 
+def network(method: Clcp) -> Any:
+    return method.lidar_encoder.network
+
+
 @pytest.fixture
 def batch() -> dict[str, Any]:
     rng = np.random.default_rng(0)
@@ -42,11 +46,11 @@ def test_a_frozen_encoder_keeps_the_weights_of_its_file(
     path = tmp_path / 'lidar.safetensors'
     write_minkunet_weights(path, source.state_dict(), {'architecture': 'minkunet_tiny'})
     method = make(lidar_weights=str(path), freeze_lidar=True, lidar_precision='bfloat16').train()
-    optimizer = method.configure_optimizers()['optimizer']  # type: ignore[index,call-overload]
-    image, lidar, *_ = method.embed(batch)
-    (image * lidar).sum().backward()
+    optimizer: Any = method.configure_optimizers()['optimizer']  # type: ignore[index,call-overload]
+    embedded: Any = method.embed(batch)
+    (embedded.image * embedded.lidar).sum().backward()
     optimizer.step()
-    for key, value in method.lidar_encoder.network.state_dict().items():
+    for key, value in network(method).state_dict().items():
         assert torch.equal(value, source.state_dict()[key]), key
     assert any(p.grad is not None for p in method.lidar_head.parameters())
 
@@ -55,15 +59,16 @@ def test_precision_backend_and_memory_are_passed_on(batch: dict[str, Any]) -> No
     exact = make(freeze_lidar=True).eval()
     coarse = make(freeze_lidar=True, lidar_precision='bfloat16').eval()
     with torch.no_grad():
-        a, b = exact.embed(batch)[1], coarse.embed(batch)[1]
+        a: Any = exact.embed(batch)[1]
+        b: Any = coarse.embed(batch)[1]
     assert 0 < (a - b).norm() < 0.1
-    assert make(checkpoint_activations=True).lidar_encoder.network.checkpoint_activations
+    assert network(make(checkpoint_activations=True)).checkpoint_activations
     pytest.importorskip('spconv.pytorch')
     plain, other = make().eval(), make(sparse_backend='spconv').eval()
     with torch.no_grad():
         torch.testing.assert_close(
             other.embed(batch)[1], plain.embed(batch)[1], atol=1e-4, rtol=1e-3
         )
-    assert other.lidar_encoder.network.conv_input[0].net[0].backend == 'spconv'
+    assert network(other).conv_input[0].net[0].backend == 'spconv'
     with pytest.raises(ModelError, match='bfloat16 weights are for frozen'):
         make(lidar_precision='bfloat16')

@@ -163,8 +163,10 @@ def test_a_whole_checkpoint_with_both_towers_and_heads(tmp_path: Path) -> None:
             for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         )
         range_image = (scan[:, None].float().expand(-1, 3, -1, -1) - mean) / std
-        lidar = published(range_image, 'lidar', method.lidar_encoder.image_encoder.model)
+        ranges: Any = method.lidar_encoder
+        lidar = published(range_image, 'lidar', ranges.image_encoder.model)
     torch.testing.assert_close(embedded.image, image, rtol=1e-4, atol=1e-5)
+    assert embedded.lidar is not None
     torch.testing.assert_close(embedded.lidar[:1], lidar[:1], rtol=1e-4, atol=1e-5)
     assert embedded.visible is not None
     assert embedded.visible.tolist() == [True, False]

@@ -184,7 +184,7 @@ def test_the_clean_image_is_the_same_crop_before_augmentation(pairs: PairSet) ->
 
 
 @pytest.mark.parametrize('augment', ['light', 'thesis', 'lip_loc', 'weather'])
-def test_validation_is_never_augmented(pairs: PairSet, augment: str) -> None:
+def test_validation_is_never_augmented(pairs: PairSet, augment: Any) -> None:
     views = dataclasses.replace(VIEWS, augment=augment, flip=True)
     data = ContrastivePairs(pairs, views, (0.0,) * 3, (1 / 255,) * 3, train=False)
     none = dataclasses.replace(VIEWS, augment='none')

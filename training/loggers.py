@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from clcp_ros.errors import ModelError
 
-_MLFLOW_RUN = 'mlflow_run.json'
+MLFLOW_RUN = 'mlflow_run.json'
 
 
 def make_loggers(names: str, out: Path, settings: dict[str, Any]) -> list[Logger]:
@@ -71,14 +71,15 @@ def _wandb(out: Path) -> Logger:
 def _mlflow(out: Path) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    known = out / _MLFLOW_RUN
-    run_id = json.loads(known.read_text())['run_id'] if known.is_file() else None
     out.mkdir(parents=True, exist_ok=True)
     # MLFLOW_TRACKING_URI says where to; a data base beside the folder of the run otherwise.
     beside = f'sqlite:///{(out.parent / "mlflow.db").resolve()}'
     where = os.environ.get('MLFLOW_TRACKING_URI') or beside
+    known = out / MLFLOW_RUN
+    before = json.loads(known.read_text()) if known.is_file() else {}
+    run_id = before.get('run_id') if before.get('where') == where else None
     logger = MLFlowLogger('clcp_ros', out.name, tracking_uri=where, run_id=run_id)
-    known.write_text(json.dumps({'run_id': logger.run_id}))
+    known.write_text(json.dumps({'where': where, 'run_id': logger.run_id}))
     return logger
 
 

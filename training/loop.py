@@ -31,7 +31,7 @@ from training.callbacks import MetricsFile, Progress, SeededSteps, read_metrics
 from training.checkpoints import AtomicCheckpoints, Best, Checkpoints
 from training.cli import atomic_path
 from training.hardware import HardwareConfig
-from training.loggers import make_loggers
+from training.loggers import MLFLOW_RUN, make_loggers
 from training.nonfinite import FiniteSteps
 from training.pairs.batches import Spacing
 
@@ -226,12 +226,8 @@ class Run:
         """Make the folder, and clear it for a new run. Nothing is written before."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.state == 'new':
-            for path in (
-                self.out / CHECKPOINT,
-                self.out / Best.FILE,
-                self.out / METRICS,
-                self.result,
-            ):
+            old = (CHECKPOINT, Best.FILE, METRICS, MLFLOW_RUN, self.result.name)
+            for path in (self.out / name for name in old):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.out / 'tensorboard', ignore_errors=True)
         with atomic_path(self.out / SETTINGS) as temporary:

@@ -63,6 +63,7 @@ DEV = [
     'types-tqdm',
     'colcon-common-extensions>=0.3',  # `colcon build` without a ROS installation
     'pyarrow-stubs>=17',
+    'mcap>=1.1',  # the format's own reader, to open what replay writes
     'cityscapesscripts>=2.2',  # the official mIoU, to compare ours with
     # The optional parts are tested too, where they have wheels.
     *RAY,

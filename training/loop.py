@@ -254,8 +254,9 @@ def prepare_run(out: Path, settings: dict[str, Any], result: str, overwrite: boo
     finished, begun = run.result.is_file(), (out / CHECKPOINT).is_file()
     if overwrite or not (finished or begun) or not (out / SETTINGS).is_file():
         return run
-    if (out / SETTINGS).read_text() != text:
-        old, new = json.loads((out / SETTINGS).read_text()), json.loads(text)
+    # Not the texts: 0 and 0.0 are the same.
+    old, new = json.loads((out / SETTINGS).read_text()), json.loads(text)
+    if old != new:
         changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
         raise ModelError(
             f'{out} holds a run with other settings ({", ".join(changed)} differ); '

@@ -73,7 +73,8 @@ def command(pairs: Path, out: Path, root: Path, *more: str) -> list[str]:
     return [
         sys.executable, str(root / 'training' / 'pretrain.py'), '--pairs', str(pairs),
         '--out', str(out), '--views.image_size', '32', '--views.voxel_size_m', '0.6',
-        '--views.min_points', '5', '--model.image_encoder', 'vit_tiny_patch16_224',
+        '--views.min_points', '5', '--views.crop_fraction', '[0.8, 1.0]',
+        '--model.image_encoder', 'vit_tiny_patch16_224',
         '--model.freeze_lidar', '--model.lidar_head', 'linear', '--batch_size', '8',
         '--batch_gap', '0', '--validate_every', '3', '--checkpoint_every', '2',
         '--watch.images', '4', '--accelerator', 'cpu', *more,

@@ -165,5 +165,3 @@ def test_batches_cover_every_position_once_a_pass_and_split_over_ranks() -> None
     assert sorted(ranks[0] + ranks[1]) == sorted(StepBatches(np.arange(8), 4, 9, 0).batch(2))
     later = list(StepBatches(np.arange(8), 4, 9, 0, start=6))
     assert len(later) == 3
-
-

@@ -105,9 +105,13 @@ def test_frames_that_wait_together_go_through_the_model_together(
     model.started.clear()
     rig.send(daylight_image(0), start_ns, 'a/image')
     assert model.started.wait(10)
+    counts = {name: rig.node.cameras[name].statistics.counts for name in names}
     for i in (1, 2, 3):
+        before = {name: counts[name]['received'] for name in names}
         for name in names:
             rig.send(daylight_image(i), start_ns + i, f'{name}/image')
+        # One by one: of two that wait in the middleware only the newer one reaches the node.
+        rig.until(lambda old=before: all(counts[n]['received'] > old[n] for n in names))
     rig.until(lambda: rig.got['c/mask'] and rig.got['b/mask'] and len(rig.got['a/mask']) >= 3)
     assert max(model.batches) == 3
     # Of each camera the newest frame won, and what it displaced was counted as its own.

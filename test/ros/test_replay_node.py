@@ -214,7 +214,7 @@ def test_raw_images_above_the_shared_memory_segment_arrive(
         cwd=root, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    live = json.loads((out / 'summary.json').readtext())['live']
+    live = json.loads((out / 'summary.json').read_text())['live']
     assert live['published'] == 8
     # Without the profile hardly one in four arrives; a busy machine may be late for some.
     assert live['received'] >= 5

@@ -188,8 +188,8 @@ def write_picture(out: Path) -> Path:
     conditions = list(json.loads((out / 'evaluation/evaluation.json').read_text())['conditions'])
     with (out / 'replay/scores.csv').open(newline='') as file:
         rows = list(csv.DictReader(file))
-    figure = MatplotlibFigure(figsize=(15, 6.6), dpi=80, layout='constrained')
-    grid = figure.add_gridspec(3, len(conditions), height_ratios=(1, 1, 1.1))
+    figure = MatplotlibFigure(figsize=(15, 5.2), dpi=80, layout='constrained')
+    grid = figure.add_gridspec(3, len(conditions), height_ratios=(1, 1, 1.6))
     for i, name in enumerate(conditions):
         drawing = decode_bytes((out / f'evaluation/predictions/{name}-2.png').read_bytes())
         # Image, label and mask stand side by side.

@@ -21,11 +21,18 @@ from training.cli import atomic_path, git_commit
 from training.defaults import PAIRS, ensure_pairs
 from training.pairs.pair_set import PairSet
 from training.retrieval.embeddings import Embeddings, embed_pairs
-from training.retrieval.places import places_of, published_positions, read_positions, with_pose
+from training.retrieval.places import (
+    Poses,
+    places_of,
+    published_positions,
+    read_poses,
+    read_positions,
+)
 from training.retrieval.protocols import (
     LIP_LOC_RADIUS_M,
     Places,
     StrictRecall,
+    answerable,
     lip_loc_recall,
     strict,
 )
@@ -79,12 +86,22 @@ def retrieval(
     if pairs == PAIRS:
         ensure_pairs(pairs)
     pair_set = PairSet(pairs)
-    rows = _rows(pair_set, None if split == 'all' else split, sequence, poses is not None)
+    rows = pair_set.rows(split=None if split == 'all' else split, sequence=sequence)
     # Places first: what cannot be measured is refused before anything is embedded.
-    positions = _positions(pair_set, rows, poses) if protocol == 'lip-loc' else None
-    places = places_of(pair_set, rows) if protocol == 'strict' else None
-    if places is not None:
-        exclude_s = _window(places, exclude_s, cross_sequence)
+    positions: np.ndarray | None = None
+    places: Places | None = None
+    if protocol == 'lip-loc' and poses is not None:
+        _enough(pair_set, len(rows), len(rows))
+        _check_single(pair_set, rows)
+        positions = read_positions(poses, pair_set, rows)
+    else:
+        rows, known = _with_pose(pair_set, rows)
+        if protocol == 'lip-loc':
+            _check_single(pair_set, rows)
+            positions = published_positions(pair_set, known)
+        else:
+            places = places_of(pair_set, rows, known)
+            exclude_s = _window(places, exclude_s, cross_sequence)
     keys = np.asarray(pair_set.column('key'))[rows]
     folder = out or (embeddings.parent if embeddings else run)
     if embeddings:
@@ -114,52 +131,48 @@ def retrieval(
     return result
 
 
-def _rows(
-    pairs: PairSet, split: str | None, sequence: str | None, all_of_them: bool
-) -> np.ndarray:
-    rows = pairs.rows(split=split, sequence=sequence)
-    posed = rows if all_of_them or not len(rows) else rows[with_pose(pairs, rows)]
-    if len(posed) < 2:
+def _with_pose(pairs: PairSet, rows: np.ndarray) -> tuple[np.ndarray, Poses]:
+    """Those of the pairs that have a pose, and their poses."""
+    poses = read_poses(pairs, rows)
+    known = poses.known
+    _enough(pairs, len(rows), int(known.sum()))
+    if not known.all():
+        print(f'{(~known).sum()} of {len(rows)} pairs have no pose and are left out')
+    return rows[known], poses.of(known)
+
+
+def _enough(pairs: PairSet, chosen: int, posed: int) -> None:
+    if posed < 2:
         raise PairSetError(
-            f'{pairs.folder}: {len(rows)} pairs chosen, {len(posed)} of them with a pose; '
+            f'{pairs.folder}: {chosen} pairs chosen, {posed} of them with a pose; '
             f'retrieval by place needs at least two (sequences: {", ".join(pairs.sequences)})'
         )
-    if len(posed) < len(rows):
-        print(f'{len(rows) - len(posed)} of {len(rows)} pairs have no pose and are left out')
-    return posed
 
 
-def _window(places: Places, wanted: float | None, cross_sequence: bool) -> float:
-    """The time around a query that is left out: as asked, or as large as leaves right answers."""
-    if wanted is not None:
-        return wanted
-    nothing = np.zeros((len(places.positions), 1))
-    for seconds in _WINDOWS_S:
-        try:
-            *_, widest = strict(
-                nothing, nothing, places, exclude_s=seconds, cross_sequence=cross_sequence
-            )
-        except PairSetError:
-            continue
-        if widest.queries < len(nothing) / 4:
-            continue
-        if seconds < _WINDOWS_S[0]:
-            print(
-                f'few places were seen twice with {_WINDOWS_S[0]:g} s between: only entries less '
-                f'than {seconds:g} s away from a query are left out'
-            )
-        return seconds
-    return _WINDOWS_S[-1]
-
-
-def _positions(pairs: PairSet, rows: np.ndarray, poses: Path | None) -> np.ndarray:
+def _check_single(pairs: PairSet, rows: np.ndarray) -> None:
     sequences = set(np.asarray(pairs.column('sequence'))[rows].tolist())
     if len(sequences) > 1:
         raise PairSetError(
             f'the published protocol is one of a single sequence, {pairs.folder} has '
             f'{len(sequences)}: choose one with --sequence ({", ".join(sorted(sequences))})'
         )
-    return read_positions(poses, pairs, rows) if poses else published_positions(pairs, rows)
+
+
+def _window(places: Places, wanted: float | None, cross_sequence: bool) -> float:
+    """The time around a query that is left out: as asked, or as large as leaves right answers."""
+    if wanted is not None:
+        return wanted
+    for seconds in _WINDOWS_S:
+        if answerable(places, exclude_s=seconds, cross_sequence=cross_sequence) >= 0.25:
+            break
+    else:
+        return _WINDOWS_S[-1]
+    if seconds < _WINDOWS_S[0]:
+        print(
+            f'few places were seen twice with {_WINDOWS_S[0]:g} s between: only entries less '
+            f'than {seconds:g} s away from a query are left out'
+        )
+    return seconds
 
 
 def _strict(

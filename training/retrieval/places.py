@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +14,69 @@ from training.pairs.pair_set import PairSet
 from training.retrieval.protocols import Places
 
 
-def places_of(pairs: PairSet, rows: np.ndarray) -> Places:
+@dataclass(frozen=True)
+class Poses:
+    """Where samples were taken, as their conversion wrote it.
+
+    Attributes:
+        T_world_ego: (N, 4, 4) float64, NaN for samples without a pose.
+        T_camera_lidar: (N, 4, 4) float64.
+    """
+
+    T_world_ego: np.ndarray
+    T_camera_lidar: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """(N,) bool: which samples have a pose."""
+        known: np.ndarray = np.isfinite(self.T_world_ego).all(axis=(1, 2))
+        return known
+
+    def of(self, chosen: np.ndarray) -> Poses:
+        """Those of some samples.
+
+        Args:
+            chosen: (N,) bool.
+        """
+        return Poses(self.T_world_ego[chosen], self.T_camera_lidar[chosen])
+
+
+def read_poses(pairs: PairSet, rows: np.ndarray) -> Poses:
+    """Read the poses of samples, each sample once.
+
+    Args:
+        pairs: The set.
+        rows: (N,) positions in it.
+    """
+    T_world_ego = np.full((len(rows), 4, 4), np.nan)
+    T_camera_lidar = np.empty((len(rows), 4, 4))
+    for i, row in enumerate(rows):
+        meta = pairs.meta(int(row))
+        T_camera_lidar[i] = meta['T_camera_lidar']
+        if meta['T_world_ego'] is not None:
+            T_world_ego[i] = meta['T_world_ego']
+    return Poses(T_world_ego, T_camera_lidar)
+
+
+def places_of(pairs: PairSet, rows: np.ndarray, poses: Poses) -> Places:
     """Positions, stamps and sequences from a pair set.
 
     Args:
         pairs: The set.
         rows: (N,) positions in it.
+        poses: Of these samples; all known.
 
     Returns:
         The places, by T_world_ego.
-
-    Raises:
-        PairSetError: A sample has no pose.
     """
-    poses = _poses(pairs, rows)
     return Places(
-        poses[:, :3, 3],
+        poses.T_world_ego[:, :3, 3],
         np.asarray(pairs.column('camera_stamp_ns'))[rows].astype(np.int64),
         np.asarray(pairs.column('sequence'))[rows],
     )
 
 
-def published_positions(pairs: PairSet, rows: np.ndarray) -> np.ndarray:
+def published_positions(pairs: PairSet, poses: Poses) -> np.ndarray:
     """Positions in the axes in which LIP-Loc's evaluation takes the second and third component.
 
     KITTI odometry publishes poses of a camera in the axes of its first frame (x right, y down, z
@@ -44,19 +86,15 @@ def published_positions(pairs: PairSet, rows: np.ndarray) -> np.ndarray:
 
     Args:
         pairs: The set.
-        rows: (N,) positions in it.
+        poses: Of the samples; all known.
 
     Returns:
         (N, 3) float64 metres.
-
-    Raises:
-        PairSetError: A sample has no pose.
     """
-    poses = _poses(pairs, rows)
     if _reader(pairs) != 'kitti_odometry':
-        return poses[:, :3, 3]
-    T = np.array([pairs.meta(int(row))['T_camera_lidar'] for row in rows], np.float64)
-    return (T @ poses @ np.linalg.inv(T))[:, :3, 3]
+        return poses.T_world_ego[:, :3, 3]
+    T = poses.T_camera_lidar
+    return (T @ poses.T_world_ego @ np.linalg.inv(T))[:, :3, 3]
 
 
 def read_positions(path: Path, pairs: PairSet, rows: np.ndarray) -> np.ndarray:
@@ -90,27 +128,6 @@ def read_positions(path: Path, pairs: PairSet, rows: np.ndarray) -> np.ndarray:
             raise PairSetError(f'{path}: no pose of {key}')
         found.append(translations[int(frame)])
     return np.array(found, np.float64)
-
-
-def with_pose(pairs: PairSet, rows: np.ndarray) -> np.ndarray:
-    """Which samples have a pose.
-
-    Args:
-        pairs: The set.
-        rows: (N,) positions in it.
-
-    Returns:
-        (N,) bool.
-    """
-    return np.array([pairs.meta(int(row))['T_world_ego'] is not None for row in rows], bool)
-
-
-def _poses(pairs: PairSet, rows: np.ndarray) -> np.ndarray:
-    poses = [pairs.meta(int(row))['T_world_ego'] for row in rows]
-    if None in poses:
-        key = pairs.row(int(rows[poses.index(None)]))['key']
-        raise PairSetError(f'{pairs.folder}: {key} has no pose')
-    return np.array(poses, np.float64)
 
 
 def _reader(pairs: PairSet) -> str:

@@ -10,6 +10,7 @@ was recorded around the query and measures in the horizontal plane.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,23 +133,15 @@ def strict(
     """
     count = len(places.positions)
     _check(queries, database, count, count)
-    sequence = np.unique(places.sequences, return_inverse=True)[1]
-    plane, seconds = places.positions[:, :2], places.stamps_ns
     first: dict[float, list[np.ndarray]] = {radius: [] for radius in radii_m}
     shares: dict[float, list[np.ndarray]] = {radius: [] for radius in radii_m}
     sizes: list[np.ndarray] = []
-    for rows in _blocks(count):
-        own = sequence[rows, None] == sequence[None]
-        near = np.abs(seconds[rows, None] - seconds[None]) < max(exclude_s * 1e9, 1)
-        allowed = ~own if cross_sequence else ~(own & near)
-        allowed[np.arange(len(allowed)), np.arange(count)[rows]] = False
+    for rows, allowed, distance in _searched(places, exclude_s, cross_sequence):
         similarity = np.where(allowed, queries[rows] @ database.T, -np.inf)
         order = np.argsort(-similarity, axis=1, kind='stable')
-        distance = np.linalg.norm(plane[rows, None] - plane[None], axis=2)
-        comparable = allowed if cross_sequence else allowed & own
         sizes.append(allowed.sum(axis=1))
         for radius in radii_m:
-            right = comparable & (distance <= radius)
+            right = distance <= radius
             ordered = np.take_along_axis(right, order, axis=1)
             first[radius].append(np.where(ordered.any(axis=1), ordered.argmax(axis=1) + 1, 0))
             shares[radius].append(right.sum(axis=1))
@@ -163,6 +156,48 @@ def strict(
             'apart: record one twice, or make exclude_s smaller'
         )
     return results
+
+
+def answerable(
+    places: Places,
+    *,
+    exclude_s: float,
+    cross_sequence: bool = False,
+    radius_m: float = RADII_M[-1],
+) -> float:
+    """Share of the queries that `strict` finds a right answer for in the data base.
+
+    Args:
+        places: Of the samples.
+        exclude_s: As of `strict`.
+        cross_sequence: As of `strict`.
+        radius_m: An answer within it is right.
+    """
+    searched = _searched(places, exclude_s, cross_sequence)
+    found = [(distance <= radius_m).any(axis=1) for _, _, distance in searched]
+    return float(np.concatenate(found).mean())
+
+
+def _searched(
+    places: Places, exclude_s: float, cross_sequence: bool
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """For blocks of queries: which entries take part, and how far they are.
+
+    Yields:
+        The queries; (B, N) bool; (B, N) metres in the plane, infinite for what takes no part or
+        has no common world with the query.
+    """
+    count = len(places.positions)
+    sequence = np.unique(places.sequences, return_inverse=True)[1]
+    plane, stamps = places.positions[:, :2], places.stamps_ns
+    for rows in _blocks(count):
+        own = sequence[rows, None] == sequence[None]
+        near = np.abs(stamps[rows, None] - stamps[None]) < max(exclude_s * 1e9, 1)
+        allowed = ~own if cross_sequence else ~(own & near)
+        allowed[np.arange(len(allowed)), np.arange(count)[rows]] = False
+        distance = np.linalg.norm(plane[rows, None] - plane[None], axis=2)
+        comparable = allowed if cross_sequence else allowed & own
+        yield rows, allowed, np.where(comparable, distance, np.inf)
 
 
 def _summary(radius: float, rank: np.ndarray, right: np.ndarray, size: np.ndarray) -> StrictRecall:

@@ -19,7 +19,7 @@ from training.pairs.writer import PairSetWriter
 from training.pretrain import pretrain
 from training.retrieval.command import retrieval
 from training.retrieval.embeddings import Embeddings
-from training.retrieval.places import published_positions, read_positions
+from training.retrieval.places import published_positions, read_poses, read_positions
 from training.retrieval.protocols import lip_loc_recall
 
 K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
@@ -148,7 +148,9 @@ def test_kitti_positions_are_those_of_the_published_file(tmp_path: Path) -> None
     published = read_positions(sequence / 'poses.txt', pairs, rows)
     np.testing.assert_allclose(published, [np.reshape(p, (3, 4))[:, 3] for p in poses])
     # The colour camera sits 0.06 m beside the published one.
-    np.testing.assert_allclose(published_positions(pairs, rows), published, atol=0.12)
+    np.testing.assert_allclose(
+        published_positions(pairs, read_poses(pairs, rows)), published, atol=0.12
+    )
     numbered = tmp_path / 'numbered.txt'
     np.savetxt(numbered, np.column_stack([np.arange(5), np.array(poses)])[::-1])
     np.testing.assert_allclose(read_positions(numbered, pairs, rows), published)

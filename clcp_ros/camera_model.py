@@ -36,5 +36,5 @@ def resized_camera(info: Any, height: int, width: int) -> tuple[np.ndarray, np.n
     )
     k = np.asarray(info.k, np.float64).reshape(3, 3)
     p = np.asarray(info.p, np.float64).reshape(3, 4)
-    with np.errstate(invalid='ignore'):  # a damaged calibration stays damaged
+    with np.errstate(invalid='ignore', over='ignore'):  # a damaged calibration stays damaged
         return resize @ k if k.any() else k, resize @ p if p.any() else p

@@ -255,12 +255,12 @@ class Camera:
             height, width = ros_messages.camera_info_size(self._camera_info)
             expected = 3 * height * width
         self.statistics.set_incompatible(inputs.incompatible())
-        publishers = inputs.publishers()
+        counts = inputs.publisher_counts()
         return replace(
             around,
-            publishers=publishers,
-            rivals=inputs.rivals(),
-            other_types='' if publishers else inputs.other_types(),
+            publishers=sum(counts),
+            rivals=max(counts, default=0),
+            other_types='' if any(counts) else inputs.other_types(),
             expected_bytes=expected,
         )
 

@@ -119,22 +119,13 @@ class Inputs:
             _, subscription = self._subscriptions.popitem()
             self._node.destroy_subscription(subscription)
 
-    def publishers(self) -> int:
-        """Publishers of images that are connected."""
-        return sum(
-            self._subscriptions[kind].get_publisher_count()
-            for kind in TRANSPORTS
-            if kind in self._subscriptions
-        )
-
-    def rivals(self) -> int:
-        """Most publishers that one topic of images has."""
-        counts = [
+    def publisher_counts(self) -> list[int]:
+        """Publishers that are connected, of each topic of images."""
+        return [
             self._subscriptions[kind].get_publisher_count()
             for kind in TRANSPORTS
             if kind in self._subscriptions
         ]
-        return max(counts, default=0)
 
     def other_types(self) -> str:
         """Who publishes on the topics of images what is not subscribed to, for people."""

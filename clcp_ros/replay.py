@@ -332,11 +332,7 @@ def replay_direct(
     start = time.perf_counter()
     output = output or callback_output(on_frame)
     with ExitStack() as stack:
-        source = (
-            bag
-            if isinstance(bag, ReplayBag)
-            else stack.enter_context(ReplayBag(bag, image_topic, cameras))
-        )
+        source = stack.enter_context(ReplayBag.of(bag, image_topic, cameras))
         names = [camera.name for camera in source.cameras]
         pipelines = [
             FramePipeline(path, cameras=names, threads=threads)

@@ -202,6 +202,21 @@ class ReplayBag:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @classmethod
+    def of(
+        cls, bag: ReplayBag | str | Path, image_topic: str | None, cameras: str | None
+    ) -> contextlib.AbstractContextManager[ReplayBag]:
+        """A bag that is open, and stays so, or one to open.
+
+        Args:
+            bag: The bag; an open one has its cameras chosen already.
+            image_topic: As of the class.
+            cameras: As of the class.
+        """
+        if isinstance(bag, ReplayBag):
+            return contextlib.nullcontext(bag)
+        return cls(bag, image_topic, cameras)
+
     @property
     def is_ros2(self) -> bool:
         """Whether messages are CDR."""

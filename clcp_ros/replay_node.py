@@ -119,11 +119,7 @@ def replay_live(
     domain = 1 + os.getpid() % 100 if domain_id is None else domain_id
     output = output or callback_output(on_frame)
     with ExitStack() as stack:
-        source = (
-            bag
-            if isinstance(bag, ReplayBag)
-            else stack.enter_context(ReplayBag(bag, image_topic, cameras))
-        )
+        source = stack.enter_context(ReplayBag.of(bag, image_topic, cameras))
         result = ReplayResult(load_bundle(bundle), source.image_topic)
         if versus is not None:
             result.versus = new_versus(result.bundle, load_bundle(versus), '')

@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
+from clcp_ros.camera_model import resized_camera
 from clcp_ros.classes import UNLABELLED, ClassSet
 from clcp_ros.node_diagnostics import Status
 
@@ -104,10 +105,7 @@ def camera_info_size(info: CameraInfo) -> tuple[int, int]:
 
 
 def scaled_camera_info(info: CameraInfo, height: int, width: int, header: Header) -> CameraInfo:
-    """The camera model of the image after resizing it to `height` x `width`.
-
-    Region of interest and binning of the input are resolved, so the result describes the whole
-    mask. Pixel centres are at integers: a resize maps u to (u + 0.5) s - 0.5.
+    """The camera model of the image after resizing it to `height` x `width`, see `camera_model`.
 
     Args:
         info: The image's camera model.
@@ -118,26 +116,12 @@ def scaled_camera_info(info: CameraInfo, height: int, width: int, header: Header
     Returns:
         A camera model; distortion coefficients are independent of the resolution.
     """
-    roi = info.roi
-    left, top = int(roi.x_offset), int(roi.y_offset)
-    scale_x = width / (roi.width or info.width or width)
-    scale_y = height / (roi.height or info.height or height)
-    resize = np.array(
-        [
-            [scale_x, 0, (0.5 - left) * scale_x - 0.5],
-            [0, scale_y, (0.5 - top) * scale_y - 0.5],
-            [0, 0, 1],
-        ]
-    )
     message = CameraInfo()
     message.header = header
     message.height, message.width = height, width
     message.distortion_model, message.d, message.r = info.distortion_model, info.d, info.r
-    k, p = (np.asarray(m, np.float64).reshape(3, -1) for m in (info.k, info.p))
-    # All zeros mean an uncalibrated camera, and must stay so.
-    with np.errstate(invalid='ignore', over='ignore'):  # a damaged calibration stays damaged
-        message.k = (resize @ k if k.any() else k).ravel()
-        message.p = (resize @ p if p.any() else p).ravel()
+    k, p = resized_camera(info, height, width)
+    message.k, message.p = k.ravel(), p.ravel()
     return message
 
 

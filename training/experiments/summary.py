@@ -11,13 +11,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from training.cli import atomic_path, git_commit
 from training.experiments.plan import Job, recipes_of
 from training.loop import METRICS, read_metrics
 from training.simdg.benchmark import BASELINE, conditions_done
-from training.simdg.report import Row, Spread, make_rows, relative_performance, write_csv
+from training.simdg.report import (
+    TABLE_HEAD,
+    Row,
+    Spread,
+    Summary,
+    adverse_mean,
+    make_rows,
+    runs_of,
+    summarize,
+    table_line,
+    write_csv,
+)
 from training.simdg.sizes import ADVERSE, SOURCE, Size
 
 WATCHED = (
@@ -29,25 +38,15 @@ WATCHED = (
 
 @dataclass(frozen=True)
 class Line:
-    """A recipe over its seeds.
+    """A recipe over its seeds, and against the baseline.
 
     Attributes:
-        recipe: Its name.
-        seeds: Of the runs.
-        source: mIoU of the clear day, percent.
-        adverse: Mean mIoU of the adverse conditions, percent.
-        conditions: mIoU by condition, percent.
-        rpd: `adverse` over `source`, per seed.
-        gain: Difference of `adverse` from the baseline of the same seed.
-        cost: Difference of `source` from the baseline of the same seed.
+        summary: Of the recipe.
+        gain: Difference of the adverse conditions' mean from the baseline of the same seed.
+        cost: Difference of the source's mIoU from the baseline of the same seed.
     """
 
-    recipe: str
-    seeds: tuple[int, ...]
-    source: Spread
-    adverse: Spread
-    conditions: dict[str, Spread]
-    rpd: Spread
+    summary: Summary
     gain: Spread
     cost: Spread
 
@@ -67,19 +66,13 @@ class Comparison:
     def table(self) -> str:
         """Markdown: recipes down, conditions across."""
         lines = [
-            f'| recipe | seeds | {SOURCE} (source) | {" | ".join(ADVERSE)} | mean of adverse '
-            '| rPD | adverse against none | source against none |',
+            f'{TABLE_HEAD} adverse against none | source against none |',
             f'|---|---:|{"---:|" * (len(ADVERSE) + 5)}',
         ]
         for line in self.lines:
-            own = line.recipe == BASELINE
+            own = line.summary.recipe == BASELINE
             differences = ['', ''] if own else [signed(line.gain), signed(line.cost)]
-            cells = [
-                line.recipe, str(len(line.seeds)), line.source.text(),
-                *(line.conditions[c].text() for c in ADVERSE), line.adverse.text(),
-                line.rpd.text(3), *differences,
-            ]  # fmt: skip
-            lines.append(f'| {" | ".join(cells)} |')
+            lines.append(f'{table_line(line.summary)} {" | ".join(differences)} |')
         return '\n'.join(lines) + '\n'
 
 
@@ -100,9 +93,7 @@ def compare_rows(rows: Iterable[Row]) -> Comparison:
         rows: Of all recipes, seeds and conditions; a seed of a recipe has all conditions.
     """
     rows = tuple(rows)
-    runs: dict[str, dict[int, dict[str, float]]] = {}
-    for row in rows:
-        runs.setdefault(row.recipe, {}).setdefault(row.seed, {})[row.condition] = row.miou
+    runs = runs_of(rows)
     baseline = runs.get(BASELINE, {})
     return Comparison(tuple(_line(recipe, runs[recipe], baseline) for recipe in runs), rows)
 
@@ -110,21 +101,12 @@ def compare_rows(rows: Iterable[Row]) -> Comparison:
 def _line(
     recipe: str, runs: dict[int, dict[str, float]], baseline: dict[int, dict[str, float]]
 ) -> Line:
-    adverse = {seed: _adverse(run) for seed, run in runs.items()}
-    paired = [seed for seed in runs if seed in baseline]
+    pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     return Line(
-        recipe, tuple(sorted(runs)),
-        Spread.of(run[SOURCE] for run in runs.values()),
-        Spread.of(adverse.values()),
-        {c: Spread.of(run[c] for run in runs.values()) for c in (SOURCE, *ADVERSE)},
-        Spread.of(relative_performance(adverse[s], run[SOURCE]) for s, run in runs.items()),
-        Spread.of(adverse[s] - _adverse(baseline[s]) for s in paired),
-        Spread.of(runs[s][SOURCE] - baseline[s][SOURCE] for s in paired),
-    )  # fmt: skip
-
-
-def _adverse(run: dict[str, float]) -> float:
-    return float(np.mean([run[c] for c in ADVERSE]))
+        summarize(recipe, runs.values()),
+        Spread.of(adverse_mean(run) - adverse_mean(none) for run, none in pairs),
+        Spread.of(run[SOURCE] - none[SOURCE] for run, none in pairs),
+    )
 
 
 def write_comparison(

@@ -136,6 +136,59 @@ def make_rows(
     ]  # fmt: skip
 
 
+def runs_of(rows: Iterable[Row]) -> dict[str, dict[int, dict[str, float]]]:
+    """MIoU by recipe, seed and condition, percent.
+
+    Args:
+        rows: A seed of a recipe has all conditions.
+    """
+    runs: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        runs.setdefault(row.recipe, {}).setdefault(row.seed, {})[row.condition] = row.miou
+    return runs
+
+
+def adverse_mean(run: dict[str, float]) -> float:
+    """Mean mIoU of the adverse conditions.
+
+    Args:
+        run: mIoU by condition.
+    """
+    return float(np.mean([run[c] for c in ADVERSE]))
+
+
+def summarize(recipe: str, runs: Iterable[dict[str, float]]) -> Summary:
+    """A recipe over its seeds.
+
+    Args:
+        recipe: Its name.
+        runs: mIoU by condition, of each seed.
+    """
+    runs = list(runs)
+    return Summary(
+        recipe,
+        {c: Spread.of(run[c] for run in runs) for c in (SOURCE, *ADVERSE)},
+        Spread.of(adverse_mean(run) for run in runs),
+        Spread.of(relative_performance(adverse_mean(run), run[SOURCE]) for run in runs),
+    )
+
+
+TABLE_HEAD = (
+    f'| recipe | seeds | {SOURCE} (source) | {" | ".join(ADVERSE)} | mean of adverse | rPD |'
+)
+
+
+def table_line(summary: Summary) -> str:
+    """A recipe's line under `TABLE_HEAD`.
+
+    Args:
+        summary: Of the recipe.
+    """
+    figures = [summary.conditions[c].text() for c in (SOURCE, *ADVERSE)]
+    cells = [summary.recipe, str(summary.rpd.count), *figures, summary.adverse.text()]
+    return f'| {" | ".join([*cells, summary.rpd.text(3)])} |'
+
+
 @dataclass(frozen=True)
 class Report:
     """All rows of a run of the benchmark.
@@ -156,35 +209,12 @@ class Report:
     @property
     def summaries(self) -> list[Summary]:
         """One per recipe."""
-        return [self._summary(recipe) for recipe in self.recipes]
-
-    def _summary(self, recipe: str) -> Summary:
-        by_seed: dict[int, dict[str, float]] = {}
-        for row in self.rows:
-            if row.recipe == recipe:
-                by_seed.setdefault(row.seed, {})[row.condition] = row.miou
-        runs = list(by_seed.values())
-        means = [float(np.mean([run[c] for c in ADVERSE])) for run in runs]
-        return Summary(
-            recipe,
-            {c: Spread.of(run[c] for run in runs) for c in (SOURCE, *ADVERSE)},
-            Spread.of(means),
-            Spread.of(
-                relative_performance(m, run[SOURCE]) for m, run in zip(means, runs, strict=True)
-            ),
-        )
+        return [summarize(name, runs.values()) for name, runs in runs_of(self.rows).items()]
 
     def table(self) -> str:
         """Markdown: recipes down, conditions across; then the classes in clear weather."""
-        lines = [
-            f'| recipe | seeds | {SOURCE} (source) | {" | ".join(ADVERSE)} | mean of adverse '
-            '| rPD |',
-            f'|---|---:|{"---:|" * (len(ADVERSE) + 3)}',
-        ]
-        for s in self.summaries:
-            figures = [s.conditions[c].text() for c in (SOURCE, *ADVERSE)]
-            cells = [s.recipe, str(s.rpd.count), *figures, s.adverse.text(), s.rpd.text(3)]
-            lines.append(f'| {" | ".join(cells)} |')
+        lines = [TABLE_HEAD, f'|---|---:|{"---:|" * (len(ADVERSE) + 3)}']
+        lines += [table_line(summary) for summary in self.summaries]
         lines += ['', f'| IoU, {SOURCE} | {" | ".join(self.recipes)} |']
         lines.append(f'|---|{"---:|" * len(self.recipes)}')
         for place, name in enumerate(CITYSCAPES.names):

@@ -30,14 +30,14 @@ def test_differences_are_taken_seed_by_seed() -> None:
         *_rows('a.all', 0, 41, 15), *_rows('a.all', 1, 49, 26), *_rows('a.all', 2, 60, 30),
     ]  # fmt: skip
     baseline, line = compare_rows(rows).lines
-    assert baseline.recipe == BASELINE
+    assert baseline.summary.recipe == BASELINE
     assert baseline.gain.mean == 0
-    assert line.seeds == (0, 1, 2)
+    assert line.summary.rpd.count == 3
     assert (line.gain.mean, line.gain.count) == (5.5, 2)  # seed 2 has no baseline
     assert line.gain.std == pytest.approx(math.sqrt(0.5))
     assert line.cost.mean == 0.0
-    assert line.adverse.mean == pytest.approx(71 / 3)
-    assert line.rpd.mean == pytest.approx((15 / 41 + 26 / 49 + 0.5) / 3)
+    assert line.summary.adverse.mean == pytest.approx(71 / 3)
+    assert line.summary.rpd.mean == pytest.approx((15 / 41 + 26 / 49 + 0.5) / 3)
     table = compare_rows(rows).table()
     assert '+5.5 ± 0.7' in table
     assert 'nan' not in table

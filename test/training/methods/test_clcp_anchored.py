@@ -23,8 +23,6 @@ from training.methods.config import ModelConfig
 from training.methods.dense import NegativeRules
 from training.models.image_encoder import ImageEncoder
 from training.pairs.contrastive import Extras, ViewConfig
-from training.pairs.pair import Pair
-from training.pairs.writer import PairSetWriter
 from training.pretrain import pretrain
 
 SIZE, PAIRS, POINTS = 64, 3, 400
@@ -33,27 +31,6 @@ ALL: dict[str, Any] = {
     'cls': 0.2, 'point': 0.3, 'nce': 0.4, 'geometry': 0.5, 'returns': 0.9, 'anchor': 0.6,
     'gram': 0.7, 'consistency': 0.8, 'ema': 0.9,
 }  # fmt: skip
-
-
-@pytest.fixture(scope='module')
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of noise with points in front of the camera."""
-    folder = tmp_path_factory.mktemp('set') / 'pairs'
-    K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
-    T = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-
-    def pair(i: int) -> Pair:
-        rng = np.random.default_rng(i)
-        return Pair(
-            f's/{i:03d}', 's', 'c', 'l', i * 10**9, i * 10**9,
-            rng.integers(0, 255, (64, 96, 3)).astype(np.uint8),
-            rng.uniform([3, -5, -2, 0], [30, 5, 1, 1], (300, 4)).astype(np.float32), K, T,
-        )  # fmt: skip
-
-    writer = PairSetWriter(folder)
-    writer.write_sequence('s', [pair(i) for i in range(12)])
-    writer.finish(['s'], {}, 0.25)
-    return folder
 
 
 @pytest.fixture(scope='module')

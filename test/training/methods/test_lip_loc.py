@@ -23,8 +23,6 @@ from training.models.image_encoder import ImageEncoder
 from training.models.lidar import create_lidar_encoder
 from training.models.lidar.base import LidarOptions
 from training.pairs.contrastive import ViewConfig
-from training.pairs.pair import Pair
-from training.pairs.writer import PairSetWriter
 from training.pretrain import pretrain
 
 VIEWS = ViewConfig(image_size=64, crop='whole', points='all', frame='lidar', augment='lip_loc')
@@ -251,26 +249,6 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({'x': torch.zeros(1)}, tmp_path / 'x.pth')
     with pytest.raises(ModelError, match='has not the names'):
         make(weights=str(tmp_path / 'x.pth'))
-
-
-@pytest.fixture(scope='module')
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('set') / 'pairs'
-    K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
-    T = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
-
-    def pair(i: int) -> Pair:
-        rng = np.random.default_rng(i)
-        return Pair(
-            f's/{i:03d}', 's', 'c', 'l', i * 10**9, i * 10**9,
-            rng.integers(0, 255, (64, 96, 3)).astype(np.uint8),
-            rng.uniform([3, -5, -2, 0], [30, 5, 1, 1], (300, 4)).astype(np.float32), K, T,
-        )  # fmt: skip
-
-    writer = PairSetWriter(folder)
-    writer.write_sequence('s', [pair(i) for i in range(12)])
-    writer.finish(['s'], {}, 0.25)
-    return folder
 
 
 def test_rates_fall_on_a_plateau(

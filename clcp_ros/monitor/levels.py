@@ -70,6 +70,10 @@ class LevelMachine:
         """Back to OK."""
         self.level = Level.OK
         self.novel = self.harmful = self.misaligned = False
+        self.pause()
+
+    def pause(self) -> None:
+        """Begin to wait anew: what nobody saw was not well."""
         self._calm_since_ns: dict[Level, int | None] = {Level.WARN: None, Level.ERROR: None}
 
     def update(self, stamp_ns: int, signs: Signs, config: MonitorConfig) -> Level:

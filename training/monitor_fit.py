@@ -10,13 +10,12 @@ turn, or a set of other drives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from clcp_ros.errors import ModelError
-from clcp_ros.monitor.reference import TAPS, ShiftReference, TapReference, normalized
+from clcp_ros.monitor.reference import TAPS, Gaussian, ShiftReference, TapReference, normalized
 
 MIN_FRAMES = 8
 """Fewest frames that a fit, or a calibration, accepts."""
@@ -85,11 +84,13 @@ def _described(tap: str, rows: np.ndarray) -> np.ndarray:
     return rows if tap == 'low' else np.stack([normalized(row) for row in rows])
 
 
-def _fit_taps(frames: Frames, max_components: int) -> dict[str, TapReference]:
-    return {tap: _fit_tap(_described(tap, frames[tap]), max_components) for tap in TAPS}
+def _fit_taps(frames: Frames, max_components: int) -> dict[str, Gaussian]:
+    return {
+        tap: _fit_tap(_described(tap, frames[tap]), max_components, tap != 'low') for tap in TAPS
+    }
 
 
-def _fit_tap(x: np.ndarray, max_components: int) -> TapReference:
+def _fit_tap(x: np.ndarray, max_components: int, unit: bool) -> Gaussian:
     mean, sd = x.mean(axis=0), x.std(axis=0)
     # Without the floor a nearly dead channel puts nominal frames at hundreds of sd.
     scale = np.maximum(sd, max(0.1 * float(np.median(sd)), 1e-6))
@@ -97,35 +98,34 @@ def _fit_tap(x: np.ndarray, max_components: int) -> TapReference:
     pca = PCA(rank, svd_solver='full').fit((x - mean) / scale)
     # A residual variance from a fit with few frames is too small for new frames: floor it, too.
     residual = max(float(pca.noise_variance_), 0.05)
-    return TapReference(
+    return Gaussian(
         mean=mean,
         scale=scale,
         components=pca.components_.astype(np.float32),
         variances=np.maximum(pca.explained_variance_, residual),
         residual_variance=np.asarray(residual),
-        location=np.asarray(0.0),
-        spread=np.asarray(1.0),
+        unit=unit,
     )
 
 
-def _distances(taps: dict[str, TapReference], frames: Frames) -> np.ndarray:
+def _distances(taps: dict[str, Gaussian], frames: Frames) -> np.ndarray:
     """(M, taps) log distances."""
     return np.array(
         [
-            [taps[tap].log_distance(row) for row in _described(tap, frames[tap])]
+            [taps[tap].log_distance(row) for row in frames[tap]]
             for tap in TAPS
         ]
     ).T  # fmt: skip
 
 
 def _calibrated(
-    taps: dict[str, TapReference], distances: np.ndarray, model_sha256: str
+    taps: dict[str, Gaussian], distances: np.ndarray, model_sha256: str
 ) -> ShiftReference:
     location = np.median(distances, axis=0)
     # Median and MAD: a single odd frame must not widen the scale of all.
     spread = np.maximum(1.4826 * np.median(np.abs(distances - location), axis=0), 0.02)
     calibrated = {
-        tap: replace(taps[tap], location=np.asarray(location[i]), spread=np.asarray(spread[i]))
+        tap: TapReference(taps[tap], np.asarray(location[i]), np.asarray(spread[i]))
         for i, tap in enumerate(TAPS)
     }
     novelty = ((distances - location) / spread).clip(*TapReference.Z_RANGE).mean(axis=1)

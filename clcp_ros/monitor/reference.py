@@ -3,16 +3,17 @@
 """What the monitor knows of the training domain, and how far a frame is from it.
 
 A frame is described at three taps: `low` (statistics of the raw image), `early` (an early-middle
-block of the encoder) and `deep` (its last block). At each tap the training frames give a Gaussian
-with a low-rank covariance plus isotropic residual (Tipping and Bishop 1999); the logarithm of the
-Mahalanobis distance is standardised on held-out drives of the same domain, since frames that the
-Gaussian was fitted on score better than any new frame. Novelty is the mean of the taps,
-standardised in the same way: its unit is one standard deviation of new in-domain frames.
+block of the encoder) and `deep` (its last block). At each tap a distance is measured from the
+training frames: from their Gaussian, or from the nearest of them. The logarithm of the distance is
+standardised on held-out drives of the same domain, since frames that were fitted on score better
+than any new frame. Novelty is the mean of the taps, standardised in the same way: its unit is one
+standard deviation of new in-domain frames.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 from zipfile import BadZipFile
@@ -20,17 +21,18 @@ from zipfile import BadZipFile
 import numpy as np
 
 from clcp_ros.errors import BundleError
+from clcp_ros.monitor.statistics import STATISTICS
 
 TAPS = ('low', 'early', 'deep')
 _CLIP = 30.0  # of a standardised channel: one dead channel must not decide alone
-_TAP_FIELDS = (
-    'mean', 'scale', 'components', 'variances', 'residual_variance', 'location', 'spread',
-)  # fmt: skip
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class TapReference:
-    """The training domain at one tap; D channels, k components.
+class Gaussian:
+    """A Gaussian with a low-rank covariance plus isotropic residual (Tipping and Bishop 1999).
+
+    D channels, k components.
 
     Attributes:
         mean: (D,) of the training frames.
@@ -38,20 +40,20 @@ class TapReference:
         components: (k, D) orthonormal directions of standardised channels.
         variances: (k,) along the components.
         residual_variance: () per channel, off the components.
-        location: () median of the log distance on held-out frames.
-        spread: () robust standard deviation of the same.
+        unit: Whether frames are L2-normalised first.
     """
-
-    # Of a tap's score: no single tap decides alone, however far it is off.
-    Z_RANGE: ClassVar[tuple[float, float]] = (-4.0, 12.0)
 
     mean: np.ndarray
     scale: np.ndarray
     components: np.ndarray
     variances: np.ndarray
     residual_variance: np.ndarray
-    location: np.ndarray
-    spread: np.ndarray
+    unit: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Length of a frame's description."""
+        return self.mean.size
 
     def log_distance(self, x: np.ndarray) -> float:
         """Logarithm of the Mahalanobis distance per channel.
@@ -62,18 +64,183 @@ class TapReference:
         Returns:
             log(sqrt(d² / D)).
         """
-        z = np.clip((x.astype(np.float64) - self.mean) / self.scale, -_CLIP, _CLIP)
+        x = normalized(x) if self.unit else x.astype(np.float64)
+        z = np.clip((x - self.mean) / self.scale, -_CLIP, _CLIP)
         along = self.components @ z
         residual = max(float(z @ z - along @ along), 0.0)
         squared = float(np.sum(along**2 / self.variances)) + residual / float(
             self.residual_variance
         )
-        return 0.5 * float(np.log(squared / z.size + 1e-12))
+        return 0.5 * float(np.log(squared / z.size + _TINY))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The attributes."""
+        return {
+            'mean': self.mean, 'scale': self.scale, 'components': self.components,
+            'variances': self.variances, 'residual_variance': self.residual_variance,
+            'unit': np.asarray(self.unit),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Gaussian:
+        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
+        mean = _numbers(arrays, 'mean', (None,))
+        components = _numbers(arrays, 'components', (None, mean.size))
+        return cls(
+            mean=mean,
+            scale=_positive(arrays, 'scale', mean.shape),
+            components=components,
+            variances=_positive(arrays, 'variances', components.shape[:1]),
+            residual_variance=_positive(arrays, 'residual_variance', ()),
+            unit=bool(_numbers(arrays, 'unit', ())),
+        )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Training frames themselves: the distance is that of the k-th nearest (Sun et al. 2022).
+
+    Attributes:
+        mean: (D,) of L2-normalised training frames, subtracted before directions are compared:
+            features that are positive throughout point the same way.
+        coreset: (M, D) float16, unit rows: those frames, centred.
+        rank: Which neighbour, 1 for the nearest.
+    """
+
+    mean: np.ndarray
+    coreset: np.ndarray
+    rank: int
+    _rows: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # float16 arithmetic is emulated on most processors.
+        object.__setattr__(self, '_rows', self.coreset.astype(np.float32))
+
+    @property
+    def channels(self) -> int:
+        """Length of a frame's description."""
+        return self.mean.size
+
+    def log_distance(self, x: np.ndarray) -> float:
+        """Logarithm of the cosine distance of the k-th nearest training frame.
+
+        Args:
+            x: (D,) a frame's description at this tap.
+
+        Returns:
+            log(1 - cosine).
+        """
+        direction = normalized(normalized(x) - self.mean).astype(np.float32)
+        distances = 1.0 - (self._rows @ direction).astype(np.float64)
+        nearest = float(np.partition(distances, self.rank - 1)[self.rank - 1])
+        return float(np.log(max(nearest, 0.0) + 1e-6))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The attributes."""
+        return {'mean': self.mean, 'coreset': self.coreset, 'rank': np.asarray(self.rank)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Neighbours:
+        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
+        mean = _numbers(arrays, 'mean', (None,))
+        coreset = _numbers(arrays, 'coreset', (None, mean.size))
+        rank = int(_numbers(arrays, 'rank', ()))
+        if not 1 <= rank <= len(coreset):
+            raise ValueError(f'neighbour {rank} of {len(coreset)} frames')
+        return cls(mean=mean, coreset=coreset.astype(np.float16), rank=rank)
+
+
+@dataclass(frozen=True)
+class TapReference:
+    """The training domain at one tap.
+
+    Attributes:
+        measure: How far a frame is from it.
+        location: () median of the log distance on held-out frames.
+        spread: () robust standard deviation of the same.
+    """
+
+    # Of a tap's score: no single tap decides alone, however far it is off.
+    Z_RANGE: ClassVar[tuple[float, float]] = (-4.0, 12.0)
+
+    measure: Gaussian | Neighbours
+    location: np.ndarray
+    spread: np.ndarray
 
     def z(self, x: np.ndarray) -> float:
-        """The distance in standard deviations of held-out in-domain frames, within (-4, 12)."""
-        z = (self.log_distance(x) - self.location) / self.spread
+        """The distance in standard deviations of held-out in-domain frames, within (-4, 12).
+
+        Args:
+            x: (D,) a frame's description at this tap.
+        """
+        z = (self.measure.log_distance(x) - self.location) / self.spread
         return float(np.clip(z, *self.Z_RANGE))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The attributes, and those of the measure."""
+        own = {'location': np.asarray(self.location), 'spread': np.asarray(self.spread)}
+        return {**self.measure.arrays(), **own}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TapReference:
+        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
+        kind = Neighbours if 'coreset' in arrays else Gaussian
+        return cls(
+            measure=kind.from_arrays(arrays),
+            location=_numbers(arrays, 'location', ()),
+            spread=_positive(arrays, 'spread', ()),
+        )
+
+
+@dataclass(frozen=True)
+class SceneModel:
+    """What novelty is to be expected of what is in view: an avenue differs from a tunnel.
+
+    A linear function of the shares of the classes, fitted on held-out drives. Shares are limited
+    to what was seen there, and so is the result: a mask that is nonsense because the camera is
+    blind must not explain the blindness away.
+
+    Attributes:
+        weights: (C,) novelty per share.
+        mean: (C,) shares of nominal frames.
+        least: (C,) smallest shares of nominal frames.
+        largest: (C,) largest shares.
+        range: (2,) least and largest result on nominal frames.
+    """
+
+    weights: np.ndarray
+    mean: np.ndarray
+    least: np.ndarray
+    largest: np.ndarray
+    range: np.ndarray
+
+    def expected(self, shares: np.ndarray) -> float:
+        """Novelty that is due to the scene, in standard deviations.
+
+        Args:
+            shares: (C,) of the classes; what is not finite counts as average.
+        """
+        shares = np.where(np.isfinite(shares), shares, self.mean)
+        seen = np.clip(shares, self.least, self.largest) - self.mean
+        return float(np.clip(seen @ self.weights, *self.range))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The attributes."""
+        return {
+            'weights': self.weights, 'mean': self.mean, 'least': self.least,
+            'largest': self.largest, 'range': self.range,
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SceneModel:
+        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
+        weights = _numbers(arrays, 'weights', (None,))
+        shape = weights.shape
+        model = cls(weights, *(_numbers(arrays, n, shape) for n in ('mean', 'least', 'largest')),
+                    range=_numbers(arrays, 'range', (2,)))  # fmt: skip
+        if (model.least > model.largest).any() or model.range[0] > model.range[1]:
+            raise ValueError('the scene model has an empty range')
+        return model
 
 
 @dataclass(frozen=True)
@@ -81,16 +248,22 @@ class FrameScore:
     """How far one frame is from the training domain, in standard deviations.
 
     Attributes:
-        novelty: All taps together.
+        novelty: All taps together, less what the scene explains.
         low: Raw image statistics alone.
         early: Early-middle features alone.
         deep: Last features alone.
+        p: Share of calibration frames that were at least as novel, this one counted with them: a
+            conformal p-value of one frame. For people: frames of a drive are not exchangeable.
+        correction: What was taken off `novelty` because the scene explains it; 0 without a model
+            of the scene.
     """
 
     novelty: float
     low: float
     early: float
     deep: float
+    p: float = 1.0
+    correction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +276,11 @@ class ShiftReference:
         deep: Last features.
         location: () mean of the taps' mean on held-out frames.
         spread: () its standard deviation.
-        model_sha256: () str, hash of the model whose features these are.
+        knots: (Q,) ascending quantiles, evenly spaced, of novelty on held-out frames; none at all
+            is allowed.
+        frames: How many held-out frames there were.
+        scene: What the scene explains; None where it did not help.
+        model_sha256: Hash of the model whose features these are.
     """
 
     low: TapReference
@@ -111,24 +288,96 @@ class ShiftReference:
     deep: TapReference
     location: np.ndarray
     spread: np.ndarray
-    model_sha256: str
+    knots: np.ndarray = field(default_factory=lambda: np.empty(0))
+    frames: int = 0
+    scene: SceneModel | None = None
+    model_sha256: str = ''
 
-    def score(self, statistics: np.ndarray, features: dict[str, np.ndarray]) -> FrameScore:
+    def score(
+        self,
+        statistics: np.ndarray,
+        features: Mapping[str, np.ndarray],
+        scene: np.ndarray | None = None,
+    ) -> FrameScore:
         """Score a frame.
 
         Args:
             statistics: (S,) from `image_statistics`.
             features: `early` (D1,) and `deep` (D2,) from the model.
+            scene: (C,) from `class_shares`; without it an average scene is assumed.
 
         Returns:
-            Novelty and its parts.
+            Novelty and its parts; all finite when the arguments are.
         """
         z = [
             self.low.z(statistics),
-            self.early.z(normalized(features['early'])),
-            self.deep.z(normalized(features['deep'])),
+            self.early.z(features['early']),
+            self.deep.z(features['deep']),
         ]
-        return FrameScore(float((np.mean(z) - self.location) / self.spread), *z)
+        novelty = float((np.mean(z) - self.location) / self.spread)
+        correction = 0.0
+        if self.scene is not None and scene is not None:
+            correction = self.scene.expected(scene)
+        return FrameScore(
+            novelty - correction, *z, p=self.p(novelty - correction), correction=correction
+        )
+
+    def p(self, novelty: float) -> float:
+        """Conformal p-value of a frame's novelty.
+
+        Args:
+            novelty: In standard deviations.
+
+        Returns:
+            (1 + number of held-out frames at least as novel) / (1 + number of held-out frames),
+            interpolated between the quantiles that are stored; 1 without any.
+        """
+        if not self.knots.size:
+            return 1.0
+        below = np.interp(novelty, self.knots, np.linspace(0, 1, self.knots.size), 0.0, 1.0)
+        return float((1 + (1 - below) * self.frames) / (1 + self.frames))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything but the model's hash, as arrays that hold numbers and strings."""
+        result = {
+            'location': np.asarray(self.location), 'spread': np.asarray(self.spread),
+            'knots': self.knots, 'frames': np.asarray(self.frames),
+            'statistics': np.array(STATISTICS),
+        }  # fmt: skip
+        parts: dict[str, TapReference | SceneModel] = {t: getattr(self, t) for t in TAPS}
+        if self.scene is not None:
+            parts['scene'] = self.scene
+        for prefix, part in parts.items():
+            result.update({f'{prefix}.{name}': a for name, a in part.arrays().items()})
+        return result
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ShiftReference:
+        """Undo `arrays`.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: Shapes do not fit each other, a number is not finite, or the statistics
+                are others than those of this version.
+        """
+        names = tuple(str(name) for name in arrays['statistics'])
+        if names != STATISTICS:
+            raise ValueError('its image statistics are not those of this version')
+        taps = {tap: TapReference.from_arrays(_part(arrays, tap)) for tap in TAPS}
+        if taps['low'].measure.channels != len(STATISTICS):
+            raise ValueError('the low tap does not have a channel per image statistic')
+        scene = _part(arrays, 'scene')
+        knots = _numbers(arrays, 'knots', (None,))
+        if (np.diff(knots) < 0).any():
+            raise ValueError('knots do not ascend')
+        return cls(
+            **taps,
+            location=_numbers(arrays, 'location', ()),
+            spread=_positive(arrays, 'spread', ()),
+            knots=knots,
+            frames=int(_numbers(arrays, 'frames', ())),
+            scene=SceneModel.from_arrays(scene) if scene else None,
+        )
 
     def save(self, path: Path) -> None:
         """Write arrays only.
@@ -136,18 +385,8 @@ class ShiftReference:
         Args:
             path: File name ending in .npz.
         """
-        arrays = {
-            f'{tap}.{name}': np.asarray(getattr(getattr(self, tap), name))
-            for tap in TAPS
-            for name in _TAP_FIELDS
-        }
         np.savez_compressed(
-            path,
-            allow_pickle=False,
-            location=self.location,
-            spread=self.spread,
-            model_sha256=np.array(self.model_sha256),
-            **arrays,
+            path, allow_pickle=False, model_sha256=np.array(self.model_sha256), **self.arrays()
         )
 
     @classmethod
@@ -162,24 +401,18 @@ class ShiftReference:
             BundleError: The file is damaged or was fitted on another model's features.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                taps = {
-                    tap: TapReference(**{n: arrays[f'{tap}.{n}'] for n in _TAP_FIELDS})
-                    for tap in TAPS
-                }
-                reference = cls(
-                    **taps,
-                    location=arrays['location'],
-                    spread=arrays['spread'],
-                    model_sha256=str(arrays['model_sha256']),
-                )
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            fitted_on = str(arrays['model_sha256'])
+            reference = cls.from_arrays(arrays)
         except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
             raise BundleError(f'{path}: not a monitor reference ({error}); export again') from None
-        if reference.model_sha256 != model_sha256:
+        if fitted_on != model_sha256:
             raise BundleError(
                 f'{path}: fitted on features of another model '
-                f'({reference.model_sha256[:12]}, not {model_sha256[:12]}); export again'
+                f'({fitted_on[:12]}, not {model_sha256[:12]}); export again'
             )
+        object.__setattr__(reference, 'model_sha256', fitted_on)
         return reference
 
 
@@ -193,4 +426,47 @@ def normalized(features: np.ndarray) -> np.ndarray:
         (D,) float64.
     """
     x = features.astype(np.float64)
-    return x / (np.linalg.norm(x) + 1e-12)
+    return x / (np.linalg.norm(x) + _TINY)
+
+
+def class_shares(logits: np.ndarray) -> np.ndarray:
+    """What is in view, as the model sees it.
+
+    Args:
+        logits: (C, h, w) on the decoder's grid.
+
+    Returns:
+        (C,) float64, the share of the grid at which each class is the most likely one.
+    """
+    classes = logits.shape[0]
+    counts = np.bincount(logits.reshape(classes, -1).argmax(axis=0), minlength=classes)
+    return counts / max(int(counts.sum()), 1)
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    start = f'{prefix}.'
+    return {name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)}
+
+
+def _numbers(
+    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...]
+) -> np.ndarray:
+    """An array that has this shape, None for any length, and finite numbers."""
+    array = np.asarray(arrays[name])
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in 'bfiu':
+        raise ValueError(f'{name} is {array.dtype} of shape {array.shape}, not {shape}')
+    if not np.isfinite(array).all():
+        raise ValueError(f'{name} holds numbers that are not finite')
+    return array
+
+
+def _positive(
+    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...]
+) -> np.ndarray:
+    array = _numbers(arrays, name, shape)
+    if (array <= 0).any():
+        raise ValueError(f'{name} is not positive')
+    return array

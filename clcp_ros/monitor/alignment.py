@@ -1,0 +1,484 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Do image and lidar still agree, and if not, which of the two is to blame, or the mounting?
+
+What the segmenter says of a place and what the lidar measures there are mapped into one small
+space (canonical correlation, fitted on nominal drives). *Agreement* is the mean cosine of the
+pairs minus that of pairs shuffled among points of the same frame at like range and height, which
+takes away what the scene alone explains. A bad camera lowers it. So does a wrong mounting, but then
+the agreement is higher for a lidar that is turned a little in thought: the lidar's points are
+shifted in the image to both sides, and the side that agrees better is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+
+from clcp_ros.monitor.scan_view import (
+    DESCRIPTORS,
+    SCAN_STATISTICS,
+    CameraModel,
+    ScanView,
+    project_scan,
+)
+
+__all__ = [
+    'Alignment', 'AlignmentFeed', 'AlignmentReference', 'AlignmentState', 'AlignmentWindow',
+    'CameraModel', 'ScanView', 'image_evidence', 'lidar_evidence', 'project_scan',
+]  # fmt: skip
+
+MIN_PAIRS = 500
+"""With fewer pairs in a frame nothing is said."""
+
+MAX_DELAY_NS = 50_000_000
+"""A scan and an image further apart are of different moments."""
+
+SHIFTS_DEG = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+"""Angles by which the lidar is turned in thought, for yaw, and without the largest for pitch."""
+
+_FLOOR = 8.0  # of log posteriors: how certain a network is says little beyond that
+_Z_RANGE = (-30.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What one frame and its scan say.
+
+    Attributes:
+        value: Agreement: the mean cosine of the pairs minus that of the matched null.
+        z: The same in standard deviations of held-out nominal frames; negative is worse.
+        pairs: Points that were compared.
+        curve: (S,) agreement when the lidar is turned by the reference's `shifts`.
+        yaw_z: By how much the agreement prefers a lidar turned to one side, in standard
+            deviations of held-out nominal frames; positive: the points lie too far to the left.
+        pitch_z: The same; positive: the points lie too high.
+        lidar_z: How far the scan itself is from nominal ones; 0 is usual, 3 is seldom.
+        points: Points of the whole scan.
+    """
+
+    value: float
+    z: float
+    pairs: int
+    curve: np.ndarray
+    yaw_z: float
+    pitch_z: float
+    lidar_z: float
+    points: int
+
+
+def image_evidence(logits: np.ndarray) -> np.ndarray:
+    """What the segmenter says at every place of its grid.
+
+    Args:
+        logits: (C, h, w) float.
+
+    Returns:
+        (h w, 3 C) float32: log posteriors less their mean, floored, and by how much they change
+        across and down.
+    """
+    logits = np.asarray(logits, np.float32)
+    count, height, width = logits.shape
+    shifted = np.maximum(logits - logits.max(axis=0), -_FLOOR)
+    log_p = shifted - shifted.mean(axis=0)
+    padded = np.pad(log_p, ((0, 0), (1, 1), (1, 1)), mode='edge')
+    across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    return np.concatenate([log_p, across, down]).reshape(3 * count, height * width).T
+
+
+def lidar_evidence(
+    descriptors: np.ndarray, location: np.ndarray, scale: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Fixed random nonlinear features of descriptors.
+
+    Args:
+        descriptors: (N, D).
+        location: (D,).
+        scale: (D,).
+        weights: (D + 1, F); the last row is added.
+
+    Returns:
+        (N, D + F) float32: standardised descriptors, and what rises above 0 of their mixtures.
+    """
+    x = np.clip((descriptors - location) / scale, -4, 4).astype(np.float32)
+    mixed = x @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
+    return np.concatenate([x, np.maximum(mixed, 0)], axis=1)
+
+
+@dataclass(frozen=True)
+class AlignmentReference:
+    """How image and lidar agree on nominal drives; C classes, k dimensions, S shifts.
+
+    Attributes:
+        location: (D,) of the descriptors.
+        scale: (D,) of the descriptors.
+        weights: (D + 1, F), see `lidar_evidence`.
+        lidar_mean: (D + F,) of the lidar's evidence.
+        lidar_map: (D + F, k) into the common space.
+        image_mean: (3 C,) of the image's evidence.
+        image_map: (3 C, k) into the common space.
+        range_edges: (R,) ascending log ranges between the bins of the null.
+        height_edges: (H,) ascending heights between them, metres.
+        shifts: (S, 2) yaw and pitch in radians; the first is (0, 0).
+        value_location: () of the agreement on held-out nominal frames.
+        value_spread: () its standard deviation.
+        sides: (2, S) weights of the curve that say which side agrees better, for yaw and pitch.
+        side_location: (2,) of these on held-out nominal frames.
+        side_spread: (2,) standard deviation.
+        side_drift: (2,) standard deviation between the means of drives, in units of the spread.
+        side_degrees: (2,) degrees per unit of the weighted curve, at a good camera.
+        scan_location: (M,) of `ScanView.statistics` on nominal drives.
+        scan_spread: (M,) standard deviation, floored.
+    """
+
+    ARRAYS: ClassVar[tuple[str, ...]]
+
+    location: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    lidar_mean: np.ndarray
+    lidar_map: np.ndarray
+    image_mean: np.ndarray
+    image_map: np.ndarray
+    range_edges: np.ndarray
+    height_edges: np.ndarray
+    shifts: np.ndarray
+    value_location: np.ndarray
+    value_spread: np.ndarray
+    sides: np.ndarray
+    side_location: np.ndarray
+    side_spread: np.ndarray
+    side_drift: np.ndarray
+    side_degrees: np.ndarray
+    scan_location: np.ndarray
+    scan_spread: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the segmenter."""
+        return len(self.image_mean) // 3
+
+    def curve(self, logits: np.ndarray, view: ScanView) -> np.ndarray:
+        """Agreement for every shift.
+
+        Args:
+            logits: (C, h, w) finite.
+            view: At least one point.
+
+        Returns:
+            (S,) float64.
+        """
+        evidence = lidar_evidence(view.descriptors, self.location, self.scale, self.weights)
+        points = _unit((evidence - self.lidar_mean) @ self.lidar_map)
+        grid = (image_evidence(logits) - self.image_mean) @ self.image_map
+        bins = np.searchsorted(self.range_edges, view.descriptors[:, 0]) * (
+            len(self.height_edges) + 1
+        ) + np.searchsorted(self.height_edges, view.descriptors[:, 1])
+        order = np.argsort(bins, kind='stable')
+        starts = np.flatnonzero(np.diff(bins[order], prepend=-1))
+        null = _Null(points[order], starts)
+        uv, yaw, pitch = view.uv[order], view.uv_yaw[order], view.uv_pitch[order]
+        return np.array(
+            [
+                null.agreement(_unit(_sample(grid, logits.shape[1:], uv + a * yaw + b * pitch)))
+                for a, b in self.shifts.astype(np.float32)
+            ]
+        )
+
+    def score(self, logits: np.ndarray, view: ScanView) -> Alignment | None:
+        """Compare a frame with its scan.
+
+        Args:
+            logits: (C, h, w) of the segmenter.
+            view: The scan as the camera sees it.
+
+        Returns:
+            None where there are too few pairs, or logits that are not finite or of other classes.
+        """
+        if len(view) < MIN_PAIRS or len(logits) != self.classes or not np.isfinite(logits).all():
+            return None
+        curve = self.curve(logits, view)
+        sides = (self.sides @ curve - self.side_location) / self.side_spread
+        z = (curve[0] - self.value_location) / self.value_spread
+        return Alignment(
+            float(curve[0]), _clipped(z), len(view), curve, _clipped(sides[0]),
+            _clipped(sides[1]), self.scan_z(view), view.points,
+        )  # fmt: skip
+
+    def scan_z(self, view: ScanView) -> float:
+        """How far a scan is from nominal ones: its strangest statistic."""
+        z = np.abs(view.statistics - self.scan_location) / self.scan_spread
+        return float(min(z.max(), _Z_RANGE[1]))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields, as they are kept in a file."""
+        return {name: np.asarray(getattr(self, name)) for name in self.ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> AlignmentReference:
+        """Undo `arrays`.
+
+        Raises:
+            KeyError: A field is missing.
+            ValueError: Shapes do not fit each other, or a number is not finite or impossible.
+        """
+        found = {name: np.asarray(arrays[name], np.float64) for name in cls.ARRAYS}
+        D, M = len(DESCRIPTORS), len(SCAN_STATISTICS)
+        shape = {name: array.shape for name, array in found.items()}
+        if len(shape['weights']) != 2 or len(shape['image_map']) != 2 or len(shape['shifts']) != 2:
+            raise ValueError('maps and shifts of the alignment are matrices')
+        F, (Y, k), S = shape['weights'][1], shape['image_map'], shape['shifts'][0]
+        wanted = {
+            'location': (D,), 'scale': (D,), 'weights': (D + 1, F), 'lidar_mean': (D + F,),
+            'lidar_map': (D + F, k), 'image_mean': (Y,), 'image_map': (Y, k), 'shifts': (S, 2),
+            'value_location': (), 'value_spread': (), 'sides': (2, S), 'side_location': (2,),
+            'side_spread': (2,), 'side_drift': (2,), 'side_degrees': (2,),
+            'scan_location': (M,), 'scan_spread': (M,),
+        }  # fmt: skip
+        for name, array in found.items():
+            if array.shape != wanted.get(name, (array.size,)):
+                raise ValueError(f'{name} of the alignment has the shape {array.shape}')
+            if not np.isfinite(array).all():
+                raise ValueError(f'{name} of the alignment is not finite')
+        positive = ('scale', 'value_spread', 'side_spread', 'scan_spread')
+        if not all((found[name] > 0).all() for name in positive):
+            raise ValueError('a spread of the alignment is not positive')
+        if Y % 3 or not k or not S or found['shifts'][0].any():
+            raise ValueError('the alignment has maps of impossible shapes')
+        for name in ('range_edges', 'height_edges'):
+            if (np.diff(found[name]) <= 0).any():
+                raise ValueError(f'{name} of the alignment do not ascend')
+        return cls(**found)
+
+
+AlignmentReference.ARRAYS = tuple(f.name for f in fields(AlignmentReference))
+
+
+class _Null:
+    """Mean cosines of pairs, and of all pairs that a shuffle within bins could make.
+
+    Args:
+        points: (N, k) unit vectors of the points, those of a bin together.
+        starts: First point of each bin.
+    """
+
+    def __init__(self, points: np.ndarray, starts: np.ndarray) -> None:
+        self._points, self._starts = points, starts
+        self._count = np.diff(starts, append=len(points)).astype(np.float64)
+        self._sums = np.add.reduceat(points, starts, axis=0)
+
+    def agreement(self, image: np.ndarray) -> float:
+        """Mean cosine of the pairs less that of other pairs of the same bins.
+
+        The mean over all shuffles is known in closed form, so nothing is drawn.
+
+        Args:
+            image: (N, k) unit vectors of the image, in the same order.
+        """
+        own = np.add.reduceat(np.einsum('ij,ij->i', self._points, image), self._starts)
+        sums = np.add.reduceat(image, self._starts, axis=0)
+        n = self._count
+        many = n > 1
+        others = (np.einsum('ij,ij->i', self._sums, sums) - own)[many] / (n[many] - 1)
+        return float((own[many] - others).sum() / len(image))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / (np.sqrt(np.einsum('ij,ij->i', x, x)) + 1e-6)[:, None]
+
+
+def _sample(grid: np.ndarray, shape: tuple[int, ...], uv: np.ndarray) -> np.ndarray:
+    """(N, k) values of a grid (h w, k) between its places, bilinear; the border goes on outside."""
+    height, width = shape
+    x = np.clip(uv[:, 0] * width - np.float32(0.5), 0, width - 1)
+    y = np.clip(uv[:, 1] * height - np.float32(0.5), 0, height - 1)
+    left, top = np.minimum(x.astype(np.intp), max(width - 2, 0)), y.astype(np.intp)
+    top = np.minimum(top, max(height - 2, 0))
+    right, down = min(1, width - 1), width * min(1, height - 1)
+    at = top * width + left
+    a, b = (x - left)[:, None], (y - top)[:, None]
+    upper = grid[at] * (1 - a) + grid[at + right] * a
+    lower = grid[at + down] * (1 - a) + grid[at + down + right] * a
+    return upper * (1 - b) + lower * b
+
+
+def _clipped(z: float) -> float:
+    return float(np.clip(z, *_Z_RANGE))
+
+
+class AlignmentFeed:
+    """Brings frames and scans of a stream together.
+
+    A sweep ends a tenth of a second after the moment that it is stamped with, when the image of
+    that moment has been judged. So a frame is kept until its scan must have come, and what is told
+    at a frame is the agreement of the one before. Which scan belongs to a frame is decided by
+    stamps alone, live as in a replay.
+
+    Args:
+        reference: The nominal agreement.
+        settle_s: How much later a frame must be for the scans of an older one to be there.
+        forget_s: A frame that is older than that is no longer compared.
+    """
+
+    def __init__(
+        self, reference: AlignmentReference, settle_s: float = 0.25, forget_s: float = 2.0
+    ) -> None:
+        self.reference = reference
+        self._settle_ns, self._forget_ns = round(settle_s * 1e9), round(forget_s * 1e9)
+        self._kept: deque[tuple[int, np.ndarray]] = deque(maxlen=32)
+
+    def reset(self) -> None:
+        """Forget the frames that wait."""
+        self._kept.clear()
+
+    def update(
+        self,
+        stamp_ns: int,
+        logits: np.ndarray,
+        scans: Callable[[int], ScanView | None] | None,
+    ) -> Alignment | None:
+        """Take a frame in, and compare an older one with its scan.
+
+        Args:
+            stamp_ns: Stamp of the frame.
+            logits: (C, h, w) of the frame.
+            scans: Gives the view of the scan nearest to a stamp, or None where there is none
+                within `MAX_DELAY_NS`; None without a lidar.
+
+        Returns:
+            The agreement of the newest frame that has settled and was not told yet; None where
+            there is none, or no scan, or too few pairs.
+        """
+        if scans is None:
+            self.reset()
+            return None
+        if self._kept and not 0 < stamp_ns - self._kept[-1][0] <= self._forget_ns:
+            self.reset()
+        settled: tuple[int, np.ndarray] | None = None
+        while self._kept and stamp_ns - self._kept[0][0] >= self._settle_ns:
+            settled = self._kept.popleft()
+        self._kept.append((stamp_ns, np.array(logits, np.float32)))
+        view = None if settled is None else scans(settled[0])
+        if settled is None or view is None:
+            return None
+        return self.reference.score(settled[1], view)
+
+
+@dataclass(frozen=True)
+class AlignmentState:
+    """What the last seconds say; numbers are NaN and `verdict` is empty where nothing is known.
+
+    Attributes:
+        z: Agreement in standard deviations of held-out nominal frames; negative is worse.
+        pairs: Mean number of pairs; 0 where nothing is known.
+        yaw_deg: By how many degrees the lidar seems turned to the left against its calibration.
+        yaw_z: How sure that is, in standard deviations of windows of nominal drives.
+        pitch_z: The same of a lidar that seems turned up.
+        lidar_z: How far scans are from nominal ones.
+        verdict: 'ok', 'camera', 'calibration', 'lidar', or empty.
+        samples: Frames in the window.
+    """
+
+    z: float = math.nan
+    pairs: int = 0
+    yaw_deg: float = math.nan
+    yaw_z: float = math.nan
+    pitch_z: float = math.nan
+    lidar_z: float = math.nan
+    verdict: str = ''
+    samples: int = 0
+
+
+class AlignmentWindow:
+    """Judges the agreement over the last seconds.
+
+    Args:
+        reference: The nominal agreement.
+        window_s: Length of the window; a wrong mounting stays, a bad moment does not.
+        max_gap_s: A longer gap between stamps starts anew.
+    """
+
+    def __init__(
+        self, reference: AlignmentReference, window_s: float = 10.0, max_gap_s: float = 2.0
+    ) -> None:
+        self.reference = reference
+        self.window_s = window_s
+        self._max_gap_ns = round(max_gap_s * 1e9)
+        self._samples: deque[tuple[int, Alignment]] = deque()
+        self._last_ns: int | None = None
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        self._samples.clear()
+        self._last_ns = None
+
+    def update(
+        self, stamp_ns: int, alignment: Alignment | None, novelty_z: float = math.nan
+    ) -> AlignmentState:
+        """Take a frame in.
+
+        Args:
+            stamp_ns: Of the frame at which the agreement is told.
+            alignment: The agreement, or None where there is none.
+            novelty_z: The camera's novelty in standard deviations, where known.
+
+        Returns:
+            The state after the frame.
+        """
+        last, self._last_ns = self._last_ns, stamp_ns
+        if last is not None and not 0 < stamp_ns - last <= self._max_gap_ns:
+            self._samples.clear()
+        if alignment is not None:
+            self._samples.append((stamp_ns, alignment))
+        while self._samples and stamp_ns - self._samples[0][0] > self.window_s * 1e9:
+            self._samples.popleft()
+        return judge([alignment for _, alignment in self._samples], self.reference, novelty_z)
+
+
+_LOW_Z = -3.0
+_SIDE_Z = 4.0
+_LIDAR_Z = 6.0
+_CALM_Z = 2.0
+_LEAST_SAMPLES = 3
+
+
+def judge(
+    alignments: list[Alignment], reference: AlignmentReference, novelty_z: float = math.nan
+) -> AlignmentState:
+    """What several frames say together, and whom to blame.
+
+    Args:
+        alignments: Of the frames.
+        reference: The nominal agreement.
+        novelty_z: The camera's novelty in standard deviations, where known.
+    """
+    if not alignments:
+        return AlignmentState()
+    z = float(np.median([a.z for a in alignments]))
+    lidar_z = float(np.median([a.lidar_z for a in alignments]))
+    # Frames half a second apart are alike, and every drive has an offset of its own.
+    independent = max(len(alignments) / 4, 1.0)
+    noise = np.sqrt(1 / independent + reference.side_drift**2)
+    sides = np.mean([[a.yaw_z, a.pitch_z] for a in alignments], axis=0)
+    yaw_z, pitch_z = (float(s) for s in sides / noise)
+    yaw_deg = float(sides[0] * reference.side_spread[0] * reference.side_degrees[0])
+    verdict = 'ok'
+    if len(alignments) < _LEAST_SAMPLES:
+        verdict = ''
+    elif lidar_z >= _LIDAR_Z:
+        verdict = 'lidar'
+    elif max(abs(yaw_z), abs(pitch_z)) >= _SIDE_Z:
+        verdict = 'calibration'
+    elif z <= _LOW_Z:
+        # A camera that looks as ever, and yet does not agree.
+        verdict = 'calibration' if novelty_z < _CALM_Z else 'camera'
+    pairs = round(float(np.mean([a.pairs for a in alignments])))
+    return AlignmentState(
+        z, pairs, yaw_deg, yaw_z, pitch_z, lidar_z, verdict, len(alignments)
+    )  # fmt: skip

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from clcp_ros.errors import ModelError
+from training.finetune import finetune
 from training.simdg.benchmark import BASELINE, Recipe
+from training.simdg.sizes import Size
 
 DOMAINS = {'clear': 'pairs-clear', 'all': 'pairs'}
 """What is pretrained on: folder of the pair set in the folder of the benchmark's size."""
@@ -26,12 +29,15 @@ class Arm:
         config: Recipe file of training/pretrain.py; empty for its defaults.
         domains: Pairs to pretrain on, one run each: clear, all.
         options: Options of training/pretrain.py that replace the file's and the common ones.
+        finetune: Options of training/finetune.py that replace the size's where everything is
+            finetuned, such as `optimizer.encoder_factor`.
     """
 
     name: str
     config: str = ''
     domains: list[str] = field(default_factory=lambda: ['clear', 'all'])
     options: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,16 @@ def recipe_name(arm: Arm | None, domain: str) -> str:
     return BASELINE if arm is None else f'{arm.name}.{domain}'
 
 
-def check(arms: list[Arm]) -> None:
+def check(arms: list[Arm], size: Size) -> None:
     """Complain before anything runs.
 
     Args:
         arms: Of the experiment.
+        size: Of the benchmark.
 
     Raises:
-        ModelError: Names that cannot be folders or are used twice, unknown domains, a missing
-            file.
+        ModelError: Names that cannot be folders or are used twice, unknown domains or
+            options, a missing file.
     """
     names = [arm.name for arm in arms]
     for arm in arms:
@@ -89,6 +96,7 @@ def check(arms: list[Arm]) -> None:
             raise ModelError(f'{arm.name}: no domain {unknown[0]!r}; there are clear and all')
         if arm.config and not Path(arm.config).is_file():
             raise ModelError(f'{arm.config}: no such file, for the arm {arm.name}')
+        finetune_options(arm, size)
 
 
 def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
@@ -108,19 +116,47 @@ def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
     ]
 
 
-def recipes_of(job: Job, runs: Path, full: bool, frozen: bool) -> list[Recipe]:
+def finetune_options(arm: Arm, size: Size) -> dict[str, Any]:
+    """An arm's options of finetune, as arguments of the function.
+
+    Args:
+        arm: With names such as `optimizer.encoder_factor`.
+        size: Whose options they change.
+
+    Raises:
+        ModelError: There is no such option.
+    """
+    options: dict[str, Any] = {}
+    for name, value in arm.finetune.items():
+        first, _, field_name = name.partition('.')
+        parameters = signature(finetune).parameters
+        if first not in parameters:
+            raise ModelError(f'{arm.name}: finetune has no option {name}')
+        if not field_name:
+            options[first] = value
+            continue
+        whole = options.get(first, size.training.get(first, parameters[first].default))
+        if not is_dataclass(whole) or not hasattr(whole, field_name):
+            raise ModelError(f'{arm.name}: finetune has no option {name}')
+        options[first] = replace(whole, **{field_name: value})  # type: ignore[type-var]
+    return options
+
+
+def recipes_of(job: Job, runs: Path, full: bool, frozen: bool, size: Size) -> list[Recipe]:
     """What is finetuned from a job's pretraining.
 
     Args:
         job: The job.
         runs: Folder of the pretraining runs.
+        size: Of the benchmark.
         full: Finetune everything.
         frozen: Finetune the head alone.
     """
     if job.arm is None:
-        return [Recipe(BASELINE)]
+        return [Recipe(BASELINE), *([Recipe(BASELINE + FROZEN, frozen=True)] if frozen else [])]
     encoder = str(runs / job.recipe / 'seed{seed}' / 'image_encoder.safetensors')
-    recipes = [Recipe(job.recipe, encoder)] if full else []
+    options = finetune_options(job.arm, size)
+    recipes = [Recipe(job.recipe, encoder, options=options)] if full else []
     return recipes + ([Recipe(job.recipe + FROZEN, encoder, frozen=True)] if frozen else [])
 
 

@@ -61,8 +61,8 @@ def compare(
     """
     if not (full or frozen):
         raise ModelError('neither full nor frozen finetuning: there is nothing to measure')
-    check(arms)
     size = size_of(size)
+    check(arms, size)
     chosen = list(size.seeds if seeds is None else seeds)
     jobs = jobs_of(arms, chosen)
     prepare(size, data)
@@ -122,7 +122,7 @@ def _one(
         pairs = data / size.name / DOMAINS[job.domain]
         options = {'model.image_encoder': size.architecture, **common}
         _pretrain(arguments_of(job, pairs, run, options), out / 'logs', job)
-    recipes = recipes_of(job, runs, full, frozen)
+    recipes = recipes_of(job, runs, full, frozen, size)
     run_benchmark(size, recipes, data, split, [job.seed], workers=1, report=False)
 
 

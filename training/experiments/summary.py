@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import atomic_path, git_commit
-from training.experiments.plan import Job, recipes_of
+from training.experiments.plan import FROZEN, Job, recipes_of
 from training.loop import METRICS, read_metrics
 from training.simdg.benchmark import BASELINE, conditions_done
 from training.simdg.report import (
@@ -126,7 +126,7 @@ def write_comparison(
     rows: list[Row] = []
     facts: list[dict[str, str | float]] = []
     for job in jobs:
-        for recipe in recipes_of(job, out / 'pretrain', full, frozen):
+        for recipe in recipes_of(job, out / 'pretrain', full, frozen, size):
             conditions = conditions_done(size, data, recipe.name, job.seed, split)
             rows += make_rows(size.name, split, recipe.name, job.seed, conditions)
         if job.arm is not None:
@@ -134,7 +134,7 @@ def write_comparison(
             last = {name: value for _, name, value in metrics}
             watched = {name: last.get(name, math.nan) for name in ('loss', *WATCHED)}
             facts.append({'recipe': job.recipe, 'seed': job.seed, **watched})
-    rows.sort(key=lambda row: row.recipe != BASELINE)
+    rows.sort(key=lambda row: row.recipe.removesuffix(FROZEN) != BASELINE)
     comparison = compare_rows(rows)
     write_csv(out / 'results.csv', rows)
     with atomic_path(out / 'pretraining.csv') as part, part.open('w', newline='') as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from training.experiments.plan import Arm, Job, arguments_of, check, jobs_of, re
 from training.experiments.summary import compare_rows, signed
 from training.simdg.benchmark import BASELINE
 from training.simdg.report import Row, Spread, read_csv
-from training.simdg.sizes import ADVERSE, SOURCE
+from training.simdg.sizes import ADVERSE, SIZES, SOURCE
 
 
 def _rows(recipe: str, seed: int, source: float, adverse: float) -> list[Row]:
@@ -58,13 +59,21 @@ def test_seeds_come_one_after_the_other() -> None:
 
 
 def test_what_is_finetuned_from_a_job(tmp_path: Path) -> None:
-    job = Job(Arm('a'), 'all', 1)
-    full, frozen = recipes_of(job, tmp_path, full=True, frozen=True)
+    small = SIZES['small']
+    arm = Arm('a', finetune={'optimizer.encoder_factor': 0.1, 'drop_path': 0.1})
+    full, frozen = recipes_of(Job(arm, 'all', 1), tmp_path, True, True, small)
     assert (full.name, frozen.name) == ('a.all', 'a.all+frozen')
     assert not full.frozen
     assert frozen.frozen
     assert full.encoder_of(1) == str(tmp_path / 'a.all' / 'seed1' / 'image_encoder.safetensors')
-    assert [r.name for r in recipes_of(Job(None, '', 0), tmp_path, True, True)] == [BASELINE]
+    assert full.options == {
+        'optimizer': replace(small.training['optimizer'], encoder_factor=0.1), 'drop_path': 0.1,
+    }  # fmt: skip
+    assert frozen.options == {}  # nothing of the encoder is trained
+    nothing = recipes_of(Job(None, '', 0), tmp_path, True, True, small)
+    assert [(r.name, r.frozen) for r in nothing] == [
+        (BASELINE, False), (f'{BASELINE}+frozen', True),
+    ]  # fmt: skip
 
 
 def test_an_arm_outvotes_what_is_common() -> None:
@@ -85,11 +94,14 @@ def test_an_arm_outvotes_what_is_common() -> None:
         ([Arm(BASELINE)], 'is taken'),
         ([Arm('a', domains=['dusk'])], "no domain 'dusk'"),
         ([Arm('a', 'missing.yaml')], 'no such file'),
+        ([Arm('a', finetune={'colour': 1})], 'finetune has no option colour'),
+        ([Arm('a', finetune={'optimizer.colour': 1})], 'has no option optimizer.colour'),
+        ([Arm('a', finetune={'seed.a': 1})], 'has no option seed.a'),
     ],
 )
 def test_arms_that_make_no_sense(arms: list[Arm], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        check(arms)
+        check(arms, SIZES['tiny'])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +125,8 @@ def test_plans_of_the_repository_can_be_run(root: Path, monkeypatch: pytest.Monk
     plans = sorted(Path('config/experiments').glob('*.yaml'))
     assert plans
     for plan in plans:
-        check([Arm(**arm) for arm in read_plan(plan)['arms']])
+        content = read_plan(plan)
+        check([Arm(**arm) for arm in content['arms']], SIZES[content['size']])
 
 
 @pytest.mark.slow
@@ -127,7 +140,7 @@ def test_an_experiment_of_the_smallest_size(tmp_path: Path) -> None:
     data, out = tmp_path / 'simdg', tmp_path / 'out'
     table = experiment(tmp_path / 'plan.yaml', seeds=1, data=data, out=out, parallel=2)
     assert [row.recipe for row in read_csv(out / 'results.csv')[::7]] == [
-        BASELINE, 'clcp.all', 'clcp.all+frozen',
+        BASELINE, f'{BASELINE}+frozen', 'clcp.all', 'clcp.all+frozen',
     ]  # fmt: skip
     assert 'clcp.all+frozen' in table
     assert (out / 'pretraining.csv').read_text().count('clcp.all,0') == 1

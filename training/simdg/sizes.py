@@ -104,7 +104,7 @@ SIZES: dict[str, Size] = {
             train_frames=50,
             val_frames=5,
             test_frames=8,
-            pair_frames=10,
+            pair_frames=20,
             architecture='mobilenetv4_conv_small',
             training={
                 'input_size': (400, 640), 'max_steps': 1200, 'batch_size': 8,

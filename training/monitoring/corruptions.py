@@ -21,29 +21,12 @@ import cv2
 import numpy as np
 
 from clcp_ros.errors import ClcpError
+from training.monitoring import optics
+from training.monitoring.optics import LEVELS, LINEAR, LUMINANCE, WIDTH_PX, Array
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-Array = np.ndarray
 Effect = Callable[[Array, int, np.random.Generator], Array]
-
-_WIDTH_PX = 480
-"""Width at which lengths in pixels are stated."""
-
-_LEVELS = np.arange(256) / 255
-_LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4).astype(
-    np.float32
-)
-# The root of the intensity is what indexes the table: its dark end needs the finer steps.
-_STEPS = 4095
-_INTENSITY = (np.arange(_STEPS + 1) / _STEPS) ** 2
-_CURVE = np.round(
-    255
-    * np.where(
-        _INTENSITY <= 0.0031308, 12.92 * _INTENSITY, 1.055 * _INTENSITY ** (1 / 2.4) - 0.055
-    )
-).astype(np.uint8)
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
 class CorruptionError(ClcpError):
@@ -84,7 +67,8 @@ def kind_of(tag: str) -> str:
         tag: A family with or without severity (`fog`, `fog:3`), or a condition of the simulator.
 
     Returns:
-        `none` for a clear day, otherwise one of the monitor's kinds; `other` for what is not known.
+        `none` for a clear day, otherwise one of the monitor's kinds; `other` for a tag that is not
+        known.
     """
     name = tag.partition(':')[0]
     if name in _EFFECTS:
@@ -98,78 +82,82 @@ def kind_of(tag: str) -> str:
 def _fog(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Koschmieder's law: `I t + A (1 - t)`, `t = exp(-3 d / visibility)`; patchy, neutral."""
     visibility_m = (500, 250, 130, 70, 35)[level] * rng.uniform(0.85, 1.15)
-    x = _LINEAR[image]
-    return _encode(_veil(x, _distance(x, rng), visibility_m, _airlight(x, rng)))
+    x = LINEAR[image]
+    return optics.encode(
+        optics.veil(x, optics.distance(x, rng), visibility_m, optics.airlight(x, rng))
+    )
 
 
 def _low_contrast(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Stray light that is the same everywhere: a film on the glass, thin haze, a foul pane."""
-    kept = (0.75, 0.58, 0.42, 0.28, 0.16)[level]
-    x = _LINEAR[image]
-    return _encode(x * kept + _airlight(x, rng) * (1 - kept) * np.float32(rng.uniform(0.5, 0.9)))
+    kept = (0.86, 0.73, 0.58, 0.42, 0.27)[level]
+    x = LINEAR[image]
+    return optics.encode(
+        x * kept + optics.airlight(x, rng) * (1 - kept) * np.float32(rng.uniform(0.5, 0.9))
+    )
 
 
 def _dusk(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Less light of a colder or warmer colour, which the camera's gain makes up for in part."""
     light = (0.25, 0.12, 0.06, 0.03, 0.015)[level]
-    tint = _tint(rng, 0.25)
-    x = _LINEAR[image] * (light * tint)
+    tint = optics.tint(rng, 0.25)
+    x = LINEAR[image] * (light * tint)
     # An automatic gain that leaves a darker scene darker.
     gain = light**-0.45 * np.float32(rng.uniform(0.75, 1.1))
-    return _encode(gain * _grain(x, 8000.0, 4.0, rng))
+    return optics.encode(gain * optics.grain(x, 8000.0, 4.0, rng))
 
 
 def _night(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Sky glow, own headlights that fade with distance, lamps, and the grain of a high gain."""
-    light = (0.03, 0.015, 0.008, 0.004, 0.002)[level]
-    x = _LINEAR[image]
+    light = (0.04, 0.02, 0.01, 0.005, 0.002)[level]
+    x = LINEAR[image]
     height, width = x.shape[:2]
-    distance = _distance(x, rng)
-    row, column = _axes(height, width)
+    distance = optics.distance(x, rng)
+    row, column = optics.axes(height, width)
     beside = (column - rng.uniform(0.4, 0.6)) / 0.4
     above = np.clip((0.6 - row) / 0.25, 0, None)
     cone = np.exp(-(beside**2)) * np.exp(-(above**2))
-    beam = 0.06 * cone / (1 + (distance / np.float32(rng.uniform(8, 20))) ** 2)
+    beam = 0.02 * cone / (1 + (distance / np.float32(rng.uniform(8, 20))) ** 2)
     # The bright sky of the day is what turns darkest.
-    sky = np.clip((x @ _LUMINANCE - 0.5) * 3, 0, 1) * np.clip(1.2 - 2 * row, 0, 1)
-    lit = x * ((light * (1 - 0.8 * sky))[..., None] * _tint(rng, 0.25) + beam[..., None])
-    lit += light**0.5 * _lamps(height, width, rng)
-    gain = np.float32((0.011 / light**0.85 + 6) * 0.7)
-    return _encode(gain * _grain(lit, 6000.0, 4.0, rng))
+    sky = np.clip((x @ LUMINANCE - 0.5) * 3, 0, 1) * np.clip(1.2 - 2 * row, 0, 1)
+    lit = x * ((light * (1 - 0.8 * sky))[..., None] * optics.tint(rng, 0.25) + beam[..., None])
+    lit += light**0.5 * optics.lamps(height, width, rng)
+    gain = np.float32(0.7 * light**-0.5)
+    return optics.encode(gain * optics.grain(lit, 6000.0, 4.0, rng))
 
 
 def _rain(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """A dimmer, hazier scene, streaks in the air (Garg and Nayar 2007), some drops on the glass."""
-    x = _LINEAR[image] * np.float32((0.9, 0.8, 0.7, 0.6, 0.5)[level])
-    airlight = 0.7 * _airlight(x, rng)
-    x = _veil(x, _distance(x, rng), (1500, 700, 400, 250, 150)[level], airlight)
-    streaks = _streaks(*x.shape[:2], (150, 350, 700, 1100, 1600)[level], rng)
+    """A dimmer, hazier scene, streaks in the air (Garg and Nayar 2007), drops on the glass."""
+    x = LINEAR[image] * np.float32((0.9, 0.8, 0.7, 0.6, 0.5)[level])
+    airlight = 0.7 * optics.airlight(x, rng)
+    x = optics.veil(x, optics.distance(x, rng), (1500, 700, 400, 250, 150)[level], airlight)
+    streaks = optics.streaks(*x.shape[:2], (150, 350, 700, 1100, 1600)[level], rng)
     x += (1.3 * airlight - x) * np.minimum(streaks, 0.9)[..., None]
-    return _refract(_encode(x), (0.004, 0.01, 0.02, 0.04, 0.08)[level], rng)
+    return optics.refract(optics.encode(x), (0.004, 0.01, 0.02, 0.04, 0.08)[level], rng)
 
 
 def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Flakes from fine and far to large and out of focus, in a paler, hazy scene."""
-    x = _LINEAR[image]
+    x = LINEAR[image]
     height, width = x.shape[:2]
     pale = (0.1, 0.2, 0.3, 0.4, 0.5)[level]
-    x = x * (1 - pale) + (x @ _LUMINANCE)[..., None] * pale
-    airlight = _airlight(x, rng)
-    x = _veil(x, _distance(x, rng), (1000, 500, 280, 170, 100)[level], airlight)
-    scale, lean = width / _WIDTH_PX, rng.uniform(-0.5, 0.5)
+    x = x * (1 - pale) + (x @ LUMINANCE)[..., None] * pale
+    airlight = optics.airlight(x, rng)
+    x = optics.veil(x, optics.distance(x, rng), (2000, 900, 450, 240, 130)[level], airlight)
+    scale, lean = width / WIDTH_PX, rng.uniform(-0.5, 0.5)
     cover = np.zeros((height, width), np.float32)
     amount = (0.25, 0.5, 1.0, 1.7, 2.6)[level]
-    for radius, share, opacity in ((0.7, 0.010, 0.6), (1.4, 0.004, 0.8), (3.0, 0.0006, 0.6)):
+    for radius, share, opacity in ((0.7, 0.01, 0.6), (1.4, 0.006, 0.8), (3.0, 0.004, 0.5)):
         # Flakes of one size cover a given share of the picture, whatever its size in pixels.
         area = np.pi * max(radius * scale, 0.7) ** 2
-        flecks = _flecks(height, width, 3 * share / area, amount / 3, rng)
+        flecks = optics.flecks(height, width, 3 * share / area, amount / 3, rng)
         kernel = cv2.warpAffine(
-            _disc(radius * scale), np.float32([[1, lean, 0], [0, 1, 0]]), None,
+            optics.disc(radius * scale), np.float32([[1, lean, 0], [0, 1, 0]]), None,
             borderMode=cv2.BORDER_CONSTANT,
         )  # fmt: skip
         flakes = cv2.filter2D(flecks, -1, kernel / max(float(kernel.max()), 1e-6))
         cover = np.maximum(cover, opacity * np.minimum(flakes, 1))
-    return _encode(x + (1.1 * airlight - x) * cover[..., None])
+    return optics.encode(x + (1.1 * airlight - x) * cover[..., None])
 
 
 # ----------------------------------------------------------------------------------- on the lens
@@ -177,7 +165,7 @@ def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 def _drops(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Drops of water on the glass alone: each a small lens that shows the scene upside down."""
-    return _refract(image, (0.02, 0.05, 0.1, 0.18, 0.3)[level], rng)
+    return optics.refract(image, (0.02, 0.05, 0.1, 0.18, 0.3)[level], rng)
 
 
 def _dirt(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -195,23 +183,26 @@ def _dirt(image: Array, level: int, rng: np.random.Generator) -> Array:
             rng.uniform(0.6, 0.97), -1,
         )  # fmt: skip
         area += np.pi * axes[0] * axes[1]
-    mask = _gaussian(mask, 0.006 * width)[..., None]
-    x = _LINEAR[image]
+    mask = optics.gaussian(mask, 0.006 * width)[..., None]
+    x = LINEAR[image]
     # Mud is lit from behind by the scene: a dark, blurred, brown version of it.
-    behind = _gaussian(x, 0.08 * width) * (0.12 * colour)
-    return _encode(x + (behind - x) * mask)
+    behind = optics.gaussian(x, 0.08 * width) * (0.12 * colour)
+    return optics.encode(x + (behind - x) * mask)
 
 
 def _smear(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Grease, dust or breath in patches: behind it the scene is blurred and veiled."""
     height, width = image.shape[:2]
-    x = _LINEAR[image]
+    x = LINEAR[image]
     threshold = (0.72, 0.6, 0.5, 0.4, 0.3)[level]
     strength = (0.6, 0.7, 0.8, 0.88, 0.95)[level]
-    mask = strength * np.clip((_field(height, width, rng, 5) - threshold) * 5, 0, 1)[..., None]
-    sigma = (2.0, 3.0, 4.0, 5.5, 7.0)[level] * width / _WIDTH_PX
-    film = 0.75 * _gaussian(x, sigma) + 0.25 * _airlight(x, rng) * np.float32(0.7)
-    return _encode(x + (film - x) * mask)
+    mask = (
+        strength
+        * np.clip((optics.field(height, width, rng, 5) - threshold) * 3.5, 0, 1)[..., None]
+    )
+    sigma = (2.0, 3.0, 4.0, 5.5, 7.0)[level] * width / WIDTH_PX
+    film = 0.75 * optics.gaussian(x, sigma) + 0.25 * optics.airlight(x, rng) * np.float32(0.7)
+    return optics.encode(x + (film - x) * mask)
 
 
 # ------------------------------------------------------------------------- lens, sensor, exposure
@@ -219,57 +210,52 @@ def _smear(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 def _glare(image: Array, level: int, rng: np.random.Generator) -> Array:
     """A low sun in or beside the picture: a blinding spot, and stray light all over."""
-    x = _LINEAR[image]
-    row, column = _axes(*x.shape[:2])
+    x = LINEAR[image]
+    row, column = optics.axes(*x.shape[:2])
     u, v = rng.uniform(0.05, 0.95), rng.uniform(-0.05, 0.35)
     away = np.sqrt((column - u) ** 2 + ((row - v) * x.shape[0] / x.shape[1]) ** 2)
     strength = (0.25, 0.45, 0.75, 1.2, 2.0)[level]
     # The eye's and a lens' glare both fall roughly with the square of the angle (CIE 1999).
     spread = 1 / (1 + (away / 0.09) ** 2) + 0.12
     warm = np.array([1.0, 0.93, 0.78], np.float32)
-    return _encode(x + (strength * spread)[..., None] * warm)
+    return optics.encode(x + (strength * spread)[..., None] * warm)
 
 
 def _under_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Too short a shutter by day: everything darker, shadows lost below the black level."""
     stops = (0.7, 1.3, 2.0, 2.8, 3.7)[level] * np.float32(rng.uniform(0.9, 1.1))
-    x = _grain(_LINEAR[image] * np.float32(2) ** -stops, 15000.0, 3.0, rng)
-    return _encode(x - 0.002)
+    x = optics.grain(LINEAR[image] * np.float32(2) ** -stops, 15000.0, 3.0, rng)
+    return optics.encode(x - 0.002)
 
 
 def _over_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Too long a shutter: highlights are cut off, and bleed a little into their surroundings."""
     stops = (0.5, 0.9, 1.4, 2.0, 2.7)[level] * np.float32(rng.uniform(0.9, 1.1))
-    x = _LINEAR[image] * np.float32(2) ** stops
-    bloom = _gaussian(np.maximum(x - 1, 0), 0.01 * image.shape[1])
-    return _encode(x + 0.1 * bloom)
+    x = LINEAR[image] * np.float32(2) ** stops
+    bloom = optics.gaussian(np.maximum(x - 1, 0), 0.01 * image.shape[1])
+    return optics.encode(x + 0.1 * bloom)
 
 
 def _defocus(image: Array, level: int, rng: np.random.Generator) -> Array:
     """A disc for a point, as a lens gives that is out of focus."""
-    radius = (1.0, 1.7, 2.6, 4.0, 6.0)[level] * image.shape[1] / _WIDTH_PX
-    kernel = _disc(radius * rng.uniform(0.9, 1.1))
-    return _encode(cv2.filter2D(_LINEAR[image], -1, kernel / kernel.sum()))
+    radius = (1.0, 1.7, 2.6, 4.0, 6.0)[level] * image.shape[1] / WIDTH_PX
+    kernel = optics.disc(max(radius, 0.4 + 0.1 * level) * rng.uniform(1.0, 1.2))
+    return optics.encode(cv2.filter2D(LINEAR[image], -1, kernel / kernel.sum()))
 
 
 def _motion(image: Array, level: int, rng: np.random.Generator) -> Array:
     """A line for a point: the camera turned or shook while the shutter was open."""
-    length = (3.0, 5.5, 9.0, 14.0, 22.0)[level] * image.shape[1] / _WIDTH_PX
+    length = (3.0, 5.5, 9.0, 14.0, 22.0)[level] * image.shape[1] / WIDTH_PX
     angle = rng.uniform(0, np.pi)
-    half = max(int(np.ceil(length / 2)), 1)
-    kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
-    reach = 0.5 * length * np.array([np.cos(angle), np.sin(angle)])
-    ends = np.round((half + np.array([-reach, reach])) * 256).astype(np.int32)
-    cv2.line(kernel, *map(tuple, ends.tolist()), 1.0, 1, cv2.LINE_8, 8)
-    kernel[half, half] = 1
-    return _encode(cv2.filter2D(_LINEAR[image], -1, kernel / kernel.sum()))
+    kernel = optics.line(0.5 * length * np.cos(angle), 0.5 * length * np.sin(angle))
+    return optics.encode(cv2.filter2D(LINEAR[image], -1, kernel))
 
 
 def _noise(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Shot and read noise of a high gain; half the cameras smooth it as they demosaic."""
     electrons = (1500.0, 500.0, 180.0, 70.0, 28.0)[level]
     smooth = rng.uniform(0, 0.7) if rng.random() < 0.5 else 0.0
-    return _encode(_grain(_LINEAR[image], electrons, 2.5, rng, smooth))
+    return optics.encode(optics.grain(LINEAR[image], electrons, 2.5, rng, smooth))
 
 
 def _impulse(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -289,15 +275,15 @@ def _banding(image: Array, level: int, rng: np.random.Generator) -> Array:
     bars = np.sin(2 * np.pi * (rng.uniform(1.5, 5) * rows + rng.random()))
     gain = 1 + strength * (bars + 0.5 * rng.standard_normal(len(rows), np.float32))
     offset = 0.02 * strength * rng.standard_normal(len(rows), np.float32)
-    x = _LINEAR[image] * gain[:, None, None].astype(np.float32) + offset[:, None, None]
-    return _encode(x)
+    x = LINEAR[image] * gain[:, None, None].astype(np.float32) + offset[:, None, None]
+    return optics.encode(x)
 
 
 def _colour_cast(image: Array, level: int, rng: np.random.Generator) -> Array:
     """White balance gone wrong, towards any hue."""
     amount, hue = (0.12, 0.22, 0.34, 0.48, 0.65)[level], rng.uniform(0, 2 * np.pi)
     gain = np.exp(amount * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)).astype(np.float32)
-    return _encode(_LINEAR[image] * (gain / float(gain @ _LUMINANCE)))
+    return optics.encode(LINEAR[image] * (gain / float(gain @ LUMINANCE)))
 
 
 def _desaturate(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -328,8 +314,14 @@ def _bitrate(image: Array, level: int, rng: np.random.Generator) -> Array:
 def _posterize(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Too few grey levels: contours in the sky."""
     levels = (40, 24, 14, 9, 6)[level]
-    table = np.round(np.round(_LEVELS * (levels - 1)) / (levels - 1) * 255).astype(np.uint8)
+    table = np.round(np.round(LEVELS * (levels - 1)) / (levels - 1) * 255).astype(np.uint8)
     return table[image]
+
+
+def _recode(image: Array, quality: int) -> Array:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    coded = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
 _EFFECTS: dict[str, tuple[Effect, str]] = {
@@ -364,191 +356,3 @@ _SIMULATED = {
     'clear': 'none', 'low_sun': 'exposure', 'covered': 'lens dirt', 'compression': 'compression',
 }  # fmt: skip
 """Conditions of the simulator that bear no family's name."""
-
-
-# ---------------------------------------------------------------------------------------- parts
-
-
-def _encode(linear: Array) -> Array:
-    """Linear intensities as 8-bit values."""
-    return _CURVE[(np.sqrt(np.clip(linear, 0, 1)) * np.float32(_STEPS) + 0.5).astype(np.int16)]
-
-
-def _recode(image: Array, quality: int) -> Array:
-    coded = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
-
-
-def _axes(height: int, width: int) -> tuple[Array, Array]:
-    """Rows (H, 1) and columns (1, W) from 0 to 1, float32."""
-    row = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
-    return row, (np.arange(width, dtype=np.float32)[None] + 0.5) / width
-
-
-def _field(height: int, width: int, rng: np.random.Generator, cells: int) -> Array:
-    """(H, W) float32 in [0, 1], smooth, with about so many hills across, evenly distributed."""
-    coarse = rng.random((cells, cells + 2))
-    # Ranks: whatever was drawn, the same share lies above a threshold.
-    coarse = np.argsort(np.argsort(coarse, axis=None)).reshape(coarse.shape) / (coarse.size - 1)
-    smooth = cv2.resize(
-        coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
-    return np.clip(smooth, 0, 1)
-
-
-def _distance(x: Array, rng: np.random.Generator) -> Array:
-    """(H, W) float32 metres: a flat road 1.5 m below the camera, house fronts 15 to 90 m away."""
-    height, width = x.shape[:2]
-    horizon = rng.uniform(0.4, 0.55)
-    below = np.maximum(_axes(height, width)[0] - horizon, 1e-3) * height
-    ground = np.minimum(1.5 * 0.87 * width / below, 300)
-    fronts = 15 * 6 ** _field(height, width, rng, 4)
-    return np.minimum(ground, fronts).astype(np.float32)
-
-
-def _veil(x: Array, distance: Array, visibility_m: float, airlight: Array) -> Array:
-    kept = np.exp(distance * np.float32(-3 / visibility_m))[..., None]
-    veiled: Array = x * kept + airlight * (1 - kept)
-    return veiled
-
-
-def _airlight(x: Array, rng: np.random.Generator) -> Array:
-    """The light of the sky that this picture has, (3,) float32, nearly neutral."""
-    luminance = x[::4, ::4] @ _LUMINANCE
-    bright = float(np.quantile(luminance, 0.9))
-    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.0)) * _tint(rng, 0.04)
-
-
-def _tint(rng: np.random.Generator, most: float) -> Array:
-    """A light's colour: warm to cold, (3,) float32 with a middle of one."""
-    warm = rng.uniform(-most, most)
-    return np.array([1 + warm, 1 + 0.1 * warm, 1 - warm], np.float32)
-
-
-def _grain(
-    x: Array, electrons: float, read: float, rng: np.random.Generator, smooth: float = 0.0
-) -> Array:
-    """Add shot noise, whose variance is the signal, and read noise (EMVA 1288, linear model).
-
-    Args:
-        x: (H, W, 3) float32, 1 is white.
-        electrons: That make white.
-        read: Standard deviation of the read noise in electrons.
-        rng: Source of the randomness.
-        smooth: Standard deviation in pixels of a smoothing that keeps the noise's variance.
-    """
-    noise = rng.standard_normal(x.shape, np.float32)
-    if smooth > 0.2:
-        noise = cv2.GaussianBlur(noise, (0, 0), smooth)
-        noise /= max(float(noise.std()), 1e-6)
-    deviation = np.sqrt(np.maximum(x, 0) / np.float32(electrons) + np.float32(read / electrons) ** 2)
-    noisy: Array = x + deviation * noise
-    return noisy
-
-
-def _gaussian(x: Array, sigma: float) -> Array:
-    """A Gaussian blur; of a smaller picture where it is wide, since the result is smooth."""
-    height, width = x.shape[:2]
-    step = int(min(sigma / 2, height / 4, width / 4))
-    if step < 2:
-        return np.asarray(cv2.GaussianBlur(x, (0, 0), max(sigma, 0.1)))
-    size = max(round(width / step), 1), max(round(height / step), 1)
-    small = cv2.resize(x, size, interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), sigma / step)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
-
-
-def _disc(radius: float) -> Array:
-    """(2n+1, 2n+1) float32: the share of each pixel that a disc covers."""
-    half = max(int(np.ceil(radius + 0.5)), 1)
-    along = np.arange(-half, half + 1, dtype=np.float32)
-    away = np.hypot(along[:, None], along[None])
-    return np.clip(np.float32(radius + 0.5) - away, 0, 1)
-
-
-def _flecks(
-    height: int, width: int, share: float, amount: float, rng: np.random.Generator
-) -> Array:
-    """(H, W) float32 zeros with ones at random places: `amount` of all those that are drawn."""
-    flecks = np.zeros((height, width), np.float32)
-    count = int(rng.poisson(share * height * width))
-    rows, columns = rng.integers(0, height, count), rng.integers(0, width, count)
-    shown = round(min(amount, 1.0) * count)
-    flecks[rows[:shown], columns[:shown]] = 1
-    return flecks
-
-
-def _lamps(height: int, width: int, rng: np.random.Generator) -> Array:
-    """(H, W, 3) float32: up to seven lamps with their glow."""
-    row, column = np.mgrid[0:height, 0:width].astype(np.float32)
-    light = np.zeros((height, width, 3), np.float32)
-    for _ in range(int(rng.integers(1, 8))):
-        u, v = rng.uniform(0, width), rng.uniform(0.15, 0.6) * height
-        away = (column - u) ** 2 + (row - v) ** 2
-        size = rng.uniform(0.004, 0.012) * width
-        shine = np.exp(-away / size**2) + 0.03 / (1 + away / (3 * size) ** 2)
-        light += (rng.uniform(0.3, 1.5) * shine)[..., None] * _tint(rng, 0.3)
-    return light
-
-
-_MOST_STREAKS = 1600
-
-
-def _streaks(height: int, width: int, count: int, rng: np.random.Generator) -> Array:
-    """(H, W) float32 share of the light that falling drops replace, the near ones long and faint."""
-    lean = rng.normal(0, 0.12)
-    near = rng.random(_MOST_STREAKS)
-    u, v = rng.uniform(-0.1, 1.1, _MOST_STREAKS) * width, rng.uniform(-0.1, 1, _MOST_STREAKS)
-    scale = width / _WIDTH_PX
-    length = (6 + 40 * near**3) * scale * rng.uniform(0.7, 1.3, _MOST_STREAKS)
-    slope = lean + rng.normal(0, 0.03, _MOST_STREAKS)
-    start = np.column_stack([u, v * height])
-    lines = np.round(
-        np.stack([start, start + length[:, None] * np.column_stack([slope, np.ones(len(u))])], 1)
-        * 16
-    ).astype(np.int32)
-    alpha = (0.16 + 0.14 * (1 - near)) * rng.uniform(0.5, 1.5, _MOST_STREAKS)
-    thick = np.clip(np.round((0.8 + 1.4 * near**3) * scale), 1, 20).astype(int)
-    layer = np.zeros((height, width), np.float32)
-    level = np.round(alpha * 12).astype(int)
-    shown = np.arange(_MOST_STREAKS) < count
-    for group in np.unique(level[shown] * 32 + thick[shown]):
-        part = shown & (level * 32 + thick == group)
-        cv2.polylines(
-            layer, list(lines[part]), False, int(group // 32) / 12, int(group % 32),
-            cv2.LINE_8, 4,
-        )  # fmt: skip
-    return np.asarray(cv2.GaussianBlur(layer, (0, 0), max(0.6 * scale, 0.5)))
-
-
-def _refract(image: Array, covered: float, rng: np.random.Generator) -> Array:
-    """Put drops on the glass that cover so much of the picture."""
-    height, width = image.shape[:2]
-    blurred = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV remaps four channels fastest
-    step = max(width // 120, 1)
-    small = cv2.resize(
-        blurred, (max(width // step, 1), max(height // step, 1)), interpolation=cv2.INTER_AREA
-    )
-    out, area = image.copy(), 0.0
-    while area < covered * height * width:
-        radius = max(width * 0.014 * float(np.exp(rng.normal(0, 0.5))), 1.0)
-        u, v, tall = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.9, 1.4)
-        area += np.pi * radius**2 * tall
-        top, left = max(int(v - radius * tall), 0), max(int(u - radius), 0)
-        bottom, right = min(int(v + radius * tall) + 2, height), min(int(u + radius) + 2, width)
-        dv = (np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(v)) / tall
-        du = np.arange(left, right, dtype=np.float32)[None] - np.float32(u)
-        away = np.sqrt(dv**2 + du**2) / np.float32(radius)
-        # A wide field, upside down: half the picture's width across the drop.
-        pull = 0.25 * width / radius / step * (1 + away**2)
-        seen = cv2.remap(
-            small, (u / step - du * pull).astype(np.float32),
-            (v / step - dv * pull).astype(np.float32), cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )[..., :3]  # fmt: skip
-        shade = 1.08 - 0.55 * np.clip(away, 0, 1) ** 4
-        edge = np.clip((1 - away) * radius / max(0.004 * width, 1.0) + 0.5, 0, 1)[..., None]
-        patch = out[top:bottom, left:right]
-        mixed = patch * (1 - edge) + np.minimum(seen * shade[..., None], 255) * edge
-        out[top:bottom, left:right] = mixed.astype(np.uint8)
-    return out

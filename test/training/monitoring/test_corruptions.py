@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Corruptions of nominal frames: what each leaves of a picture."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from training.monitoring.corruptions import (
+    FAMILIES,
+    SEVERITIES,
+    CorruptionError,
+    corrupt,
+    kind_of,
+)
+
+
+@pytest.fixture(scope='module')
+def street() -> np.ndarray:
+    """A bright sky, house fronts with windows, a road with marks: (150, 240, 3)."""
+    rng = np.random.default_rng(0)
+    image = np.full((150, 240, 3), (205, 215, 230), np.uint8)
+    for left in range(0, 240, 30):
+        colour = rng.integers(40, 170, 3).tolist()
+        cv2.rectangle(image, (left, int(rng.integers(20, 50))), (left + 28, 80), colour, -1)
+        for top in range(52, 76, 8):
+            cv2.rectangle(image, (left + 4, top), (left + 9, top + 4), (30, 30, 40), -1)
+    image[75:] = (92, 92, 95)
+    cv2.line(image, (60, 149), (115, 76), (210, 210, 210), 3)
+    grain = rng.normal(0, 3, image.shape)
+    return np.clip(image + grain, 0, 255).astype(np.uint8)
+
+
+def change(image: np.ndarray, family: str, severity: int, seed: int = 3) -> float:
+    out = corrupt(image, family, severity, np.random.default_rng(seed))
+    return float(np.abs(out.astype(float) - image).mean())
+
+
+def sharpness(image: np.ndarray) -> float:
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float(np.abs(cv2.Laplacian(gray, cv2.CV_32F)).mean())
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_a_higher_severity_changes_more(street: np.ndarray, family: str) -> None:
+    changes = np.mean(
+        [[change(street, family, s, seed) for s in SEVERITIES] for seed in (1, 2, 3)], axis=0
+    )
+    assert changes[0] > 0.15
+    assert (np.diff(changes) > 0).all(), changes
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_the_result_follows_from_image_and_seed(street: np.ndarray, family: str) -> None:
+    before = street.copy()
+    first = corrupt(street, family, 3, np.random.default_rng(5))
+    assert np.array_equal(first, corrupt(street, family, 3, np.random.default_rng(5)))
+    assert first.dtype == np.uint8
+    assert first.shape == street.shape
+    assert np.array_equal(street, before)
+    assert not np.shares_memory(first, street)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_any_size_and_flat_images_will_do(family: str) -> None:
+    for height, width in ((1, 1), (1, 9), (7, 2), (31, 17)):
+        for value, severity in ((0, 1), (0, 5), (255, 1), (255, 5)):
+            image = np.full((height, width, 3), value, np.uint8)
+            out = corrupt(image, family, severity, np.random.default_rng(0))
+            assert out.shape == image.shape
+
+
+@pytest.mark.parametrize('family', ['defocus', 'motion', 'drops', 'snow', 'dirt', 'smear', 'fog'])
+def test_lengths_scale_with_the_image(street: np.ndarray, family: str) -> None:
+    large = cv2.resize(street, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    assert change(large, family, 4) == pytest.approx(change(street, family, 4), rel=0.6)
+
+
+def test_views_that_are_not_contiguous(street: np.ndarray) -> None:
+    flipped = street[:, ::-1]
+    expected = corrupt(flipped.copy(), 'jpeg', 3, np.random.default_rng(0))
+    assert np.array_equal(corrupt(flipped, 'jpeg', 3, np.random.default_rng(0)), expected)
+
+
+@pytest.mark.parametrize('family', ['dusk', 'night', 'under_exposure'])
+def test_darkness_darkens(street: np.ndarray, family: str) -> None:
+    out = corrupt(street, family, 3, np.random.default_rng(1))
+    assert out.mean() < 0.6 * street.mean()
+
+
+@pytest.mark.parametrize('family', ['over_exposure', 'glare', 'fog', 'low_contrast'])
+def test_too_much_light_and_veils_brighten(street: np.ndarray, family: str) -> None:
+    out = corrupt(street, family, 3, np.random.default_rng(1))
+    assert out.mean() > 1.05 * street.mean()
+
+
+@pytest.mark.parametrize('family', ['defocus', 'motion', 'bitrate', 'fog', 'low_contrast'])
+def test_blur_and_veils_take_detail(street: np.ndarray, family: str) -> None:
+    assert sharpness(corrupt(street, family, 3, np.random.default_rng(1))) < sharpness(street)
+
+
+@pytest.mark.parametrize('family', ['noise', 'impulse'])
+def test_noise_adds_detail(street: np.ndarray, family: str) -> None:
+    assert sharpness(corrupt(street, family, 3, np.random.default_rng(1))) > sharpness(street)
+
+
+def test_fog_takes_the_far_and_leaves_the_near(street: np.ndarray) -> None:
+    out = corrupt(street, 'fog', 2, np.random.default_rng(1)).astype(float)
+    away = np.abs(out - street).mean(axis=(1, 2))
+    assert away[80:85].mean() > 3 * away[-10:].mean()
+
+
+def test_snow_is_brighter_than_what_it_hides(street: np.ndarray) -> None:
+    road = np.full((150, 240, 3), 70, np.uint8)
+    road[:40] = 220
+    out = corrupt(road, 'snow', 2, np.random.default_rng(1)).astype(int)
+    lower = out[110:] - np.median(out[110:])
+    assert (lower > 25).mean() > 0.005
+    assert (lower < -25).mean() < 0.0005
+
+
+def test_rain_falls_in_upright_streaks() -> None:
+    road = np.full((150, 240, 3), 70, np.uint8)
+    road[:40] = 220
+    below = corrupt(road, 'rain', 3, np.random.default_rng(1))[60:].astype(float)
+    across, down = np.abs(np.diff(below, axis=1)), np.abs(np.diff(below, axis=0))
+    assert across.mean() > 1.5 * down.mean()
+
+
+def test_drops_show_the_sky_below() -> None:
+    picture = np.zeros((150, 240, 3), np.uint8)
+    picture[:75] = 240
+    out = corrupt(picture, 'drops', 4, np.random.default_rng(2))
+    assert (out[85:] > 120).any()
+    assert (out[:65] < 60).any()
+
+
+def test_a_coded_picture_keeps_its_colours() -> None:
+    picture = np.full((64, 64, 3), (200, 60, 40), np.uint8)
+    out = corrupt(picture, 'jpeg', 3, np.random.default_rng(0))
+    assert np.abs(out.reshape(-1, 3).mean(0) - (200, 60, 40)).max() < 25
+
+
+def test_noise_has_the_variance_of_its_electrons() -> None:
+    picture = np.full((200, 200, 3), 188, np.uint8)  # half of white
+    out = corrupt(picture, 'noise', 2, np.random.default_rng(0)).astype(float) / 255
+    linear = ((out + 0.055) / 1.055) ** 2.4
+    expected = np.sqrt(0.5 / 500 + (2.5 / 500) ** 2)
+    assert linear.mean() == pytest.approx(0.5, abs=0.01)
+    assert linear.std() == pytest.approx(expected, rel=0.05)
+
+
+def test_grey_at_last(street: np.ndarray) -> None:
+    out = corrupt(street, 'desaturate', 5, np.random.default_rng(0)).astype(int)
+    assert np.ptp(out, axis=2).max() == 0
+
+
+@pytest.mark.parametrize(
+    ('tag', 'kind'),
+    [
+        ('clear', 'none'), ('fog:3', 'haze'), ('night', 'dark'), ('drops:1', 'rain'),
+        ('low_sun', 'exposure'), ('dirt', 'lens dirt'), ('compression', 'compression'),
+        ('colour_cast:5', 'other'), ('martian dust', 'other'), ('night+rain', 'other'),
+    ],
+)  # fmt: skip
+def test_kinds_of_tags(tag: str, kind: str) -> None:
+    assert kind_of(tag) == kind
+
+
+def test_there_are_families_of_every_kind() -> None:
+    assert len(FAMILIES) >= 12
+    assert {kind_of(family) for family in FAMILIES} == {
+        'dark', 'haze', 'rain', 'snow', 'blur', 'noise', 'lens dirt', 'exposure', 'compression',
+        'other',
+    }  # fmt: skip
+
+
+def test_what_cannot_be_done_is_said(street: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(CorruptionError, match=r"no corruption 'hail'; there are fog"):
+        corrupt(street, 'hail', 1, rng)
+    with pytest.raises(CorruptionError, match='severity must be 1, 2, 3, 4 or 5, not 6'):
+        corrupt(street, 'fog', 6, rng)
+    for bad in (street[..., 0], street.astype(np.float32), street[:0]):
+        with pytest.raises(CorruptionError, match='an image is'):
+            corrupt(bad, 'fog', 1, rng)

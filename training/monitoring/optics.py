@@ -1,0 +1,224 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What corruptions are made of: light, distance, grain, and things in the air and on the glass."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+Array = np.ndarray
+
+WIDTH_PX = 480
+"""Width at which lengths in pixels are stated."""
+
+LEVELS = np.arange(256) / 255
+LINEAR = np.where(LEVELS <= 0.04045, LEVELS / 12.92, ((LEVELS + 0.055) / 1.055) ** 2.4).astype(
+    np.float32
+)
+# The root of the intensity is what indexes the table: its dark end needs the finer steps.
+_STEPS = 4095
+_INTENSITY = (np.arange(_STEPS + 1) / _STEPS) ** 2
+_CURVE = np.round(
+    255
+    * np.where(
+        _INTENSITY <= 0.0031308, 12.92 * _INTENSITY, 1.055 * _INTENSITY ** (1 / 2.4) - 0.055
+    )
+).astype(np.uint8)
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+
+
+def encode(linear: Array) -> Array:
+    """Linear intensities as 8-bit values."""
+    return _CURVE[(np.sqrt(np.clip(linear, 0, 1)) * np.float32(_STEPS) + 0.5).astype(np.int16)]
+
+
+def axes(height: int, width: int) -> tuple[Array, Array]:
+    """Rows (H, 1) and columns (1, W) from 0 to 1, float32."""
+    row = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height
+    return row, (np.arange(width, dtype=np.float32)[None] + 0.5) / width
+
+
+def field(height: int, width: int, rng: np.random.Generator, cells: int) -> Array:
+    """(H, W) float32 in [0, 1], smooth, with about so many hills across, evenly distributed."""
+    coarse = rng.random((cells, cells + 2))
+    # Ranks: whatever was drawn, the same share lies above a threshold.
+    coarse = np.argsort(np.argsort(coarse, axis=None)).reshape(coarse.shape) / (coarse.size - 1)
+    smooth = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth, 0, 1)
+
+
+def distance(x: Array, rng: np.random.Generator) -> Array:
+    """(H, W) float32 metres: a flat road 1.5 m below the camera, house fronts 15 to 90 m away."""
+    height, width = x.shape[:2]
+    horizon = rng.uniform(0.4, 0.55)
+    below = np.maximum(axes(height, width)[0] - horizon, 1e-3) * height
+    ground = np.minimum(1.5 * 0.87 * width / below, 300)
+    fronts = 15 * 6 ** field(height, width, rng, 4)
+    return np.minimum(ground, fronts).astype(np.float32)
+
+
+def veil(x: Array, distance: Array, visibility_m: float, airlight: Array) -> Array:
+    """Koschmieder's law for (H, W, 3) intensities at (H, W) metres."""
+    kept = np.exp(distance * np.float32(-3 / visibility_m))[..., None]
+    veiled: Array = x * kept + airlight * (1 - kept)
+    return veiled
+
+
+def airlight(x: Array, rng: np.random.Generator) -> Array:
+    """The light of the sky that this picture has, (3,) float32, nearly neutral."""
+    luminance = x[::4, ::4] @ LUMINANCE
+    bright = float(np.quantile(luminance, 0.9))
+    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.0)) * tint(rng, 0.04)
+
+
+def tint(rng: np.random.Generator, most: float) -> Array:
+    """A light's colour: warm to cold, (3,) float32 with a middle of one."""
+    warm = rng.uniform(-most, most)
+    return np.array([1 + warm, 1 + 0.1 * warm, 1 - warm], np.float32)
+
+
+def grain(
+    x: Array, electrons: float, read: float, rng: np.random.Generator, smooth: float = 0.0
+) -> Array:
+    """Add shot noise, whose variance is the signal, and read noise (EMVA 1288, linear model).
+
+    Args:
+        x: (H, W, 3) float32, 1 is white.
+        electrons: That make white.
+        read: Standard deviation of the read noise in electrons.
+        rng: Source of the randomness.
+        smooth: Standard deviation in pixels of a smoothing that keeps the noise's variance.
+    """
+    noise = rng.standard_normal(x.shape, np.float32)
+    if smooth > 0.2:
+        noise = cv2.GaussianBlur(noise, (0, 0), smooth)
+        noise /= max(float(noise.std()), 1e-6)
+    deviation = np.sqrt(
+        np.maximum(x, 0) / np.float32(electrons) + np.float32(read / electrons) ** 2
+    )
+    noisy: Array = x + deviation * noise
+    return noisy
+
+
+def gaussian(x: Array, sigma: float) -> Array:
+    """A Gaussian blur; of a smaller picture where it is wide, since the result is smooth."""
+    height, width = x.shape[:2]
+    step = int(min(sigma / 2, height / 4, width / 4))
+    if step < 2:
+        return np.asarray(cv2.GaussianBlur(x, (0, 0), max(sigma, 0.1)))
+    size = max(round(width / step), 1), max(round(height / step), 1)
+    small = cv2.resize(x, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma / step)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def disc(radius: float) -> Array:
+    """(2n+1, 2n+1) float32: the share of each pixel that a disc covers."""
+    half = max(int(np.ceil(radius + 0.5)), 1)
+    along = np.arange(-half, half + 1, dtype=np.float32)
+    away = np.hypot(along[:, None], along[None])
+    return np.clip(np.float32(radius + 0.5) - away, 0, 1)
+
+
+def line(du: float, dv: float) -> Array:
+    """(2n+1, 2n+1) float32 of sum one: a line from (-du, -dv) to (du, dv) around the middle."""
+    half = int(np.ceil(max(abs(du), abs(dv), 0.5))) + 1
+    kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
+    along = np.linspace(-1, 1, 8 * half + 1)
+    u, v = half + du * along, half + dv * along
+    # Each sample of the line is shared out among the four pixels around it.
+    for right in (0, 1):
+        for below in (0, 1):
+            share = np.abs(1 - right - u % 1) * np.abs(1 - below - v % 1)
+            np.add.at(kernel, (v.astype(int) + below, u.astype(int) + right), share)
+    return kernel / kernel.sum()
+
+
+def flecks(
+    height: int, width: int, share: float, amount: float, rng: np.random.Generator
+) -> Array:
+    """(H, W) float32 zeros with ones at random places: `amount` of all those that are drawn."""
+    flecks = np.zeros((height, width), np.float32)
+    count = int(rng.poisson(share * height * width))
+    rows, columns = rng.integers(0, height, count), rng.integers(0, width, count)
+    shown = round(min(amount, 1.0) * count)
+    flecks[rows[:shown], columns[:shown]] = 1
+    return flecks
+
+
+def lamps(height: int, width: int, rng: np.random.Generator) -> Array:
+    """(H, W, 3) float32: up to ten lamps with their glow."""
+    row, column = axes(-(-height // 2), -(-width // 2))  # glow is smooth: half the size will do
+    light = np.zeros((len(row), column.shape[1], 3), np.float32)
+    for _ in range(int(rng.integers(2, 11))):
+        u, v = rng.uniform(0, 1), rng.uniform(0.15, 0.6)
+        size = np.float32(rng.uniform(0.003, 0.012))
+        away = ((column - u) / size) ** 2 + ((row - v) * height / width / size) ** 2
+        shine = np.exp(-np.minimum(away, 50)) + 0.03 / (1 + away / 9)
+        light += (rng.uniform(0.3, 1.5) * shine)[..., None] * tint(rng, 0.3)
+    return np.asarray(cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+_MOST_STREAKS = 1600
+
+
+def streaks(height: int, width: int, count: int, rng: np.random.Generator) -> Array:
+    """(H, W) float32 share of the light that falling drops replace; near ones are long, faint."""
+    lean = rng.normal(0, 0.12)
+    near = rng.random(_MOST_STREAKS)
+    u, v = rng.uniform(-0.1, 1.1, _MOST_STREAKS) * width, rng.uniform(-0.1, 1, _MOST_STREAKS)
+    scale = width / WIDTH_PX
+    length = (6 + 40 * near**3) * scale * rng.uniform(0.7, 1.3, _MOST_STREAKS)
+    slope = lean + rng.normal(0, 0.03, _MOST_STREAKS)
+    start = np.column_stack([u, v * height])
+    lines = np.round(
+        np.stack([start, start + length[:, None] * np.column_stack([slope, np.ones(len(u))])], 1)
+        * 16
+    ).astype(np.int32)
+    alpha = (0.16 + 0.14 * (1 - near)) * rng.uniform(0.5, 1.5, _MOST_STREAKS)
+    thick = np.clip(np.round((0.8 + 1.4 * near**3) * scale), 1, 20).astype(int)
+    layer = np.zeros((height, width), np.float32)
+    level = np.round(alpha * 12).astype(int)
+    shown = np.arange(_MOST_STREAKS) < count
+    for group in np.unique(level[shown] * 32 + thick[shown]):
+        part = shown & (level * 32 + thick == group)
+        cv2.polylines(
+            layer, list(lines[part]), False, int(group // 32) / 12, int(group % 32),
+            cv2.LINE_8, 4,
+        )  # fmt: skip
+    return np.asarray(cv2.GaussianBlur(layer, (0, 0), max(0.6 * scale, 0.5)))
+
+
+def refract(image: Array, covered: float, rng: np.random.Generator) -> Array:
+    """Put drops on the glass that cover so much of the picture."""
+    height, width = image.shape[:2]
+    step = max(width // 60, 1)
+    small = cv2.resize(
+        image, (max(width // step, 1), max(height // step, 1)), interpolation=cv2.INTER_AREA
+    )
+    # How far the glass lies in front of what is in focus.
+    soft = max(0.004 * width * float(np.exp(rng.uniform(0, np.log(4)))), 1.0)
+    out, area = image.copy(), 0.0
+    while area < covered * height * width:
+        radius = max(width * 0.018 * float(np.exp(rng.normal(0, 0.5))), 1.0)
+        u, v, tall = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.9, 1.4)
+        area += np.pi * radius**2 * tall
+        top, left = max(int(v - radius * tall), 0), max(int(u - radius), 0)
+        bottom, right = min(int(v + radius * tall) + 2, height), min(int(u + radius) + 2, width)
+        dv = (np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(v)) / tall
+        du = np.arange(left, right, dtype=np.float32)[None] - np.float32(u)
+        away = np.sqrt(dv**2 + du**2) / np.float32(radius)
+        # A wide field, upside down: half the picture's width across the drop.
+        pull = 0.25 * width / radius / step * (1 + away**2)
+        seen = cv2.remap(
+            small, (u / step - du * pull).astype(np.float32),
+            (v / step - dv * pull).astype(np.float32), cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
+        shade = 1.08 - 0.55 * np.clip(away, 0, 1) ** 4
+        edge = np.clip((1 - away) * radius / soft, 0, 1)[..., None]
+        patch = out[top:bottom, left:right]
+        mixed = patch * (1 - edge) + np.minimum(seen * shade[..., None], 255) * edge
+        out[top:bottom, left:right] = mixed.astype(np.uint8)
+    return out

@@ -1,6 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Low-level statistics of the raw frame: brightness, contrast, colour, sharpness, haze, noise."""
+"""Low-level statistics of the raw frame: light, contrast, colour, sharpness, haze, noise, dirt.
+
+They are meant to differ in how they answer to darkness, haze, rain, snow, blur, noise, dirt on the
+lens, exposure and compression. Hence ratios where possible: blur changes the ratio of fine to
+coarse differences, haze does not, although both take contrast.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,21 @@ STATISTICS = (
     'luminance_mean', 'luminance_std', 'luminance_p05', 'luminance_p50', 'luminance_p95',
     'dark_fraction', 'bright_fraction', 'saturation_mean', 'red_green', 'blue_green',
     'gradient_mean', 'sharpness', 'noise', 'haze', 'top_bottom',
+    'luminance_range', 'colourfulness', 'flecks', 'dark_flecks', 'banding', 'far_contrast',
+    'tile_contrast', 'tile_dark', 'tile_sharpness_low', 'tile_sharpness_spread',
+    'fineness_x', 'fineness_y', 'noise_floor', 'blockiness', 'streaks', 'empty_levels',
 )  # fmt: skip
 """Names of the statistics, in the order of `image_statistics`."""
 
 _SIZE = (160, 120)
 _WINDOW = np.ones((7, 7), np.uint8)
+_TILE = 20  # side of a tile of the small image
+_CROPS = (3, 3)  # rows and columns of crops at native resolution
+_CROP = (48, 96)  # their height and width
+_BLOCK = 8  # of JPEG
+_LINES = np.ones((1, 7), np.uint8), np.ones((7, 1), np.uint8)
+_LEAST = 0.25  # grey levels, on both sides of a ratio: a flat image has nothing to compare
+_FLECK = 8  # grey levels by which a fleck differs from its surroundings
 
 
 def frame_statistics(frame: Frame) -> np.ndarray:
@@ -42,44 +57,163 @@ def image_statistics(image: np.ndarray, luminance: np.ndarray | None = None) -> 
         luminance: (H, W) uint8 of every pixel, where `image` is a smaller version of the frame.
 
     Returns:
-        (15,) float64, finite for every image; see `STATISTICS`. Luminances are in [0, 1].
+        (S,) float64, finite for every image; see `STATISTICS`. Luminances are in [0, 1], ratios
+        and amounts of texture are logarithms.
     """
     small = image
-    if all(
+    # The same mean of an area but for rounding, several times as fast.
+    while all(
         size % 2 == 0 and size >= 4 * least
-        for size, least in zip(image.shape, _SIZE[::-1], strict=False)
+        for size, least in zip(small.shape, _SIZE[::-1], strict=False)
     ):
-        small = halve(image, 1, 1)  # the same mean of an area but for rounding, in half the time
+        small = halve(small, 1, 1)
     small = cv2.resize(small, _SIZE, interpolation=cv2.INTER_AREA)
-    gray8 = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    gray = gray8.astype(np.float32) / 255
-    counts = np.bincount(gray8.ravel(), minlength=256)
+    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    counts = np.bincount(gray.ravel(), minlength=256)
+    gradient = cv2.magnitude(*(cv2.Sobel(gray, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))))
+    native = image if luminance is None else luminance
+    return np.array(
+        [
+            *_light(small, gray, counts, gradient, native),
+            _quantile(counts, 0.99) / 255 - _quantile(counts, 0.01) / 255,
+            _colourfulness(small),
+            *_picture(gray, gradient),
+            *_texture(_crops(native)),
+        ],
+        np.float64,
+    )
+
+
+def _light(
+    small: np.ndarray,
+    gray: np.ndarray,
+    counts: np.ndarray,
+    gradient: np.ndarray,
+    native: np.ndarray,
+) -> list[float]:
+    """Brightness, colour and sharpness of the whole: the first 15 statistics."""
     p05, p50, p95 = (_quantile(counts, q) / 255 for q in (0.05, 0.5, 0.95))
     red, green, blue = (value / 255 for value in cv2.mean(small)[:3])
     channels = cv2.split(small)
     largest, smallest = (f(f(*channels[:2]), channels[2]) for f in (cv2.max, cv2.min))
     saturation = (largest - smallest) / np.maximum(largest, 1)
-    gradient = cv2.magnitude(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1))
     # Noise and sharpness need native pixels: area resizing averages both away.
-    native = image if luminance is None else luminance
     height, width = native.shape[:2]
     crop = native[height // 4 : height // 4 + 128, width // 4 : width // 4 + 192]
-    if luminance is None:
-        crop = cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY)
-    laplacian = np.abs(cv2.Laplacian(crop.astype(np.float32), cv2.CV_32F))
+    laplacian = np.abs(cv2.Laplacian(_gray(crop).astype(np.float32), cv2.CV_32F))
     third = _SIZE[1] // 3
-    return np.array(
-        [
-            gray.mean(), gray.std(), p05, p50, p95,
-            counts[:16].sum() / gray8.size, counts[241:].sum() / gray8.size, saturation.mean(),
-            np.log((red + 0.01) / (green + 0.01)), np.log((blue + 0.01) / (green + 0.01)),
-            gradient.mean(), np.log1p(laplacian.var()), np.log1p(np.median(laplacian)),
-            # Dark channel (He et al. 2009): near zero in clear scenes, bright in haze.
-            cv2.erode(smallest, _WINDOW).mean() / 255,
-            gray[:third].mean() - gray[-third:].mean(),
-        ],
-        np.float64,
-    )  # fmt: skip
+    return [
+        gray.mean() / 255, gray.std() / 255, p05, p50, p95,
+        counts[:16].sum() / gray.size, counts[241:].sum() / gray.size, saturation.mean(),
+        np.log((red + 0.01) / (green + 0.01)), np.log((blue + 0.01) / (green + 0.01)),
+        gradient.mean() / 255, np.log1p(laplacian.var()), np.log1p(np.median(laplacian)),
+        # Dark channel (He et al. 2009): near zero in clear scenes, bright in haze.
+        cv2.erode(smallest, _WINDOW).mean() / 255,
+        (gray[:third].mean() - gray[-third:].mean()) / 255,
+    ]  # fmt: skip
+
+
+def _colourfulness(small: np.ndarray) -> float:
+    """Of Hasler and Süsstrunk (2003), eq. 2, over 255: unlike saturation, small in the dark."""
+    red, green, blue = (channel.astype(np.float32) for channel in cv2.split(small))
+    opponents = red - green, (red + green) / 2 - blue
+    spread, offset = (
+        np.hypot(*(getattr(o, name)() for o in opponents)) for name in ('std', 'mean')
+    )
+    return float(spread + 0.3 * offset) / 255
+
+
+def _picture(gray: np.ndarray, gradient: np.ndarray) -> list[float]:
+    """Where in the small image there is how much contrast: weather, and dirt on the lens.
+
+    Args:
+        gray: (120, 160) uint8.
+        gradient: (120, 160) float32, its magnitude.
+    """
+    difference = gray.astype(np.int16) - cv2.medianBlur(gray, 5)
+    rows = gray.mean(axis=1)
+    height = gray.shape[0]
+    far = gradient[int(0.35 * height) : int(0.55 * height)]  # about the horizon
+    near = gradient[2 * height // 3 :]
+    sharpness = np.log(_tiles(gradient).mean(axis=1) + 1)
+    tiles = _tiles(gray).astype(np.float32)
+    light = np.log(tiles.mean(axis=1) + 1)
+    return [
+        # Snow and rain are brighter than what is behind them, noise is so half of the time.
+        *(np.log1p(100 * (sign * difference > _FLECK).mean()) for sign in (1, -1)),
+        np.log1p(np.abs(np.diff(rows, 2)).mean()),
+        # Fog takes contrast from afar, a flat exposure from everywhere.
+        np.log((far.mean() + _LEAST) / (near.mean() + _LEAST)),
+        np.log1p(np.median(tiles.std(axis=1))),
+        light.min() - np.median(light),
+        np.quantile(sharpness, 0.1) - np.median(sharpness),
+        sharpness.std(),
+    ]
+
+
+def _tiles(small: np.ndarray) -> np.ndarray:
+    """(48, 400) pixels of the tiles of a small image."""
+    rows, columns = small.shape[0] // _TILE, small.shape[1] // _TILE
+    return small.reshape(rows, _TILE, columns, _TILE).swapaxes(1, 2).reshape(rows * columns, -1)
+
+
+def _gray(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of RGB or of what is grey already."""
+    if image.ndim == 2:
+        return image
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+
+
+def _crops(native: np.ndarray) -> np.ndarray:
+    """(9, 48, 96) uint8 luminance, spread over the frame, aligned to its JPEG blocks.
+
+    A single one might show nothing but sky. A frame that is smaller than a crop is mirrored.
+    """
+    rows, columns = (max(0, least - n) for n, least in zip(native.shape, _CROP, strict=False))
+    if rows or columns:
+        native = np.pad(
+            native, ((0, rows), (0, columns), *[(0, 0)] * (native.ndim - 2)), mode='symmetric'
+        )
+    tops, lefts = (
+        [(size - length) * (2 * i + 1) // (2 * number) // _BLOCK * _BLOCK for i in range(number)]
+        for size, length, number in zip(native.shape, _CROP, _CROPS, strict=False)
+    )
+    return np.stack([
+        _gray(native[top : top + _CROP[0], left : left + _CROP[1]])
+        for top in tops
+        for left in lefts
+    ])  # fmt: skip
+
+
+def _texture(crops: np.ndarray) -> list[float]:
+    """What only native pixels show: blur by direction, noise, compression, rain.
+
+    Args:
+        crops: (9, 48, 96) uint8.
+    """
+    values = crops.astype(np.int16)
+    across, down = (np.abs(np.diff(values, axis=axis)) for axis in (2, 1))
+    coarse_x = np.abs(values[:, :, 4:] - values[:, :, :-4])
+    coarse_y = np.abs(values[:, 4:] - values[:, :-4])
+    boundary = np.s_[_BLOCK - 1 :: _BLOCK]
+    at_blocks = across[:, :, boundary].mean() + down[:, boundary].mean()
+    inside = (across[:, :, 3::_BLOCK].mean() + down[:, 3::_BLOCK].mean())  # fmt: skip
+    sheet = crops.reshape(-1, crops.shape[2])
+    laplacian = np.abs(cv2.Laplacian(sheet, cv2.CV_16S))
+    cells = laplacian.reshape(sheet.shape[0] // 16, 16, -1, 16).mean(axis=(1, 3))
+    lying, upright = (cv2.morphologyEx(sheet, cv2.MORPH_TOPHAT, line).mean() for line in _LINES)
+    counts = np.bincount(sheet.ravel(), minlength=256)
+    low, high = (int(_quantile(counts, q)) for q in (0.01, 0.99))
+    return [
+        np.log((across.mean() + _LEAST) / (coarse_x.mean() + _LEAST)),
+        np.log((down.mean() + _LEAST) / (coarse_y.mean() + _LEAST)),
+        # Texture leaves some cells alone, noise leaves none.
+        np.log1p(np.quantile(cells, 0.15)),
+        np.log((at_blocks + _LEAST) / (inside + _LEAST)),
+        # A bright upright line vanishes under a lying one and stays under an upright one.
+        np.log((lying + _LEAST) / (upright + _LEAST)),
+        (counts[low : high + 1] == 0).mean(),
+    ]
 
 
 def _quantile(counts: np.ndarray, q: float) -> float:

@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What kind of degradation is it? Signatures of image statistics, and the courage to say other.
+
+Statistics are standardised on the training domain, so that a signature is what a kind does to a
+nominal frame of this camera. A multinomial logistic regression tells the kinds apart. It knows
+only what it was shown: a frame that is far from everything shown, or that no kind fits well, is of
+another kind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from clcp_ros.monitor.statistics import STATISTICS
+
+NONE = 'none'
+"""In domain."""
+
+OTHER = 'other'
+"""Out of domain, and like nothing known."""
+
+KINDS = (
+    'dark', 'haze', 'rain', 'snow', 'blur', 'noise', 'lens dirt', 'exposure', 'compression',
+)  # fmt: skip
+"""Degradations that have a signature."""
+
+CLASSES = (NONE, *KINDS, OTHER)
+"""What a frame can be, in the order of the rows of `KindReference.weights`."""
+
+MAX_GAP_S = 2.0
+TOP = 3
+_CLIP = 30.0  # sd; one statistic must not decide alone
+_SOFTNESS = 0.1  # of the limit, within which a frame goes from known to unknown
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What kind of degradation frames show.
+
+    Attributes:
+        name: One of `CLASSES`.
+        probability: Of that, in [0, 1].
+        top: The statistics that are farthest from the training domain, farthest first, each with
+            its signed distance in standard deviations of nominal frames.
+    """
+
+    name: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class KindReference:
+    """What nominal frames and each kind look like; S statistics, D = 2 S, P prototypes.
+
+    Attributes:
+        location: (S,) median of the nominal frames.
+        scale: (S,) their robust standard deviation, floored.
+        weights: (12, D) of the logistic regression, a row for each of `CLASSES`.
+        bias: (12,) of the same.
+        prototypes: (P, R) where known families and severities lie, whitened.
+        whitening: (R, S) takes squashed statistics there.
+        limit: () distance to the nearest prototype beyond which a frame is unknown.
+        least: () probability below which no kind is named.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    prototypes: np.ndarray
+    whitening: np.ndarray
+    limit: np.ndarray
+    least: np.ndarray
+
+    def z(self, statistics: np.ndarray) -> np.ndarray:
+        """(..., S) statistics in standard deviations of nominal frames, within 30."""
+        z = (np.asarray(statistics, np.float64) - self.location) / self.scale
+        return np.asarray(np.clip(z, -_CLIP, _CLIP))
+
+    def probabilities(self, z: np.ndarray) -> np.ndarray:
+        """How likely each of `CLASSES` is.
+
+        Args:
+            z: (..., S) from `z`.
+
+        Returns:
+            (..., 12) of sum 1.
+        """
+        logits = descriptor(z) @ self.weights.T + self.bias
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        known = 1 / (1 + np.exp((self.distance(z) / self.limit - 1) / _SOFTNESS))[..., None]
+        share = known * odds / odds.sum(axis=-1, keepdims=True)
+        share[..., -1] += 1 - known[..., 0]
+        return np.asarray(share)
+
+    def distance(self, z: np.ndarray) -> np.ndarray:
+        """(...) whitened distance of (..., S) to the nearest family and severity shown."""
+        here = np.arcsinh(z) @ self.whitening.T
+        squared = (
+            (here**2).sum(axis=-1)[..., None]
+            - 2 * here @ self.prototypes.T
+            + (self.prototypes**2).sum(axis=1)
+        )
+        return np.asarray(np.sqrt(np.maximum(squared.min(axis=-1), 0)))
+
+    def classify(self, statistics: np.ndarray) -> Kind:
+        """Name the kind of one frame.
+
+        Args:
+            statistics: (S,) from `image_statistics`.
+
+        Raises:
+            ValueError: They are not finite, or not so many.
+        """
+        z = self.z(self._checked(statistics))
+        return self.name(self.probabilities(z), z)
+
+    def name(self, probabilities: np.ndarray, z: np.ndarray) -> Kind:
+        """Decide.
+
+        Args:
+            probabilities: (12,) of one frame or the mean of several.
+            z: (S,) of the same.
+        """
+        best = int(np.argmax(probabilities))
+        probability = float(probabilities[best])
+        if probability < self.least:
+            best, probability = len(CLASSES) - 1, 1 - float(probabilities[:-1].max())
+        order = np.argsort(-np.abs(z), kind='stable')[:TOP]
+        return Kind(CLASSES[best], probability, tuple((STATISTICS[i], float(z[i])) for i in order))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields and the names of the statistics, for a file."""
+        values = {f.name: np.asarray(getattr(self, f.name), np.float64) for f in fields(self)}
+        return values | {'statistics': np.array(STATISTICS)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> KindReference:
+        """Undo `arrays`.
+
+        Raises:
+            KeyError: A field is missing.
+            ValueError: It was fitted on other statistics, or a field is not what it should be.
+        """
+        if arrays['statistics'].tolist() != list(STATISTICS):
+            raise ValueError('kinds were fitted on statistics of another release')
+        values = {f.name: np.asarray(arrays[f.name], np.float64) for f in fields(cls)}
+        s, p, r = len(STATISTICS), len(values['prototypes']), len(values['whitening'])
+        shapes = {
+            'location': (s,), 'scale': (s,), 'weights': (len(CLASSES), 2 * s),
+            'bias': (len(CLASSES),), 'prototypes': (p, r), 'whitening': (r, s), 'limit': (),
+            'least': (),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if values[name].shape != shape or not values[name].size:
+                raise ValueError(f'kinds: {name} has shape {values[name].shape}, not {shape}')
+            if not np.isfinite(values[name]).all():
+                raise ValueError(f'kinds: {name} holds numbers that are not finite')
+        if not (values['scale'] > 0).all() or not values['limit'] > 0:
+            raise ValueError('kinds: a scale is not positive')
+        if not 0 <= values['least'] < 1:
+            raise ValueError('kinds: the least probability is none')
+        return cls(**values)
+
+    def _checked(self, statistics: np.ndarray) -> np.ndarray:
+        values = np.asarray(statistics, np.float64)
+        if values.shape != self.location.shape:
+            raise ValueError(f'{values.shape} statistics, not {self.location.shape}')
+        if not np.isfinite(values).all():
+            raise ValueError('statistics are not finite')
+        return values
+
+
+class KindWindow:
+    """The kind over the last seconds of one camera: the mean of the frames' probabilities.
+
+    Args:
+        reference: What the kinds look like.
+        window_s: Length of the window, seconds; may be changed at any time.
+        max_gap_s: A longer gap between stamps, or a stamp that does not go ahead, starts anew.
+
+    Raises:
+        ValueError: `window_s` or `max_gap_s` is not positive.
+    """
+
+    def __init__(
+        self, reference: KindReference, window_s: float = 5.0, max_gap_s: float = MAX_GAP_S
+    ) -> None:
+        if not window_s > 0 or not max_gap_s > 0:
+            raise ValueError('window_s and max_gap_s must be positive')
+        self.reference = reference
+        self.window_s, self.max_gap_s = window_s, max_gap_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._frames: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
+
+    def forget(self, before_ns: int) -> None:
+        """Forget the frames before a time: after an abrupt change the old ones say nothing.
+
+        Args:
+            before_ns: Stamp of the first frame that stays.
+        """
+        while self._frames and self._frames[0][0] < before_ns:
+            self._frames.popleft()
+
+    def update(self, stamp_ns: int, statistics: np.ndarray) -> Kind:
+        """Take in a frame.
+
+        Args:
+            stamp_ns: The image's stamp.
+            statistics: (S,) from `image_statistics`.
+
+        Returns:
+            The kind that the window shows.
+
+        Raises:
+            ValueError: They are not finite, or not so many; the window is unchanged.
+        """
+        z = self.reference.z(self.reference._checked(statistics))
+        if self._frames and not 0 < stamp_ns - self._frames[-1][0] <= self.max_gap_s * 1e9:
+            self.reset()
+        self._frames.append((stamp_ns, self.reference.probabilities(z), z))
+        self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
+        _, probabilities, distances = zip(*self._frames, strict=True)
+        # Averaged anew each time: a running mean would drift over hours.
+        return self.reference.name(np.mean(probabilities, axis=0), np.mean(distances, axis=0))
+
+
+def descriptor(z: np.ndarray) -> np.ndarray:
+    """(..., 2 S) what the logistic regression reads of (..., S): how far, and how far either way.
+
+    The area hyperbolic sine is linear within a standard deviation and logarithmic beyond: a
+    severity more is about a step more.
+    """
+    squashed = np.arcsinh(z)
+    return np.concatenate([squashed, np.abs(squashed)], axis=-1)

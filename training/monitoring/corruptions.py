@@ -15,7 +15,9 @@ goes on under AGPL, and none has darkness with its noise, exposure, dirt or drop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,6 +25,9 @@ import numpy as np
 from clcp_ros.errors import ClcpError
 from training.monitoring import optics
 from training.monitoring.optics import LEVELS, LINEAR, LUMINANCE, WIDTH_PX, Array
+
+if TYPE_CHECKING:
+    from training.monitoring.samples import Item
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -74,6 +79,40 @@ def kind_of(tag: str) -> str:
     if name in _EFFECTS:
         return _EFFECTS[name][1]
     return _SIMULATED.get(name, 'other')
+
+
+def degrade(
+    items: Iterable[Item],
+    families: Sequence[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    draws: int | None = None,
+    seed: int = 0,
+) -> Iterator[Item]:
+    """Degrade frames: of each one, every family at some severities.
+
+    What is drawn for a frame follows from the seed, its drive and its stamp, whatever the order.
+
+    Args:
+        items: Nominal frames.
+        families: Default: all.
+        severities: To choose from.
+        draws: How many severities a frame gets of each family; all without it.
+        seed: Of the randomness.
+
+    Yields:
+        The frames with their drives, stamps and labels; the tag is `family:severity`.
+    """
+    chosen = FAMILIES if families is None else families
+    for item in items:
+        for family in chosen:
+            key = zlib.crc32(f'{item.drive}/{family}'.encode())
+            rng = np.random.default_rng([seed, key, item.stamp_ns % (1 << 63)])
+            own = severities if draws is None else rng.permutation(severities)[:draws]
+            state = rng.bit_generator.state
+            for severity in sorted(int(s) for s in own):
+                rng.bit_generator.state = state
+                image = corrupt(item.image, family, severity, rng)
+                yield item._replace(image=image, tag=f'{family}:{severity}')
 
 
 # ------------------------------------------------------------------------------- before the lens

@@ -13,8 +13,10 @@ from training.monitoring.corruptions import (
     SEVERITIES,
     CorruptionError,
     corrupt,
+    degrade,
     kind_of,
 )
+from training.monitoring.samples import Item
 
 
 @pytest.fixture(scope='module')
@@ -167,6 +169,32 @@ def test_grey_at_last(street: np.ndarray) -> None:
 )  # fmt: skip
 def test_kinds_of_tags(tag: str, kind: str) -> None:
     assert kind_of(tag) == kind
+
+
+def test_frames_are_degraded_the_same_in_any_order(street: np.ndarray) -> None:
+    label = np.zeros(street.shape[:2], np.uint8)
+    items = [Item(street, label, 'a', 1, 'clear'), Item(street[::2, ::2], None, 'b', 2, 'clear')]
+    families = ('noise', 'fog', 'rain')
+    forward = list(degrade(items, families, draws=2, seed=4))
+    backward = list(degrade(items[::-1], families[::-1], draws=2, seed=4))
+    assert len(forward) == 2 * 3 * 2
+    found = {(item.drive, item.tag): item for item in backward}
+    for item in forward:
+        other = found[item.drive, item.tag]
+        assert np.array_equal(item.image, other.image)
+        assert (item.stamp_ns, item.label is label) == (other.stamp_ns, item.drive == 'a')
+    assert {int(item.tag[-1]) for item in forward} <= set(SEVERITIES)
+    again = list(degrade(items, families, draws=2, seed=5))
+    assert not all(
+        x.tag == y.tag and np.array_equal(x.image, y.image)
+        for x, y in zip(forward, again, strict=True)
+    )
+
+
+def test_every_severity_of_every_family_by_default(street: np.ndarray) -> None:
+    small = street[::8, ::8]
+    tags = [item.tag for item in degrade([Item(small, None, 'a', -1, 'clear')])]
+    assert tags == [f'{family}:{severity}' for family in FAMILIES for severity in SEVERITIES]
 
 
 def test_there_are_families_of_every_kind() -> None:

@@ -5,8 +5,8 @@
 What the segmenter says of a place and what the lidar measures there are mapped into one small
 space (canonical correlation, fitted on nominal drives). *Agreement* is the mean cosine of the
 pairs minus that of pairs shuffled among points of the same frame at like range and height, which
-takes away what the scene alone explains. A bad camera lowers it. So does a wrong mounting, but then
-the agreement is higher for a lidar that is turned a little in thought: the lidar's points are
+takes away what the scene alone explains. A bad camera lowers it. So does a wrong mounting, but
+then the agreement is higher for a lidar that is turned a little in thought: the lidar's points are
 shifted in the image to both sides, and the side that agrees better is measured.
 """
 
@@ -294,7 +294,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _sample(grid: np.ndarray, shape: tuple[int, ...], uv: np.ndarray) -> np.ndarray:
-    """(N, k) values of a grid (h w, k) between its places, bilinear; the border goes on outside."""
+    """(N, k) values of a grid (h w, k) between its places; the border goes on outside."""
     height, width = shape
     x = np.clip(uv[:, 0] * width - np.float32(0.5), 0, width - 1)
     y = np.clip(uv[:, 1] * height - np.float32(0.5), 0, height - 1)

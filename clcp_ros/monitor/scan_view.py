@@ -270,9 +270,9 @@ def _describe(
     column = np.minimum((uv[:, 0] * columns).astype(np.intp), columns - 1)
     row = np.minimum((uv[:, 1] * rows).astype(np.intp), rows - 1)
     cell = row * columns + column
-    count, range_sum, height_sum = (
+    count, range_sum = (
         np.bincount(cell, weights, rows * columns).reshape(rows, columns)
-        for weights in (None, log_range, height)
+        for weights in (None, log_range)
     )
     filled = count > 0
     safe = np.maximum(count, 1)

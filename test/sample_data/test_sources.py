@@ -14,11 +14,12 @@ from rosbags.highlevel import AnyReader
 
 from clcp_ros import image_codec
 from clcp_ros.errors import RecordingError
+from clcp_ros.point_cloud import cloud_fields
 from training.pairs import PairSet
 from training.pairs.build import BuildOptions, build, plan
 from training.pairs.geometry import project_points, visible_points
 from training.sources import SourceOptions, a2d2, kitti_odometry, open_source
-from training.sources._pointcloud2 import cloud_fields, decode_cloud, learn_convention
+from training.sources._pointcloud2 import decode_cloud, learn_convention
 from training.sources._rosbag_calibration import _intrinsics_of_info, _model
 from training.sources._rosbag_topics import choose_topics
 from training.sources.base import Drops

@@ -15,9 +15,9 @@ import numpy as np
 from clcp_ros.bag_file import header_stamp
 from clcp_ros.classes import UNLABELLED
 from clcp_ros.errors import CalibrationError, ClcpError, RecordingError
+from clcp_ros.point_cloud import cloud_fields
 from clcp_ros.replay import BagFrame, Camera, ReplayBag, ReplayFrame
 from training.pairs.geometry import Rectifier, visible_points
-from training.sources._pointcloud2 import cloud_fields
 from training.sources._rosbag_calibration import read_calibration
 from training.sources._rosbag_livox import livox_fields
 from training.sources._rosbag_topics import LIVOX_TYPES, Topics, choose_topics

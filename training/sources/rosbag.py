@@ -23,18 +23,14 @@ import numpy as np
 from clcp_ros import image_codec
 from clcp_ros.bag_file import Bag, bag_groups, header_stamp
 from clcp_ros.errors import ClcpError, ImageError, RecordingError
+from clcp_ros.point_cloud import cloud_fields
 from clcp_ros.replay import CONDITION_TOPIC
 from training.pairs.geometry import Rectifier, inside_image, project_points
 from training.pairs.motion import deskew
 from training.pairs.odometry import lidar_odometry
 from training.pairs.pair import Pair
 from training.pairs.sync import Matches, match_nearest
-from training.sources._pointcloud2 import (
-    Convention,
-    cloud_fields,
-    decode_fields,
-    learn_convention,
-)
+from training.sources._pointcloud2 import Convention, decode_fields, learn_convention
 from training.sources._rosbag_calibration import Calibration, read_calibration
 from training.sources._rosbag_livox import livox_fields
 from training.sources._rosbag_motion import BagMotion, bag_motion

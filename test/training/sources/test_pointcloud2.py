@@ -12,12 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcp_ros.errors import RecordingError
-from training.sources._pointcloud2 import (
-    Convention,
-    cloud_fields,
-    decode_cloud,
-    learn_convention,
-)
+from clcp_ros.point_cloud import cloud_fields
+from training.sources._pointcloud2 import Convention, decode_cloud, learn_convention
 from training.sources.base import Drops
 
 TYPES = {'i1': 1, 'u1': 2, 'i2': 3, 'u2': 4, 'i4': 5, 'u4': 6, 'f4': 7, 'f8': 8}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from clcp_ros.decision import decide
 from clcp_ros.errors import ModelError
 from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.reference import class_shares
 from clcp_ros.monitor.statistics import STATISTICS, image_statistics
 from clcp_ros.replay_scores import confusion_matrix
 from training.cli import atomic_path
@@ -184,7 +185,7 @@ def collect(
         rows['low'].append(image_statistics(item.image))
         for name, feature in prediction.features.items():
             rows[name].append(feature)
-        rows['scene'].append(scene_shares(prediction.logits))
+        rows['scene'].append(class_shares(prediction.logits))
         if logits:
             limit = np.finfo(np.float16).max
             rows['logits'].append(prediction.logits.clip(-limit, limit).astype(np.float16))
@@ -196,19 +197,6 @@ def collect(
     if not arrays['confusion'].any():
         del arrays['confusion']
     return Samples(np.array(drives), np.array(stamps, np.int64), np.array(tags), **arrays)
-
-
-def scene_shares(logits: np.ndarray) -> np.ndarray:
-    """Share of each class among the cells of the network's grid.
-
-    Args:
-        logits: (C, h, w).
-
-    Returns:
-        (C,) float64, of sum 1.
-    """
-    best = logits.argmax(axis=0)
-    return np.bincount(best.ravel(), minlength=len(logits)) / best.size
 
 
 def _confusion(logits: np.ndarray, label: np.ndarray | None, classes: int) -> np.ndarray:

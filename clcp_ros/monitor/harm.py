@@ -5,15 +5,16 @@
 If the network's probabilities were right, the confusion matrix of its masks would be known in
 expectation without any label: a pixel that is called car with probability 0.8 and road with 0.2
 adds 0.8 to one cell and 0.2 to another. Such soft confusions of some seconds give an expected IoU
-for each class. A shifted network is too sure of itself, so that a map fitted on labelled frames
-under many corruptions takes the expected IoU, and how far the frames are from the training domain,
-to the mIoU. Its errors on corruptions that it was not fitted on give the interval.
+of each class (compare Borges et al. 2024 for the Dice score). A shifted network is too sure of
+itself, so that a map fitted on labelled frames under many corruptions takes the expected IoU, the
+confidence and the distance from the training domain to the mIoU. Its errors on corruptions that it
+was not fitted on give the interval.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -21,15 +22,14 @@ import numpy as np
 
 from clcp_ros.monitor.reference import FrameScore
 
-FEATURES = (
-    'soft_iou', 'soft_iou_present', 'confidence', 'dispersity', 'energy',
-    'low', 'early', 'deep', 'log_samples',
-)  # fmt: skip
-"""What the map to the mIoU may read of a window; see `window_features`."""
+FEATURES = ('soft_iou', 'source_iou', 'classes', 'confidence', 'energy', 'deep')
+"""What the map to the mIoU reads of a window; see `HarmReference.features`."""
 
 MAX_GAP_S = 2.0
-_PRESENT = 1e-3  # share of the pixels above which a class counts as present
+_SHOWN = 1e-3  # share of the grid above which a class counts as shown
 _Z_LIMIT = 6.0  # sd; beyond it a frame is no more harmful for being farther away
+_LITTLE = 1e-5  # a share of the grid that is none
+_FREE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,18 @@ class Harm:
     """The mIoU that is to be expected of the frames of a window; all numbers are finite.
 
     Attributes:
-        miou: Over the classes that the window shows, in [0, 1].
+        miou: In [0, 1].
         low: Lower end of its interval.
         high: Upper end.
-        drop: What the source domain gives on the same classes, less `miou`.
+        drop: What the source domain gives on windows of this size, less `miou`.
         drop_low: Lower end of its interval.
         drop_high: Upper end.
         samples: Frames in the window.
         window_s: Time from the first to the last of them, seconds.
-        class_iou: (C,) IoU that is to be expected of each class, in [0, 1].
-        class_drop: (C,) the source's IoU less `class_iou`; zero for a class that is absent.
-        present: (C,) bool, classes that the window shows.
+        class_iou: (C,) IoU that is to be expected of each class where it is in view, in [0, 1].
+        class_drop: (C,) the source's IoU less `class_iou`, times the probability that the class is
+            in view at all: what the class takes from the mIoU.
+        shown: (C,) bool, classes that the network finds in the window.
     """
 
     miou: float
@@ -60,7 +61,7 @@ class Harm:
     window_s: float
     class_iou: np.ndarray
     class_drop: np.ndarray
-    present: np.ndarray
+    shown: np.ndarray
 
     def top_classes(self, names: Sequence[str], most: int = 3) -> tuple[tuple[str, float], ...]:
         """The classes that lose most.
@@ -70,12 +71,11 @@ class Harm:
             most: How many.
 
         Returns:
-            Names and drops, the largest first; only classes that lose something.
+            Names and `class_drop`, the largest first; only classes that lose something.
         """
         order = np.argsort(-self.class_drop, kind='stable')[:most]
-        return tuple(
-            (names[c], float(self.class_drop[c])) for c in order if self.class_drop[c] > 0
-        )
+        lost = [(names[c], float(self.class_drop[c])) for c in order]
+        return tuple((name, drop) for name, drop in lost if drop > 0)
 
 
 def soft_confusion(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -87,36 +87,49 @@ def soft_confusion(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
     Returns:
         (C, C) float64 of sum 1: row a, column b is the mean over the grid of the probability of a
-        where b is the best class.
+        where b is the best class, and zero elsewhere.
 
     Raises:
         ValueError: The logits are not finite, or have another shape.
     """
-    return _soft_counts(logits, temperature)[:, :-1]
+    return soft_counts(logits, temperature)[:, :-1]
 
 
-def _soft_counts(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(C, C + 1): the soft confusion, and of each predicted class its share of the free energy."""
+def soft_counts(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """The soft confusion, and where the free energy is.
+
+    Args:
+        logits: (C, h, w) any float type, on any grid.
+        temperature: That the logits are divided by.
+
+    Returns:
+        (C, C + 1) float64: `soft_confusion`, and for each predicted class the sum of the free
+        energies, log-sum-exp of the logits (Liu et al. 2020), over the grid's size.
+
+    Raises:
+        ValueError: The logits are not finite, or have another shape.
+    """
     if logits.ndim != 3 or 0 in logits.shape:
         raise ValueError(f'logits of shape {logits.shape}, not (C, h, w)')
     classes = len(logits)
-    flat = logits.reshape(classes, -1).astype(np.float64)
+    flat = np.asarray(logits.reshape(classes, -1), np.float32)
     if not np.isfinite(flat).all():
         raise ValueError('logits are not finite')
-    flat /= temperature
     best, highest = flat.argmax(axis=0), flat.max(axis=0)
-    flat -= highest
-    np.exp(flat, out=flat)
-    total = flat.sum(axis=0)
-    flat /= total
-    values = np.concatenate([flat, (highest + np.log(total))[None]])
+    # Differences of the largest floats would overflow.
+    share = np.maximum((flat / 2 - highest / 2) * np.float32(2 / temperature), np.float32(-80))
+    np.exp(share, out=share)
+    total = share.sum(axis=0)
+    share /= total
+    # Sorted by the best class, sums of neighbours are those of the columns: a product of matrices
+    # would be as fast, but its last bits depend on the number of threads.
     order = np.argsort(best, kind='stable')
     found, starts = np.unique(best[order], return_index=True)
     counts = np.zeros((classes, classes + 1))
-    sums = np.add.reduceat(values[:, order], starts, axis=1) / best.size
-    counts[:, found] = sums[:-1]
-    counts[found, -1] = sums[-1]
-    return counts
+    counts[:, found] = np.add.reduceat(share[:, order].astype(np.float64), starts, axis=1)
+    energy = highest.astype(np.float64) / temperature + np.log(total)
+    counts[:, -1] = np.bincount(best, weights=energy, minlength=classes)
+    return counts / best.size
 
 
 def soft_class_iou(confusion: np.ndarray) -> np.ndarray:
@@ -138,17 +151,24 @@ class Window(NamedTuple):
 
     Attributes:
         counts: (C, C + 1) mean of `HarmReference.describe`.
-        score: (3,) mean of the taps `low`, `early` and `deep` of the scores, limited to 6 sd.
-        samples: Number of frames.
+        taps: (3,) mean of `tap_scores`.
+        samples: Number of frames that say something new; frames that follow each other within a
+            second count for less.
     """
 
     counts: np.ndarray
-    score: np.ndarray
-    samples: int
+    taps: np.ndarray
+    samples: float
 
 
 def tap_scores(score: FrameScore) -> np.ndarray:
-    """(3,) `low`, `early`, `deep` of a frame as a window averages them.
+    """What a window averages of a frame's score.
+
+    Args:
+        score: Of a frame.
+
+    Returns:
+        (3,) `low`, `early`, `deep`, limited to 6 standard deviations.
 
     Raises:
         ValueError: One of them is not finite.
@@ -159,69 +179,48 @@ def tap_scores(score: FrameScore) -> np.ndarray:
     return z.clip(-_Z_LIMIT, _Z_LIMIT)
 
 
-def window_features(window: Window, expected: np.ndarray) -> np.ndarray:
-    """What the map to the mIoU reads.
-
-    Args:
-        window: The frames.
-        expected: (C,) bool, classes that count.
-
-    Returns:
-        (F,) float64, finite, in the order of `FEATURES`.
-    """
-    counts = window.counts
-    confusion = counts[:, :-1]
-    iou, present = soft_class_iou(confusion), present_classes(confusion, expected)
-    weight = max(float(confusion.sum()), 1e-12)
-    # Nuclear norm of the confusion: 1 where all classes are used and sure, 1/C for a single one.
-    dispersity = np.linalg.svd(confusion / weight, compute_uv=False).sum()
-    return np.array([
-        iou[expected].mean() if expected.any() else 0.0,
-        iou[present].mean() if present.any() else 0.0,
-        np.trace(confusion) / weight, dispersity, counts[:, -1].sum(),
-        *window.score, np.log(max(window.samples, 1)),
-    ])  # fmt: skip
-
-
-def present_classes(confusion: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """(C,) bool: expected classes that more than a thousandth of the grid is called."""
-    return expected & (confusion.sum(axis=0) > _PRESENT)
-
-
 @dataclass(frozen=True)
 class HarmReference:
     """What is known of the network's quality on its source domain, and under corruptions.
 
-    F features, C classes, L sizes of window.
+    C classes, F features, L sizes of a window.
 
     Attributes:
         temperature: () that makes the source's confidence equal its accuracy.
-        class_iou: (C,) IoU on the source; 0 for a class that was not seen.
+        class_iou: (C,) IoU on the source; 0 for a class that its labels do not hold.
         class_soft_iou: (C,) expected IoU there.
+        class_rate: (C,) share of the source's frames whose labels hold the class.
+        class_share: (C,) mean probability of the class there.
+        class_confidence: (C,) mean probability of the class where it is predicted on the source.
         expected: (C,) bool, classes that the labels of the source hold; those that count.
+        presence: (4,) coefficients of a logistic regression: is a class in view? Of the log odds
+            that `class_rate` gives, the logarithm of its share over `class_share`, that of
+            `class_share`, and 1.
         lowest: (F,) smallest value of each feature that the map was fitted on.
         highest: (F,) largest.
         coefficients: (F,) of the features.
-        intercept: ().
-        sizes: (L,) frames in a window, ascending.
-        margins: (L, 2) what the interval goes below and above the estimates of a window.
+        intercept: () of the map.
+        sizes: (L,) frames in a window, ascending, from 1.
+        source: (L,) mIoU of the source in windows of these sizes.
+        margins: (L, 2) how far the interval goes below and above what a window's own uncertainty
+            about the classes in view gives.
     """
 
     temperature: np.ndarray
     class_iou: np.ndarray
     class_soft_iou: np.ndarray
+    class_rate: np.ndarray
+    class_share: np.ndarray
+    class_confidence: np.ndarray
     expected: np.ndarray
+    presence: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
     coefficients: np.ndarray
     intercept: np.ndarray
     sizes: np.ndarray
+    source: np.ndarray
     margins: np.ndarray
-
-    @property
-    def miou(self) -> float:
-        """Of the source, over the classes that count."""
-        return float(self.class_iou[self.expected].mean())
 
     def describe(self, logits: np.ndarray) -> np.ndarray:
         """What a frame adds to a window.
@@ -230,69 +229,176 @@ class HarmReference:
             logits: (C, h, w) any float type, on any grid.
 
         Returns:
-            (C, C + 1) float64, independent of the grid's size: the soft confusion, of sum 1, and a
-            last column with each predicted class' share of the free energy.
+            (C, C + 1) float64 from `soft_counts`, whatever the grid's size.
 
         Raises:
             ValueError: The logits are not finite, or of another number of classes.
         """
         if logits.ndim != 3 or len(logits) != len(self.expected):
             raise ValueError(f'logits of shape {logits.shape} for {len(self.expected)} classes')
-        return _soft_counts(logits, float(self.temperature))
+        return soft_counts(logits, float(self.temperature))
+
+    def presence_features(self, window: Window) -> np.ndarray:
+        """What tells whether classes are in view.
+
+        Args:
+            window: The frames.
+
+        Returns:
+            (C, 4) float64, see `presence`.
+        """
+        rate = (1 - (1 - self.class_rate) ** window.samples).clip(0.02, 0.98)
+        share = window.counts[:, :-1].sum(axis=1)
+        usual = np.log(self.class_share + _LITTLE)
+        return np.stack(
+            [
+                np.log(rate / (1 - rate)),
+                np.log(share + _LITTLE) - usual,
+                usual,
+                np.ones(len(rate)),
+            ],
+            axis=1,
+        )
+
+    def in_view(self, window: Window) -> np.ndarray:
+        """How probable it is that labels of the frames would hold each class.
+
+        Args:
+            window: The frames.
+
+        Returns:
+            (C,) in [0, 1]; zero for classes that do not count.
+        """
+        odds = (self.presence_features(window) @ self.presence).clip(-30, 30)
+        return np.where(self.expected, 1 / (1 + np.exp(-odds)), 0.0)
+
+    def features(self, window: Window, weight: np.ndarray) -> np.ndarray:
+        """What the map to the mIoU reads.
+
+        Args:
+            window: The frames.
+            weight: (C,) from `in_view`.
+
+        Returns:
+            (F,) float64, finite, in the order of `FEATURES`: of the classes in view the expected
+            IoU, the IoU on the source, and their number; mean confidence and free energy; distance
+            of the last features from the training domain.
+        """
+        confusion = window.counts[:, :-1]
+        return np.array([
+            _mean(soft_class_iou(confusion), weight), _mean(self.class_iou, weight), weight.sum(),
+            np.trace(confusion), window.counts[:, -1].sum(), window.taps[2],
+        ])  # fmt: skip
 
     def estimate(self, window: Window, expected: np.ndarray | None = None) -> Harm:
-        """Judge the frames of a window; `Harm.window_s` stays 0.
+        """Judge the frames of a window.
 
         Args:
             window: The frames, at least one.
             expected: (C,) bool, classes that the route may show; None for all that count.
+
+        Returns:
+            The estimate, with `samples` rounded and a `window_s` of 0.
         """
-        counted = self.expected if expected is None else self.expected & expected
-        features = window_features(window, counted).clip(self.lowest, self.highest)
-        miou = float((features @ self.coefficients + self.intercept).clip(0, 1))
+        soft = soft_class_iou(window.counts[:, :-1])
+        weight = self.in_view(window)
+        miou = self._map(window, weight)
+        class_iou = self._class_iou(soft, weight, miou)
+        source = float(np.interp(np.log(window.samples), np.log(self.sizes), self.source))
+        shown = self.expected & (window.counts[:, :-1].sum(axis=0) > _SHOWN)
+        if expected is not None:
+            everywhere, weight = weight, np.where(expected, weight, 0.0)
+            shown = shown & expected
+            miou = _mean(class_iou, weight)
+            source *= _mean(self.class_iou, weight) / max(_mean(self.class_iou, everywhere), _FREE)
+        least, most = self._range(class_iou, weight, shown, miou)
         below, above = (
-            np.interp(np.log(window.samples), np.log(self.sizes), margin)
+            float(np.interp(np.log(window.samples), np.log(self.sizes), margin))
             for margin in self.margins.T
         )
-        present = present_classes(window.counts[:, :-1], counted)
-        source = float(self.class_iou[present].mean()) if present.any() else self.miou
-        low, high = max(miou - float(below), 0.0), min(miou + float(above), 1.0)
-        class_iou = soft_class_iou(window.counts[:, :-1])
+        low = min(max(least - below, 0.0), miou)
+        high = max(min(most + above, 1.0), miou)
         return Harm(
-            miou, low, high, source - miou, source - high, source - low, window.samples, 0.0,
-            class_iou, np.where(present, self.class_iou - class_iou, 0.0), present,
+            miou, low, high, source - miou, source - high, source - low,
+            round(window.samples), 0.0, class_iou, weight * (self.class_iou - class_iou), shown,
         )  # fmt: skip
+
+    def _map(self, window: Window, weight: np.ndarray) -> float:
+        features = self.features(window, weight).clip(self.lowest, self.highest)
+        return float((features @ self.coefficients + self.intercept).clip(0.0, 1.0))
+
+    def _class_iou(self, soft: np.ndarray, weight: np.ndarray, miou: float) -> np.ndarray:
+        """(C,) IoUs whose weighted mean is the estimated mIoU, as far as none is above 1."""
+        kept = np.divide(
+            soft, self.class_soft_iou, out=np.zeros(len(soft)), where=self.class_soft_iou > _FREE
+        )
+        iou = self.class_iou * kept.clip(0.0, 1.0)
+        mean = _mean(iou, weight)
+        if mean <= _FREE:  # nothing that the source shows is found: spread it as the source does
+            iou, mean = self.class_iou, max(_mean(self.class_iou, weight), _FREE)
+        return (iou * (miou / mean)).clip(0.0, 1.0)
+
+    def _range(
+        self, iou: np.ndarray, weight: np.ndarray, shown: np.ndarray, miou: float
+    ) -> tuple[float, float]:
+        """The mIoU if all classes of the route are in view, and if only those that are found.
+
+        Classes that are not found on the source either say nothing by not being found.
+        """
+        silent = self.class_soft_iou <= _SHOWN
+        everything = _mean(iou, (weight > 0).astype(np.float64))
+        found = _mean(iou, weight * (shown | silent))
+        return min(miou, everything, found), max(miou, everything, found)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The reference as arrays by name."""
         return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> HarmReference:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> HarmReference:
         """Make a reference of what `arrays` gave.
 
         Raises:
             KeyError: An array is missing.
             ValueError: Shapes or numbers are impossible.
         """
-        reference = cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        reference._check()
-        return reference
-
-    def _check(self) -> None:
-        classes, features, sizes = len(self.class_iou), len(FEATURES), len(self.sizes)
-        shapes = {
-            'temperature': (), 'class_iou': (classes,), 'class_soft_iou': (classes,),
-            'expected': (classes,), 'lowest': (features,), 'highest': (features,),
-            'coefficients': (features,), 'intercept': (), 'sizes': (sizes,),
-            'margins': (sizes, 2),
+        given = {field.name: np.asarray(arrays[field.name]) for field in fields(cls)}
+        classes, features = given['class_iou'].size, len(FEATURES)
+        sizes = given['sizes'].size
+        shapes: dict[str, tuple[int, ...]] = {
+            'temperature': (), 'intercept': (), 'sizes': (sizes,), 'source': (sizes,),
+            'margins': (sizes, 2), 'presence': (4,),
+            **dict.fromkeys(('lowest', 'highest', 'coefficients'), (features,)),
         }  # fmt: skip
-        for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape:
-                raise ValueError(f'{name} has the shape {array.shape}, not {shape}')
+        for name, array in given.items():
+            shape = shapes.get(name, (classes,))
+            if array.shape != shape or array.dtype.kind != ('b' if name == 'expected' else 'f'):
+                raise ValueError(f'{name} is {array.dtype} of shape {array.shape}, not {shape}')
             if not np.isfinite(array).all():
                 raise ValueError(f'{name} is not finite')
+        if not sizes or given['sizes'][0] != 1 or (np.diff(given['sizes']) <= 0).any():
+            raise ValueError('sizes of windows do not ascend from 1')
+        if not given['temperature'] > 0 or not given['expected'].any():
+            raise ValueError('the temperature is not positive, or no class counts')
+        if (given['lowest'] > given['highest']).any():
+            raise ValueError('a feature has an empty range')
+        for name in (
+            'class_iou',
+            'class_soft_iou',
+            'class_rate',
+            'class_share',
+            'class_confidence',
+            'source',
+        ):
+            if given[name].min() < 0 or given[name].max() > 1:
+                raise ValueError(f'{name} is not within 0 and 1')
+        return cls(**given)
+
+
+def _mean(values: np.ndarray, weight: np.ndarray) -> float:
+    """Weighted mean; 0 where nothing has a weight."""
+    total = float(weight.sum())
+    return float(values @ weight) / total if total > 0 else 0.0
 
 
 class HarmWindow:
@@ -300,9 +406,10 @@ class HarmWindow:
 
     Args:
         reference: What is known of the network.
-        window_s: Length of the window, seconds.
+        window_s: Length of the window, seconds; may be changed at any time.
         max_gap_s: A longer gap between stamps, or a stamp that does not go ahead, starts anew.
-        expected: (C,) bool, classes that the route may show; None for all that the source has.
+        expected: (C,) bool, classes that the route may show; None for all that the source has. May
+            be changed at any time.
 
     Raises:
         ValueError: `window_s` or `max_gap_s` is not positive, or `expected` does not fit.
@@ -320,8 +427,8 @@ class HarmWindow:
         if expected is not None and expected.shape != reference.expected.shape:
             raise ValueError(f'{expected.shape} expected classes, not {reference.expected.shape}')
         self.reference = reference
-        self._window_ns, self._gap_ns = int(window_s * 1e9), int(max_gap_s * 1e9)
-        self._expected = expected
+        self.window_s, self.max_gap_s = window_s, max_gap_s
+        self.expected = expected
         self.reset()
 
     def reset(self) -> None:
@@ -356,19 +463,22 @@ class HarmWindow:
             ValueError: Something is not finite or has another shape; the window is unchanged.
         """
         classes = len(self.reference.expected)
-        if counts.shape != (classes, classes + 1) or not np.isfinite(counts).all():
-            raise ValueError(f'counts of shape {counts.shape}, or not finite')
-        z = tap_scores(score)
-        if self._frames and not 0 < stamp_ns - self._frames[-1][0] <= self._gap_ns:
+        if counts.shape != (classes, classes + 1):
+            raise ValueError(f'counts of shape {counts.shape} for {classes} classes')
+        if not np.isfinite(counts).all():
+            raise ValueError('counts are not finite')
+        taps = tap_scores(score)
+        if self._frames and not 0 < stamp_ns - self._frames[-1][0] <= self.max_gap_s * 1e9:
             self.reset()
-        self._frames.append((stamp_ns, counts, z))
-        self.forget(stamp_ns - self._window_ns + 1)
+        self._frames.append((stamp_ns, counts, taps))
+        self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
+        number, seconds = len(self._frames), (stamp_ns - self._frames[0][0]) * 1e-9
         # Summed anew each time: a running sum would drift over hours.
         window = Window(
-            np.mean([frame[1] for frame in self._frames], axis=0),
-            np.mean([frame[2] for frame in self._frames], axis=0),
-            len(self._frames),
+            np.sum([frame[1] for frame in self._frames], axis=0) / number,
+            np.sum([frame[2] for frame in self._frames], axis=0) / number,
+            min(number, 1 + seconds),
         )
-        harm = self.reference.estimate(window, self._expected)
-        self.harm = replace(harm, window_s=(stamp_ns - self._frames[0][0]) * 1e-9)
+        harm = self.reference.estimate(window, self.expected)
+        self.harm = replace(harm, samples=number, window_s=seconds)
         return self.harm

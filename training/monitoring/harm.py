@@ -2,24 +2,92 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fits the label-free estimate of the mIoU: temperature, map, intervals.
 
-Labelled frames of the source domain, of drives that the network was not trained on, and the same
-frames under corruptions. The residuals that make the intervals are of corruption families that
-the map was not fitted on.
+It takes labelled frames of the source domain, best of drives that the network was not trained on,
+and the same frames under corruptions. What the map's residuals are on corruption families, and on
+drives, that it was not fitted on makes the intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
 
-from clcp_ros.monitor.harm import FEATURES, HarmReference, soft_confusion
+from clcp_ros.errors import ModelError
+from clcp_ros.monitor.harm import (
+    FEATURES,
+    HarmReference,
+    Window,
+    soft_class_iou,
+    soft_counts,
+    tap_scores,
+)
 from clcp_ros.monitor.reference import ShiftReference
+from clcp_ros.replay_scores import class_iou, mean_iou
 from training.monitoring.samples import Samples
 
 SIZES = (1, 5, 20)
 """Frames in a window for which intervals are fitted."""
+
+MIN_FRAMES = 8
+"""Fewest labelled frames of the source that a fit accepts."""
+
+MIN_FAMILIES = 4
+"""Fewest corruption families that tell something of a family that was left out."""
+
+_WINDOWS = 12  # of each size and tag
+_CLEAN_SHARE = 0.15  # of the weight of all windows: no drop where nothing is wrong
+_RIDGE = 0.01  # per window, of standardised features
+# A map that may not call a surer network worse, nor a stranger frame better, does nothing wild on
+# what it was not fitted on.
+_SIGNS = {'soft_iou': 1, 'confidence': 1, 'energy': 1, 'deep': -1}
+_ASSUMED_MARGINS = ((0.15, 0.10), (0.12, 0.08), (0.10, 0.06))
+
+
+@dataclass(frozen=True)
+class HarmFrames:
+    """Labelled frames, reduced to what the fit reads.
+
+    Attributes:
+        drive: (N,) str.
+        stamp_ns: (N,) int64.
+        tag: (N,) str, condition or `family:severity`.
+        counts: (N, C, C + 1) float64 from `soft_counts`.
+        taps: (N, 3) float64 from `tap_scores`.
+        confusion: (N, C, C + 1) int64 from `confusion_matrix`.
+    """
+
+    drive: np.ndarray
+    stamp_ns: np.ndarray
+    tag: np.ndarray
+    counts: np.ndarray
+    taps: np.ndarray
+    confusion: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.drive)
+
+    @property
+    def family(self) -> np.ndarray:
+        """(N,) str: the tag without its severity."""
+        return np.array([str(tag).partition(':')[0] for tag in self.tag], dtype=np.str_)
+
+    def take(self, rows: np.ndarray) -> HarmFrames:
+        """Some of the frames, by indices or an (N,) bool mask."""
+        return HarmFrames(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def window(self, rows: np.ndarray) -> Window:
+        """Some of the frames, taken together."""
+        return Window(self.counts[rows].mean(axis=0), self.taps[rows].mean(axis=0), len(rows))
+
+    @staticmethod
+    def concat(parts: Sequence[HarmFrames]) -> HarmFrames:
+        """Several sets as one, at least one."""
+        return HarmFrames(
+            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(HarmFrames))
+        )
 
 
 @dataclass(frozen=True)
@@ -29,7 +97,7 @@ class HarmFit:
     Attributes:
         reference: For the bundle.
         figures: For the monitor card: JSON values by name.
-        missing: What could not be fitted, and why; for people.
+        missing: What could not be fitted, and what was done instead; for people.
     """
 
     reference: HarmReference
@@ -47,10 +115,10 @@ def fit_harm(
     """Fit on labelled frames.
 
     Args:
-        clean: Labelled frames of the source domain with logits, best of drives that the network
-            was not trained on.
-        degraded: Frames under corruptions, labelled, with logits; `tag` is `family:severity`.
-            Batches are reduced one after the other, so that they may be made on the fly.
+        clean: Frames of the source domain with logits and labels, best of drives that neither the
+            network nor `novelty` has seen; frames without a label are left out.
+        degraded: The same under corruptions; `tag` is `family:severity`. Batches are reduced one
+            after the other, so that they may be made on the fly; none at all are allowed.
         novelty: Scores the taps; None leaves them out of the map.
         confidence: Of the intervals.
         seed: Of the drawn windows.
@@ -59,17 +127,389 @@ def fit_harm(
         The reference and its figures.
 
     Raises:
-        ModelError: There are no labelled frames.
+        ModelError: There are too few labelled frames, or they have no logits.
     """
-    assert clean.logits is not None
-    classes = clean.scene.shape[1]
-    ones = np.ones(classes)
-    soft = np.mean([soft_confusion(logits) for logits in clean.logits], axis=0)
-    coefficients = np.zeros(len(FEATURES))
-    coefficients[0] = 1.0
-    limits = np.full(len(FEATURES), 1e3)
-    reference = HarmReference(
-        np.array(1.0), ones, np.diagonal(soft) * 0 + 1, ones > 0, -limits, limits, coefficients,
-        np.array(0.0), np.array(SIZES, float), np.full((len(SIZES), 2), 0.1),
+    if clean.logits is None:
+        raise ModelError('the fit of the expected mIoU needs logits; collect them')
+    labelled = clean.take(clean.labelled)
+    if len(labelled) < MIN_FRAMES:
+        raise ModelError(
+            f'{len(labelled)} labelled frames of the training domain are too few to fit the '
+            f'expected mIoU; it takes at least {MIN_FRAMES}, better 100'
+        )
+    temperature = fit_temperature(labelled)
+    batches = [degraded] if isinstance(degraded, Samples) else degraded
+    parts = [reduce_frames(batch, temperature, novelty) for batch in batches]
+    source = reduce_frames(labelled, temperature, novelty)
+    rest = HarmFrames.concat(parts) if parts else source.take(np.zeros(0, int))
+    return fit_frames(source, rest, temperature, confidence, seed, novelty is not None)
+
+
+def fit_temperature(samples: Samples) -> float:
+    """The temperature that makes the mean confidence equal the accuracy.
+
+    Labels are needed only as confusion matrices, which is why this is not the maximum of the
+    likelihood (Guo et al. 2017); both right the confidence's mean.
+
+    Args:
+        samples: Labelled frames with logits.
+
+    Returns:
+        Within 0.2 and 8; 1 where nothing is labelled.
+    """
+    if samples.logits is None or samples.confusion is None or not samples.confusion.any():
+        return 1.0
+    confusion = samples.confusion.sum(axis=0)
+    accuracy = float(np.trace(confusion) / confusion.sum())
+    # A few frames say as much of one number as all of them.
+    rows = np.unique(np.linspace(0, len(samples) - 1, 100).round().astype(int))
+    logits = samples.logits[rows].astype(np.float32)
+    logits -= logits.max(axis=1, keepdims=True)
+    low, high = np.log(0.2), np.log(8.0)
+    for _ in range(20):
+        middle = (low + high) / 2
+        confidence = float((1 / np.exp(logits / np.float32(np.exp(middle))).sum(axis=1)).mean())
+        low, high = (middle, high) if confidence > accuracy else (low, middle)
+    return float(np.exp((low + high) / 2))
+
+
+def reduce_frames(
+    samples: Samples, temperature: float, novelty: ShiftReference | None = None
+) -> HarmFrames:
+    """Reduce labelled frames to what the fit reads; those without a label are left out.
+
+    Args:
+        samples: Frames with logits.
+        temperature: From `fit_temperature`.
+        novelty: Scores the taps; zeros without it.
+
+    Raises:
+        ModelError: There are no logits.
+    """
+    if samples.logits is None:
+        raise ModelError('the fit of the expected mIoU needs logits; collect them')
+    rows = np.flatnonzero(samples.labelled)
+    classes = samples.scene.shape[1]
+    counts, taps = np.zeros((len(rows), classes, classes + 1)), np.zeros((len(rows), 3))
+    for i, row in enumerate(rows):
+        counts[i] = soft_counts(samples.logits[row], temperature)
+        if novelty is not None:
+            score = novelty.score(samples.low[row], samples.features(row), samples.scene[row])
+            taps[i] = tap_scores(score)
+    confusion = samples.confusion
+    if confusion is None:
+        confusion = np.zeros((len(samples), classes, classes + 1), np.int64)
+    return HarmFrames(
+        samples.drive[rows], samples.stamp_ns[rows], samples.tag[rows], counts, taps,
+        confusion[rows],
     )  # fmt: skip
-    return HarmFit(reference, {}, ('everything: only the interface is there yet',))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Drawn windows.
+
+    Attributes:
+        windows: W of them.
+        miou: (W,) what the labels say.
+        size: (W,) frames that were asked for, one of `SIZES`.
+        family: (W,) str, empty for the source.
+        weight: (W,).
+        held: (W, C) bool, classes that the labels hold.
+    """
+
+    windows: list[Window]
+    miou: np.ndarray
+    size: np.ndarray
+    family: np.ndarray
+    weight: np.ndarray
+    held: np.ndarray
+
+
+def fit_frames(
+    clean: HarmFrames,
+    degraded: HarmFrames,
+    temperature: float,
+    confidence: float = 0.9,
+    seed: int = 0,
+    taps: bool = True,
+) -> HarmFit:
+    """Fit on reduced frames.
+
+    Args:
+        clean: Of the source domain.
+        degraded: Under corruptions; may be empty.
+        temperature: That both were reduced with.
+        confidence: Of the intervals.
+        seed: Of the drawn windows.
+        taps: Whether the taps were scored.
+
+    Returns:
+        The reference and its figures.
+    """
+    missing = _gaps(clean, degraded, taps)
+    windows = _draw(clean, degraded, seed)
+    source = _source(clean, temperature, windows)
+    families = sorted(set(degraded.family.tolist()))
+    if len(families) < MIN_FAMILIES:
+        return HarmFit(_scaled(source), {'families': families}, missing)
+    everything = np.ones(len(windows.windows), bool)
+    reference = _fitted(source, _features(source, windows), windows, everything)
+    held_out = _held_out(clean, degraded, temperature, seed)
+    tail = (1 - confidence) / 2
+    margins = np.array([_margins(held_out, size, tail) for size in SIZES])
+    return HarmFit(replace(reference, margins=margins), _figures(held_out), missing)
+
+
+def _gaps(clean: HarmFrames, degraded: HarmFrames, taps: bool) -> tuple[str, ...]:
+    """What these frames cannot tell."""
+    found = []
+    families = set(degraded.family.tolist())
+    if len(families) < MIN_FAMILIES:
+        found.append(
+            f'the map to the mIoU: {len(families)} families of corruptions, not {MIN_FAMILIES}; '
+            'the expected IoU is scaled as on the source, and the interval is assumed'
+        )
+    if len(set(clean.drive.tolist())) < 2:
+        found.append('what another drive is like: one drive only, of which halves were left out')
+    if len(clean) < 2 * SIZES[-1]:
+        found.append(
+            f'windows of {SIZES[-1]} frames of other drives: {len(clean)} labelled frames, not '
+            f'{2 * SIZES[-1]}; windows are smaller'
+        )
+    if not taps:
+        found.append('what the distance from the training domain says: it was not given')
+    if unseen := int((~clean.confusion.any(axis=(0, 2))).sum()):
+        found.append(f'{unseen} classes that the labels do not hold; they do not count')
+    return tuple(found)
+
+
+def _source(clean: HarmFrames, temperature: float, windows: _Windows) -> HarmReference:
+    """What the source tells, without a map."""
+    confusion = clean.confusion.sum(axis=0)
+    soft = clean.counts.mean(axis=0)[:, :-1]
+    held = clean.confusion.any(axis=2)
+    expected = held.any(axis=0)
+    shares, right = soft.sum(axis=0), np.diagonal(soft)
+    sizes, nominal = np.array(SIZES, np.float64), windows.family == ''
+    none = np.zeros(len(FEATURES))
+    reference = HarmReference(
+        temperature=np.asarray(temperature, np.float64),
+        class_iou=np.nan_to_num(class_iou(confusion)),
+        class_soft_iou=soft_class_iou(soft),
+        class_rate=held.mean(axis=0),
+        class_share=soft.sum(axis=1).clip(0, 1),
+        class_confidence=np.divide(
+            right, shares, out=np.full(len(right), right.sum()), where=shares > 0
+        ).clip(0, 1),
+        expected=expected,
+        presence=np.array([1.0, 0.0, 0.0, 0.0]),
+        lowest=none,
+        highest=none,
+        coefficients=none,
+        intercept=np.asarray(0.0),
+        sizes=sizes,
+        source=np.array([windows.miou[nominal & (windows.size == size)].mean() for size in SIZES]),
+        margins=np.zeros((len(SIZES), 2)),
+    )
+    return replace(reference, presence=_presence(reference, windows))
+
+
+def _presence(source: HarmReference, windows: _Windows) -> np.ndarray:
+    """(4,) of `HarmReference.presence`; as often as on the source where nothing is to be told."""
+    counted = source.expected
+    features = np.concatenate([source.presence_features(w)[counted] for w in windows.windows])
+    held = windows.held[:, counted].ravel()
+    if held.all() or not held.any():
+        return source.presence
+    weight = np.repeat(windows.weight, counted.sum())
+    model = LogisticRegression(C=10.0).fit(features[:, :3], held, sample_weight=weight)
+    return np.append(model.coef_[0], model.intercept_)
+
+
+def _scaled(source: HarmReference) -> HarmReference:
+    """A map for want of corruptions: the expected IoU times what it has to be on the source."""
+    soft, true = source.class_soft_iou[source.expected], source.class_iou[source.expected]
+    name = FEATURES.index('soft_iou')
+    ratio = min(float(true.mean() / max(soft.mean(), 1e-9)), 2.0)
+    lowest, highest = np.zeros(len(FEATURES)), np.zeros(len(FEATURES))
+    highest[name] = 1.0
+    return replace(
+        source, lowest=lowest, highest=highest,
+        coefficients=np.where(np.arange(len(FEATURES)) == name, ratio, 0.0),
+        margins=np.array(_ASSUMED_MARGINS),
+    )  # fmt: skip
+
+
+def _draw_of(
+    frames: HarmFrames, rng: np.random.Generator, most: int = _WINDOWS
+) -> list[tuple[int, np.ndarray]]:
+    """Windows of frames that follow each other, inside a drive where it has enough.
+
+    Returns:
+        The size that was asked for and the rows, which are fewer where there are not so many.
+    """
+    order = np.lexsort((frames.stamp_ns, frames.drive))
+    drives = [order[frames.drive[order] == drive] for drive in np.unique(frames.drive)]
+    found = []
+    for size in SIZES:
+        runs = [rows for rows in drives if len(rows) >= size] or [order]
+        starts = [rows[i : i + size] for rows in runs for i in range(max(1, len(rows) - size + 1))]
+        chosen = rng.permutation(len(starts))[:most]
+        found += [(size, starts[i]) for i in chosen]
+    return found
+
+
+def _draw(clean: HarmFrames, degraded: HarmFrames, seed: int) -> _Windows:
+    rng = np.random.default_rng(seed)
+    windows, miou, sizes, families, weights, held = [], [], [], [], [], []
+    tags = sorted(set(degraded.tag.tolist()))
+    sets = [('', clean, 2 * _WINDOWS)]
+    sets += [(tag.partition(':')[0], degraded.take(degraded.tag == tag), _WINDOWS) for tag in tags]
+    for family, frames, most in sets:
+        drawn = _draw_of(frames, rng, most)
+        share = _CLEAN_SHARE if family == '' else (1 - _CLEAN_SHARE) / max(len(tags), 1)
+        for size, rows in drawn:
+            confusion = frames.confusion[rows].sum(axis=0)
+            value = mean_iou(confusion)
+            if not np.isfinite(value):
+                continue
+            windows.append(frames.window(rows))
+            held.append(confusion.any(axis=1))
+            miou.append(value)
+            sizes.append(size)
+            families.append(family)
+            weights.append(share / sum(1 for other, _ in drawn if other == size))
+    weight = np.array(weights)
+    return _Windows(
+        windows, np.array(miou), np.array(sizes), np.array(families, dtype=np.str_),
+        weight * len(weight) / weight.sum(), np.array(held),
+    )  # fmt: skip
+
+
+def _features(source: HarmReference, windows: _Windows) -> np.ndarray:
+    """(W, F)."""
+    return np.stack([source.features(w, source.in_view(w)) for w in windows.windows])
+
+
+def _fitted(
+    source: HarmReference, features: np.ndarray, windows: _Windows, chosen: np.ndarray
+) -> HarmReference:
+    """The map of some of the windows.
+
+    Args:
+        source: What the source tells.
+        features: (W, F) of all windows.
+        windows: W of them.
+        chosen: (W,) bool.
+    """
+    x, weight = features[chosen], windows.weight[chosen]
+    mean, spread = np.average(x, axis=0, weights=weight), x.std(axis=0)
+    used = spread > 1e-9
+    scale = np.where(used, spread, 1.0)
+    sign = np.array([_SIGNS.get(name, 0) for name in FEATURES])
+    # A free sign is that of the difference of two columns that only count upwards.
+    z = np.where(used, (x - mean) / scale, 0.0)
+    both = np.concatenate([z * np.where(sign == 0, 1, sign), -z[:, sign == 0]], axis=1)
+    ridge = Ridge(alpha=_RIDGE * weight.sum(), positive=True)
+    ridge.fit(both, windows.miou[chosen], sample_weight=weight)
+    per_spread = ridge.coef_[: len(FEATURES)] * np.where(sign == 0, 1, sign)
+    per_spread[sign == 0] -= ridge.coef_[len(FEATURES) :]
+    coefficients = np.where(used, per_spread / scale, 0.0)
+    return replace(
+        source, lowest=x.min(axis=0), highest=x.max(axis=0), coefficients=coefficients,
+        intercept=np.asarray(float(ridge.intercept_) - float(coefficients @ mean)),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """What a map says of families and drives that it was not fitted on.
+
+    Attributes:
+        miou: (W,) of the labels.
+        estimate: (W,).
+        least: (W,) lower end of the interval before it is widened.
+        most: (W,) upper end.
+        size: (W,).
+        family: (W,) str.
+    """
+
+    miou: np.ndarray
+    estimate: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+    size: np.ndarray
+    family: np.ndarray
+
+
+def _held_out(clean: HarmFrames, degraded: HarmFrames, temperature: float, seed: int) -> _HeldOut:
+    first = _halves(clean, clean)
+    own = _halves(clean, degraded)
+    rows = []
+    for half in (True, False):
+        kept, others = clean.take(first == half), clean.take(first != half)
+        fit = _draw(kept, degraded.take(own == half), seed)
+        source = _source(kept, temperature, fit)
+        features = _features(source, fit)
+        test = _draw(others, degraded.take(own != half), seed)
+        for family in np.unique(test.family):
+            # Of the source itself all families are known.
+            reference = _fitted(source, features, fit, (fit.family != family) | (family == ''))
+            for i in np.flatnonzero(test.family == family):
+                harm = reference.estimate(test.windows[i])
+                rows.append((test.miou[i], harm.miou, harm.low, harm.high, test.size[i], family))
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return _HeldOut(*columns)
+
+
+def _halves(clean: HarmFrames, frames: HarmFrames) -> np.ndarray:
+    """(N,) bool: the frame belongs to the first half of the drives, or of the only drive."""
+    drives, counts = np.unique(clean.drive, return_counts=True)
+    if len(drives) < 2:
+        return np.asarray(frames.stamp_ns < np.median(clean.stamp_ns))
+    first: list[str] = []
+    sizes = [0, 0]
+    for i in np.argsort(-counts, kind='stable'):  # the largest first, to the smaller half
+        half = int(sizes[1] < sizes[0])
+        sizes[half] += int(counts[i])
+        if half == 0:
+            first.append(str(drives[i]))
+    return np.isin(frames.drive, first)
+
+
+def _margins(held_out: _HeldOut, size: int, tail: float) -> tuple[float, float]:
+    """Conformal quantiles of how far the truth is outside (Romano et al. 2019, CQR)."""
+    own = held_out.size == size
+    level = min(1.0, (1 - tail) * (own.sum() + 1) / own.sum())
+    return (
+        float(np.quantile(held_out.least[own] - held_out.miou[own], level, method='higher')),
+        float(np.quantile(held_out.miou[own] - held_out.most[own], level, method='higher')),
+    )
+
+
+def _figures(held_out: _HeldOut) -> dict[str, object]:
+    figures: dict[str, object] = {}
+    error = held_out.estimate - held_out.miou
+    for size in SIZES:
+        own = held_out.size == size
+        figures[f'{size}_frames'] = {
+            'windows': int(own.sum()),
+            'mae': round(float(np.abs(error[own]).mean()), 4),
+            'bias': round(float(error[own].mean()), 4),
+            'correlation': _correlation(held_out.estimate[own], held_out.miou[own]),
+        }
+    largest = held_out.size == SIZES[-1]
+    figures['mae_of_families'] = {
+        str(family) or 'clean': round(
+            float(np.abs(error[largest & (held_out.family == family)]).mean()), 4
+        )
+        for family in np.unique(held_out.family)
+    }
+    return figures
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    if len(first) < 3 or first.std() < 1e-9 or second.std() < 1e-9:
+        return None
+    return round(float(np.corrcoef(first, second)[0, 1]), 4)

@@ -125,7 +125,7 @@ def _calibrated(
     # Median and MAD: a single odd frame must not widen the scale of all.
     spread = np.maximum(1.4826 * np.median(np.abs(distances - location), axis=0), 0.02)
     calibrated = {
-        tap: TapReference(taps[tap], np.asarray(location[i]), np.asarray(spread[i]))
+        tap: TapReference((taps[tap],), location[i : i + 1], spread[i : i + 1])
         for i, tap in enumerate(TAPS)
     }
     novelty = ((distances - location) / spread).clip(*TapReference.Z_RANGE).mean(axis=1)

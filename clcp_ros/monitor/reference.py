@@ -26,6 +26,7 @@ from clcp_ros.monitor.statistics import STATISTICS
 TAPS = ('low', 'early', 'deep')
 _CLIP = 30.0  # of a standardised channel: one dead channel must not decide alone
 _TINY = 1e-12
+_LEAST_COSINE = 1e-6  # distance below which float32 cannot tell two frames apart
 
 
 @dataclass(frozen=True)
@@ -101,25 +102,25 @@ class Neighbours:
     """Training frames themselves: the distance is that of the k-th nearest (Sun et al. 2022).
 
     Attributes:
-        mean: (D,) of L2-normalised training frames, subtracted before directions are compared:
-            features that are positive throughout point the same way.
-        coreset: (M, D) float16, unit rows: those frames, centred.
+        coreset: (M, D) float16, L2-normalised frames that stand for all.
         rank: Which neighbour, 1 for the nearest.
     """
 
-    mean: np.ndarray
     coreset: np.ndarray
     rank: int
     _rows: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # float16 arithmetic is emulated on most processors.
-        object.__setattr__(self, '_rows', self.coreset.astype(np.float32))
+        # Most processors emulate float16. What rounding took from a row is given back: a distance
+        # between neighbours is the small difference of two numbers near 1.
+        rows = self.coreset.astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True) + _TINY
+        object.__setattr__(self, '_rows', rows)
 
     @property
     def channels(self) -> int:
         """Length of a frame's description."""
-        return self.mean.size
+        return self.coreset.shape[1]
 
     def log_distance(self, x: np.ndarray) -> float:
         """Logarithm of the cosine distance of the k-th nearest training frame.
@@ -130,40 +131,43 @@ class Neighbours:
         Returns:
             log(1 - cosine).
         """
-        direction = normalized(normalized(x) - self.mean).astype(np.float32)
-        distances = 1.0 - (self._rows @ direction).astype(np.float64)
-        nearest = float(np.partition(distances, self.rank - 1)[self.rank - 1])
-        return float(np.log(max(nearest, 0.0) + 1e-6))
+        similarity = self._rows @ normalized(x).astype(np.float32)
+        place = similarity.size - self.rank
+        distance = 1.0 - float(np.partition(similarity, place)[place])
+        return float(np.log(max(distance, 0.0) + _LEAST_COSINE))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The attributes."""
-        return {'mean': self.mean, 'coreset': self.coreset, 'rank': np.asarray(self.rank)}
+        return {'coreset': self.coreset, 'rank': np.asarray(self.rank)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Neighbours:
         """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        mean = _numbers(arrays, 'mean', (None,))
-        coreset = _numbers(arrays, 'coreset', (None, mean.size))
+        coreset = _numbers(arrays, 'coreset', (None, None))
         rank = int(_numbers(arrays, 'rank', ()))
         if not 1 <= rank <= len(coreset):
             raise ValueError(f'neighbour {rank} of {len(coreset)} frames')
-        return cls(mean=mean, coreset=coreset.astype(np.float16), rank=rank)
+        return cls(coreset.astype(np.float16), rank)
+
+
+Measure = Gaussian | Neighbours
+"""A distance from the training frames."""
 
 
 @dataclass(frozen=True)
 class TapReference:
-    """The training domain at one tap.
+    """The training domain at one tap, by one measure or several.
 
     Attributes:
-        measure: How far a frame is from it.
-        location: () median of the log distance on held-out frames.
-        spread: () robust standard deviation of the same.
+        measures: How far a frame is from it.
+        location: (number of measures,) median of their log distances on held-out frames.
+        spread: (number of measures,) robust standard deviations of the same.
     """
 
-    # Of a tap's score: no single tap decides alone, however far it is off.
+    # No single measure decides alone, however far off a frame is.
     Z_RANGE: ClassVar[tuple[float, float]] = (-4.0, 12.0)
 
-    measure: Gaussian | Neighbours
+    measures: tuple[Measure, ...]
     location: np.ndarray
     spread: np.ndarray
 
@@ -173,23 +177,31 @@ class TapReference:
         Args:
             x: (D,) a frame's description at this tap.
         """
-        z = (self.measure.log_distance(x) - self.location) / self.spread
-        return float(np.clip(z, *self.Z_RANGE))
+        return self.standardised(np.array([m.log_distance(x) for m in self.measures]))
+
+    def standardised(self, log_distances: np.ndarray) -> float:
+        """`z` of log distances by each measure, (number of measures,)."""
+        z = (log_distances - self.location) / self.spread
+        return float(np.clip(z, *self.Z_RANGE).mean())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes, and those of the measure."""
-        own = {'location': np.asarray(self.location), 'spread': np.asarray(self.spread)}
-        return {**self.measure.arrays(), **own}
+        """The attributes, those of each measure under its number."""
+        result = {'location': np.asarray(self.location), 'spread': np.asarray(self.spread)}
+        for i, measure in enumerate(self.measures):
+            result.update({f'{i}.{name}': array for name, array in measure.arrays().items()})
+        return result
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TapReference:
         """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        kind = Neighbours if 'coreset' in arrays else Gaussian
-        return cls(
-            measure=kind.from_arrays(arrays),
-            location=_numbers(arrays, 'location', ()),
-            spread=_positive(arrays, 'spread', ()),
+        location = _numbers(arrays, 'location', (None,))
+        parts = [_part(arrays, str(i)) for i in range(location.size)]
+        measures = tuple(
+            (Neighbours if 'coreset' in part else Gaussian).from_arrays(part) for part in parts
         )
+        if len({m.channels for m in measures}) != 1:
+            raise ValueError('the measures of a tap do not have the same channels')
+        return cls(measures, location, _positive(arrays, 'spread', location.shape))
 
 
 @dataclass(frozen=True)
@@ -364,7 +376,7 @@ class ShiftReference:
         if names != STATISTICS:
             raise ValueError('its image statistics are not those of this version')
         taps = {tap: TapReference.from_arrays(_part(arrays, tap)) for tap in TAPS}
-        if taps['low'].measure.channels != len(STATISTICS):
+        if taps['low'].measures[0].channels != len(STATISTICS):
             raise ValueError('the low tap does not have a channel per image statistic')
         scene = _part(arrays, 'scene')
         knots = _numbers(arrays, 'knots', (None,))

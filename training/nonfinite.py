@@ -18,6 +18,10 @@ from clcp_ros.errors import ModelError
 _BACKUP_EVERY = 50
 
 
+class DivergedError(ModelError):
+    """Loss or gradient were not finite, more often running than is tolerated."""
+
+
 class FiniteSteps(Callback):
     """Clips the gradient, skips steps that are not finite, counts them as `skipped`.
 
@@ -26,7 +30,8 @@ class FiniteSteps(Callback):
 
     Args:
         clip: Largest norm of the gradient; 0 for any.
-        tolerance: How many steps running may be skipped; the next one ends the run.
+        tolerance: How many steps running may be skipped; the next one ends the run with a
+            `DivergedError`.
     """
 
     def __init__(self, clip: float, tolerance: int = 0) -> None:
@@ -82,7 +87,7 @@ class FiniteSteps(Callback):
             before = ''
             if self.running > 1:
                 before = f', as were {self.running - 1} before it, which were skipped'
-            raise ModelError(
+            raise DivergedError(
                 f'{what} at step {step}{before}; lower the learning rate, or train in float32 '
                 '(precision 32-true)'
             )

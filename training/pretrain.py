@@ -18,6 +18,7 @@ if __package__ in (None, ''):
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,7 @@ from training.pairs.contrastive import ViewConfig
 from training.pairs.pair_set import PairSet
 from training.watch.report import Warnings
 from training.watch.watch import Watch, WatchConfig
+from training.worker_errors import plain_worker_errors
 
 SUBCOMMANDS = {
     'lr-range': ('training.search.lr_range:lr_range', 'a learning-rate range test'),
@@ -82,7 +84,7 @@ class PairData(RunData):
         chunk: int,
         workers: int,
     ) -> None:
-        join = partial(_in_chunks, collate=method.collate, chunk=chunk)
+        join = partial(in_chunks, collate=method.collate, chunk=chunk)
         super().__init__(method.samples(pairs, train=True), batches, join, workers)
         self._validation = method.samples(pairs, train=False)
         self._collate = method.collate
@@ -120,7 +122,14 @@ class PairData(RunData):
         return images
 
 
-def _in_chunks(samples: list[Any], collate: Callable[[list[Any]], Any], chunk: int) -> list[Any]:
+def in_chunks(samples: list[Any], collate: Callable[[list[Any]], Any], chunk: int) -> list[Any]:
+    """Collate samples in chunks of a batch.
+
+    Args:
+        samples: Of this rank's share of a batch.
+        collate: Joins the samples of a chunk.
+        chunk: Samples of one; 0 for all.
+    """
     size = chunk or len(samples)
     return [collate(samples[i : i + size]) for i in range(0, len(samples), size)]
 
@@ -242,9 +251,10 @@ def pretrain(
         tolerance=tolerance, callbacks=[*callbacks, best], loggers=loggers,
         hardware=hardware,
     )  # fmt: skip
-    if run.state == 'new' and validate_every:
-        trainer.validate(module, data, verbose=False)  # where it starts from
-    fit(trainer, module, data)
+    with plain_worker_errors():
+        if run.state == 'new' and validate_every:
+            trainer.validate(module, data, verbose=False)  # where it starts from
+        fit(trainer, module, data)
     if trainer.is_global_zero:
         best.restore(module)
         provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}
@@ -317,13 +327,14 @@ def _spacing(
     if gap_s <= 0:
         return None
     batch_size = min(batch_size, len(positions))
-    possible = Spacing.of(pairs, positions, gap_s).largest_gap(batch_size)
+    spacing = Spacing.of(pairs, positions, gap_s)
+    possible = spacing.largest_gap(batch_size)
     if possible < gap_s:
         rank_zero_print(
             f'{len(positions)} pairs are too few for batches of {batch_size} with {gap_s:g} s '
             f'between pairs of one sequence: {possible:.2g} s it is'
         )
-    return Spacing.of(pairs, positions, min(gap_s, possible))
+    return replace(spacing, gap_s=min(gap_s, possible))
 
 
 def _describe(
@@ -375,15 +386,22 @@ def summary(out: Path) -> str:
         )
     if final.get('skipped'):
         text += f'; {final["skipped"]:.0f} steps skipped, not finite'
-    return f'{text}\n{_speed(rows)}'
+    return f'{text}\n{speed(rows)}'
 
 
-def _speed(rows: list[tuple[int, str, float]]) -> str:
-    """Pairs per second and the share of the time in which the loader kept the step waiting."""
-    seconds = {step: value for step, name, value in rows if name == 'step_s'}
-    waited = {step: value for step, name, value in rows if name == 'waited'}
-    rate = [value for _, name, value in rows if name == 'pairs_per_s']
-    steps = sorted(seconds)[1:]  # the first one starts the workers
+def speed(rows: list[tuple[int, str, float]], skipped: int = 1) -> str:
+    """Pairs per second and the share of the time in which the loader kept the step waiting.
+
+    Args:
+        rows: Metrics of a run.
+        skipped: Steps at the beginning that do not count; the first one starts the workers.
+    """
+    seconds, waited, rates = (
+        {step: value for step, name, value in rows if name == wanted}
+        for wanted in ('step_s', 'waited', 'pairs_per_s')
+    )
+    steps = sorted(seconds)[skipped:]
+    rate = [rates[s] for s in steps if s in rates]
     total = sum(seconds[s] for s in steps)
     if not total:
         return 'too few steps to tell the speed'

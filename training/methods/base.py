@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,6 +20,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset
@@ -35,6 +35,7 @@ from training.methods.losses import clip_floor, retrieval
 from training.models.image_encoder import EncoderOutput, ImageEncoder
 from training.models.lidar.base import LidarEncoder
 from training.models.minkunet_layouts import compare_states
+from training.models.unused import freeze_without_gradient
 from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
@@ -43,8 +44,6 @@ from training.watch.watch import Watch
 IMAGE_ENCODER = 'image_encoder.safetensors'
 LIDAR_ENCODER = 'lidar_encoder.safetensors'
 EMBEDDING = 'embedding.safetensors'
-
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Batch = dict[str, Any]
 
@@ -147,7 +146,7 @@ class Method(L.LightningModule):
             (size, size),
         )  # fmt: skip
         if model.imagenet_statistics:
-            encoder.mean, encoder.std = _IMAGENET
+            encoder.mean, encoder.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         return encoder
 
     def make_lidar_encoder(self) -> LidarEncoder:
@@ -511,8 +510,6 @@ def gathered_pairs(parts: Sequence[Embedded]) -> tuple[Tensor, Tensor]:
 def freeze_unused(encoder: ImageEncoder, size: int) -> None:
     """Freeze what the features do not depend on, such as the last stage of a ResNet.
 
-    It would get no gradient, for which DDP would wait, and it is saved as it was.
-
     Args:
         encoder: The encoder; whatever is frozen stays so.
         size: Side of its images.
@@ -520,21 +517,8 @@ def freeze_unused(encoder: ImageEncoder, size: int) -> None:
     training = encoder.training
     output = encoder.eval()(torch.rand(1, 3, size, size))
     trained = [p for p in encoder.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(
-        output.grid.sum() + output.pooled.sum(), trained, allow_unused=True
-    )
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        parameter.requires_grad_(gradient is not None)
+    freeze_without_gradient(trained, [output.grid, output.pooled])
     encoder.train(training)
-
-
-def initial_log_scale(temperature: float) -> nn.Parameter:
-    """A learned logarithm of the inverse temperature.
-
-    Args:
-        temperature: To start with.
-    """
-    return nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -73,18 +73,10 @@ class Clcp(Method):
     def embed(self, batch: Batch) -> Embedded:
         """Embed a batch, L2-normalised; a pair without points has a lidar embedding of zeros."""
         image = self.image_head(self.encode_image(batch['image']).pooled)
-        voxels, sample = self.encode_lidar(batch)
-        pairs = len(image)
-        if isinstance(self.lidar_head, nn.Linear):
-            # It commutes with the mean: the same, and a thousand times less to compute.
-            lidar = self.lidar_head(mean_per_sample(voxels, sample, pairs))
-        else:
-            lidar = mean_per_sample(self.lidar_head(voxels), sample, pairs)
-        # A range image has tokens where the scan has no point.
-        visible = (batch['lidar']['point_count'] > 0) & (
-            torch.bincount(sample, minlength=pairs) > 0
+        tokens, sample = self.encode_lidar(batch)
+        lidar, visible = embed_scans(
+            self.lidar_head, tokens, sample, batch['lidar']['point_count']
         )
-        lidar = F.normalize(lidar, dim=1) * visible[:, None]
         return Embedded(F.normalize(image, dim=1), lidar, visible=visible)
 
     def contrast(self, image: Tensor, lidar: Tensor) -> Tensor:
@@ -121,6 +113,31 @@ def lidar_head(kind: str, c_in: int, c_out: int) -> nn.Module:
         nn.Linear(c_in, 2 * c_in), nn.GELU(), nn.Linear(2 * c_in, c_out), nn.Dropout(0.1),
         nn.LayerNorm(c_out),
     )  # fmt: skip
+
+
+def embed_scans(
+    head: nn.Module, tokens: Tensor, sample: Tensor, point_count: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The joint embedding of scans: their tokens projected and averaged.
+
+    Args:
+        head: Of `lidar_head`.
+        tokens: (T, D) what the lidar encoder made of the scans.
+        sample: (T,) int64 scan of each token.
+        point_count: (B,) int64 points of each scan.
+
+    Returns:
+        (B, E) L2-normalised, zeros for a scan without points; and (B,) bool, which have some.
+    """
+    scans = len(point_count)
+    if isinstance(head, nn.Linear):
+        # It commutes with the mean: the same, and a thousand times less to compute.
+        lidar = head(mean_per_sample(tokens, sample, scans))
+    else:
+        lidar = mean_per_sample(head(tokens), sample, scans)
+    # A range image has tokens where the scan has no point.
+    visible = (point_count > 0) & (torch.bincount(sample, minlength=scans) > 0)
+    return F.normalize(lidar, dim=1) * visible[:, None], visible
 
 
 METHOD = MethodEntry('clcp', ClcpConfig, Clcp)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
 from training.methods.base import Batch, Embedded, Method, MethodEntry, Own, Setup
-from training.methods.clcp import MAX_SCALE, lidar_head
+from training.methods.clcp import MAX_SCALE, embed_scans, lidar_head
 from training.methods.dense import (
     Groups,
     NegativeRules,
@@ -38,12 +38,7 @@ from training.methods.geometry import GeometryHead
 from training.methods.losses import clip_loss
 from training.models.image_encoder import ImageEncoder
 from training.models.interpolate import interpolate_weights, move_average
-from training.models.lidar.base import (
-    LidarFeatures,
-    mean_per_sample,
-    sample_maps,
-    samples_of,
-)
+from training.models.lidar.base import LidarFeatures, sample_maps, samples_of
 from training.models.lora import ATTENTION, add_lora, merge_lora
 from training.pairs.contrastive import Extras
 
@@ -225,8 +220,10 @@ class ClcpAnchored(Method):
         )
 
     def embed(self, batch: Batch) -> Embedded:
-        """Embed a chunk, and compute the terms that concern tokens."""
+        """Embed a chunk, and in training compute the terms that concern tokens."""
         o = self.options
+        if not (self.training or o.cls):
+            return Embedded(None, None)
         output = self.encode_image(batch['image'])
         scans: LidarFeatures | None = None
         if o.cls or (o.dense and self.training):
@@ -235,14 +232,11 @@ class ClcpAnchored(Method):
         if not o.cls:
             return Embedded(None, None, own)
         assert scans is not None
-        pairs = len(output.pooled)
-        tokens = self.lidar_head(scans.tokens)
-        pooled = mean_per_sample(tokens, scans.token_sample, pairs)
-        visible = (batch['lidar']['point_count'] > 0) & (
-            torch.bincount(scans.token_sample, minlength=pairs) > 0
+        lidar, visible = embed_scans(
+            self.lidar_head, scans.tokens, scans.token_sample, batch['lidar']['point_count']
         )
         image = self.image_head(output.pooled)
-        return Embedded(F.normalize(image, dim=1), F.normalize(pooled, dim=1), own, visible)
+        return Embedded(F.normalize(image, dim=1), lidar, own, visible)
 
     def contrast(self, image: Tensor, lidar: Tensor) -> Tensor:
         """CLIP's loss."""

@@ -79,14 +79,9 @@ def group_points(
     Returns:
         The groups; there may be none.
     """
-    _, height, width = shape
-    inside = used & ((uv >= 0) & (uv < 1)).all(dim=1)
-    points = inside.nonzero()[:, 0]
-    place = uv[points].double()
-    column = (place[:, 0] * width).long().clamp(max=width - 1)
-    row = (place[:, 1] * height).long().clamp(max=height - 1)
+    points = (used & inside(uv)).nonzero()[:, 0]
     cell, member, count = torch.unique(
-        (sample[points] * height + row) * width + column, return_inverse=True, return_counts=True
+        cells_of(uv[points], sample[points], shape), return_inverse=True, return_counts=True
     )
     kept = count >= min_points
     if most and int(kept.sum()) > most:
@@ -97,6 +92,30 @@ def group_points(
     number = kept.cumsum(0) - 1
     belongs = kept[member]
     return Groups(cell[kept], shape, points[belongs], number[member[belongs]])
+
+
+def inside(uv: Tensor) -> Tensor:
+    """Which places lie in the image: (P, 2) to (P,) bool."""
+    return ((uv >= 0) & (uv < 1)).all(dim=1)
+
+
+def cells_of(uv: Tensor, sample: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The cell of a map that each place falls into.
+
+    Args:
+        uv: (P, 2) column and row, inside [0, 1).
+        sample: (P,) int64.
+        shape: (B, h, w) of the map.
+
+    Returns:
+        (P,) int64 flat places in (B, h, w).
+    """
+    _, height, width = shape
+    # In float32 a place just before a border is rounded into the cell behind it.
+    place = uv.double()
+    column = (place[:, 0] * width).long().clamp(max=width - 1)
+    row = (place[:, 1] * height).long().clamp(max=height - 1)
+    return (sample * height + row) * width + column
 
 
 def point_values(image: Tensor, lidar: Tensor) -> Tensor:
@@ -257,11 +276,8 @@ def return_values(logits: Tensor, uv: Tensor, sample: Tensor, reach: Tensor) -> 
         (M,) of the cells that count.
     """
     batch, height, width = logits.shape
-    inside = ((uv >= 0) & (uv < 1)).all(dim=1)
-    place = uv[inside].double()
-    column = (place[:, 0] * width).long().clamp(max=width - 1)
-    row = (place[:, 1] * height).long().clamp(max=height - 1)
-    cell = (sample[inside] * height + row) * width + column
+    seen = inside(uv)
+    cell = cells_of(uv[seen], sample[seen], (batch, height, width))
     count = torch.bincount(cell, minlength=batch * height * width).view(batch, height, width)
     rows = torch.arange(height, device=logits.device)
     counts = (rows >= (reach * height)[:, None])[:, :, None] & (count != 1)

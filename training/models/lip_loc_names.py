@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 Tower = Literal['camera', 'lidar']
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 """Mean and deviation that LIP-Loc normalises images and range images with."""
 
 _HEAD = {

@@ -23,6 +23,7 @@ from clcp_ros.bundle import InputSpec
 from clcp_ros.classes import ClassSet
 from clcp_ros.errors import ModelError
 from training.models.image_encoder import ImageEncoder, read_weights
+from training.models.unused import freeze_without_gradient
 
 HEAD_WIDTH = 64
 """Channels of one attention head, as in the paper."""
@@ -175,8 +176,6 @@ class SegmentationModel(nn.Module):
     def freeze_unused(self, size: tuple[int, int]) -> None:
         """Freeze what the masks do not depend on, such as the last stage of a ResNet.
 
-        It would get no gradient, for which processes that train together would wait.
-
         Args:
             size: (height, width) that the encoder takes.
         """
@@ -185,9 +184,7 @@ class SegmentationModel(nn.Module):
             return
         training = self.training
         grid = self.eval().encoder(trained[0].new_ones(1, 3, *size)).grid
-        gradients = torch.autograd.grad(grid.sum(), trained, allow_unused=True)
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.requires_grad_(gradient is not None)
+        freeze_without_gradient(trained, [grid])
         self.train(training)
 
     def train(self, mode: bool = True) -> SegmentationModel:

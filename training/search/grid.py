@@ -24,6 +24,7 @@ import numpy as np
 from clcp_ros.errors import ModelError
 from training.cli import atomic_path, next_step
 from training.loop import METRICS, read_metrics
+from training.nonfinite import DivergedError
 from training.pretrain import pretrain
 from training.search.signature import with_options_of
 
@@ -65,10 +66,8 @@ def grid(
         failure = ''
         try:
             pretrain(out=out / name, hint=False, **options)
-        except ModelError as error:
+        except DivergedError as error:
             # One learning rate that diverges is a result; the others are still to be known.
-            if 'not finite' not in str(error) and ' is nan' not in str(error):
-                raise
             failure = str(error)
             print(f'\n{failure}')
         rows.append({**combination, **_result(out / name, failure), 'failure': failure})

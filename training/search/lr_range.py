@@ -20,6 +20,7 @@ from clcp_ros.errors import ModelError
 from training.cli import atomic_path, next_step
 from training.loop import METRICS, read_metrics
 from training.methods.config import OptimizerConfig
+from training.nonfinite import DivergedError
 from training.pretrain import pretrain
 from training.search.signature import with_options_of
 
@@ -70,9 +71,7 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
     settings |= {'validate_every': 0, 'patience': 0, 'keep': 'last', 'tolerance': 0}
     try:
         pretrain(out=out, optimizer=optimizer, hint=False, **settings)
-    except ModelError as error:
-        if 'not finite' not in str(error) and ' is nan' not in str(error):
-            raise
+    except DivergedError as error:
         print(f'\n{error}: the test ends there')
     losses = [v for _, name, v in read_metrics(out / METRICS) if name == 'loss']
     rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / (steps - 1))

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,6 +20,7 @@ from clcp_ros.errors import LabelError, ModelError
 from clcp_ros.inference import preprocess
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.frames import LAYOUTS, FrameSet, open_frames
+from training.segmentation.listing import Frame, thinned
 from training.segmentation.metrics import ConfusionMatrix
 
 NEIGHBOURS = 20
@@ -146,18 +147,13 @@ def _choose(folder: Path, count: int) -> tuple[FrameSet, FrameSet]:
         if len(whole) < 2:
             raise LabelError(f'{folder}: a probe needs at least two labelled frames')
         cut = max(len(whole) * 3 // 5, 1)
-        bank = _subset(whole, np.arange(cut))
-        queries = _subset(whole, np.arange(cut, len(whole)))
-    return _spread(bank, max(count * 3 // 5, 1)), _spread(queries, max(count * 2 // 5, 1))
+        bank, queries = _subset(whole, whole.frames[:cut]), _subset(whole, whole.frames[cut:])
+    bank = _subset(bank, thinned(bank.frames, max(count * 3 // 5, 1)))
+    return bank, _subset(queries, thinned(queries.frames, max(count * 2 // 5, 1)))
 
 
-def _spread(frames: FrameSet, count: int) -> FrameSet:
-    places = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    return _subset(frames, places)
-
-
-def _subset(frames: FrameSet, places: np.ndarray) -> FrameSet:
-    return dataclasses.replace(frames, frames=tuple(frames.frames[i] for i in places))
+def _subset(frames: FrameSet, some: Sequence[Frame]) -> FrameSet:
+    return dataclasses.replace(frames, frames=tuple(some))
 
 
 def _frame_size(frames: FrameSet, height: int, encoder: ImageEncoder) -> tuple[int, int]:

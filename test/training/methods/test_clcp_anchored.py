@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -132,6 +132,38 @@ def test_a_term_without_weight_costs_nothing(term: str, weights: dict[str, str])
         assert less.teacher is None
     if term in ('cls', 'geometry', 'returns', 'consistency'):
         assert len(less.state_dict()) < len(whole.state_dict())
+
+
+def test_validation_without_a_joint_embedding_computes_nothing(weights: dict[str, str]) -> None:
+    method = make(weights, geometry=1.0).eval()
+    ran = []
+    method.image_encoder.register_forward_hook(lambda *_: ran.append(1))
+    assert method.embed(make_batch(method)).image is None
+    assert not ran
+    method.train().embed(make_batch(method))
+    assert ran
+
+
+@pytest.mark.parametrize('head', ['linear', 'mlp'])
+def test_a_scan_without_points_has_no_embedding(head: Literal['linear', 'mlp']) -> None:
+    torch.manual_seed(0)
+    method = ClcpAnchored(
+        Setup(
+            ModelConfig('test_efficientnet', lidar_head=head, embed_dim=16),
+            views=ViewConfig(image_size=SIZE, voxel_size_m=0.5),
+            options=AnchoredConfig(**{**OFF, 'cls': 1.0}),
+        )
+    ).eval()
+    batch = make_batch(method)
+    preparation = method.lidar_encoder.preparation
+    clouds = [np.zeros((0, 4), np.float32), np.ones((5, 4), np.float32)]
+    batch['lidar'] = preparation.collate([preparation(c) for c in clouds])
+    batch['image'] = batch['image'][:2]
+    embedded = method.embed(batch)
+    assert embedded.visible is not None
+    assert embedded.visible.tolist() == [False, True]
+    assert embedded.lidar is not None
+    assert embedded.lidar.norm(dim=1).tolist() == pytest.approx([0, 1])
 
 
 def test_nothing_of_the_lidar_encoder_for_geometry_alone(weights: dict[str, str]) -> None:

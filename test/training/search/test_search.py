@@ -6,8 +6,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
 
 from clcp_ros.errors import ModelError
 from training.methods.config import OptimizerConfig
@@ -109,6 +112,60 @@ def test_a_grid_goes_on_where_it_was(
     assert (tmp_path / 'grid' / 'grid.png').read_bytes().startswith(b'\x89PNG')
     with pytest.raises(ModelError, match='no run logged val_nothing; there are val_alignment'):
         grid(values, 'val_nothing', **options)
+
+
+class Infinite(Callback):
+    """Makes the loss of a step infinite, as of a learning rate far too high."""
+
+    def __init__(self, step: int, least_rate: float = 0.0) -> None:
+        self.step, self.least_rate = step, least_rate
+
+    def on_before_backward(self, trainer: L.Trainer, _: Any, loss: torch.Tensor) -> None:
+        peak = trainer.optimizers[0].param_groups[-1]['initial_lr']
+        if trainer.global_step == self.step and peak >= self.least_rate:
+            loss.data.fill_(float('inf'))
+
+
+def add(callback: Callback, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = L.Trainer.fit
+
+    def fit(self: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.callbacks.insert(0, callback)
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(L.Trainer, 'fit', fit)
+
+
+def test_a_range_test_ends_where_the_loss_is_infinite(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    add(Infinite(step=8), monkeypatch)
+    plot = lr_range(lowest=1e-5, highest=1e-2, **QUICK, max_steps=12, out=tmp_path, pairs=pairs)
+    assert 'the loss is inf at step 8' in capsys.readouterr().out
+    with (plot.parent / 'lr_range.csv').open() as file:
+        assert [int(r['step']) for r in csv.DictReader(file)] == list(range(1, 9))
+
+
+def test_a_combination_that_diverges_is_a_result_of_a_grid(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(Infinite(step=1, least_rate=0.5), monkeypatch)
+    table = grid(
+        {'optimizer.lr': [1.0, 1e-4]}, **QUICK, max_steps=2, validate_every=2, tolerance=0,
+        out=tmp_path, pairs=pairs,
+    )  # fmt: skip
+    with table.open() as file:
+        diverged, other = csv.DictReader(file)
+    assert 'the loss is inf' in diverged['failure']
+    assert not diverged['val_loss']
+    assert float(other['val_loss']) > 0
+    assert not other['failure']
+
+
+def test_any_other_error_ends_a_grid(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match='nothing_known'):
+        grid({'model.image_encoder': ['nothing_known']}, **QUICK, out=tmp_path, pairs=pairs)
 
 
 def test_options_of_a_grid() -> None:

@@ -35,6 +35,18 @@ def make(model: dict[str, Any] | None = None, **options: Any) -> LipLoc:
     return LipLoc(Setup(chosen, views=VIEWS, max_steps=10, options=LipLocConfig(**options)))
 
 
+def test_what_nothing_reads_of_convolutional_encoders_is_frozen() -> None:
+    """DDP would wait for its gradients."""
+    method = make(
+        {'image_encoder': 'resnet10t', 'pool': 'avg', 'lidar_encoder': 'range_resnet10t'}
+    )
+    for encoder in (method.image_encoder, method.lidar_encoder):
+        frozen = {n for n, p in encoder.named_parameters() if not p.requires_grad}
+        assert frozen
+        assert all('layer4' in name for name in frozen)
+    assert method.lidar_encoder.training
+
+
 def vit_keys(width: int, blocks: int, patch: int, tokens: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a timm vision transformer without classifier, as published."""
     keys: dict[str, tuple[int, ...]] = {

@@ -28,13 +28,14 @@ from training.models.lidar.base import (
     sample_maps,
     samples_of,
 )
-from training.models.lip_loc_names import encoder_of, is_lip_loc
+from training.models.lip_loc_names import IMAGENET, encoder_of, is_lip_loc
 from training.models.norm import bfloat16_if
 from training.models.range_image import RangeSettings, range_image
+from training.models.unused import freeze_without_gradient
 
 PREFIX = 'range_'
 # LIP-Loc normalises range images as it does camera images, whatever the weights say.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = IMAGENET
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class RangeImageEncoder(LidarEncoder):
         if self.options.checkpoint_activations:
             _checkpoint(self.image_encoder.model)
         self.embed_dim = self.image_encoder.embed_dim
+        self._freeze_unused()
         if self.options.frozen:
             self.freeze()
 
@@ -149,6 +151,13 @@ class RangeImageEncoder(LidarEncoder):
             encoder.load_state(state, metadata, str(path))
         if narrow:
             _sum_colours(encoder.model)
+
+    def _freeze_unused(self) -> None:
+        """Freeze what is behind the map, as in a convolutional network."""
+        encoder, s = self.image_encoder, self.settings
+        output = encoder.eval()(torch.zeros(1, s.channels, *s.image_size))
+        freeze_without_gradient(list(encoder.parameters()), [output.grid, output.pooled])
+        encoder.train()
 
     def maps(self, batch: LidarBatch) -> tuple[Tensor, Tensor]:
         """Compute features of the image.

@@ -116,9 +116,10 @@ def soft_counts(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     if not np.isfinite(flat).all():
         raise ValueError('logits are not finite')
     best, highest = flat.argmax(axis=0), flat.max(axis=0)
-    # Differences of the largest floats would overflow.
-    share = np.maximum((flat / 2 - highest / 2) * np.float32(2 / temperature), np.float32(-80))
-    np.exp(share, out=share)
+    with np.errstate(over='ignore'):  # of the largest floats; a lower limit follows
+        share = (flat - highest) / np.float32(temperature)
+    # Nothing is below: denormal numbers are slow.
+    np.exp(np.maximum(share, np.float32(-80), out=share), out=share)
     total = share.sum(axis=0)
     share /= total
     # Sorted by the best class, sums of neighbours are those of the columns: a product of matrices

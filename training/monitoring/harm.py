@@ -255,10 +255,18 @@ def fit_frames(
         return HarmFit(_scaled(source), {'families': families}, missing)
     everything = np.ones(len(windows.windows), bool)
     reference = _fitted(source, _features(source, windows), windows, everything)
+    figures: dict[str, object] = {
+        'temperature': round(temperature, 4),
+        'source_miou': round(float(source.source[-1]), 4),
+        'families': families,
+    }
     held_out = _held_out(clean, degraded, temperature, seed)
-    tail = (1 - confidence) / 2
-    margins = np.array([_margins(held_out, size, tail) for size in SIZES])
-    return HarmFit(replace(reference, margins=margins), _figures(held_out), missing)
+    if held_out is None:
+        missing += ('the interval: no frames can be left out; it is assumed',)
+        return HarmFit(replace(reference, margins=np.array(_ASSUMED_MARGINS)), figures, missing)
+    margins = np.array([_margins(held_out, size, confidence) for size in SIZES])
+    figures |= _figures(held_out, confidence)
+    return HarmFit(replace(reference, margins=margins), figures, missing)
 
 
 def _gaps(clean: HarmFrames, degraded: HarmFrames, taps: bool) -> tuple[str, ...]:
@@ -442,10 +450,17 @@ class _HeldOut:
     size: np.ndarray
     family: np.ndarray
 
+    def take(self, rows: np.ndarray) -> _HeldOut:
+        return _HeldOut(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-def _held_out(clean: HarmFrames, degraded: HarmFrames, temperature: float, seed: int) -> _HeldOut:
-    first = _halves(clean, clean)
-    own = _halves(clean, degraded)
+
+def _held_out(
+    clean: HarmFrames, degraded: HarmFrames, temperature: float, seed: int
+) -> _HeldOut | None:
+    """Each half of the drives, and of it each family, left out in turn; None without halves."""
+    first, own = _halves(clean, degraded)
+    if min(np.count_nonzero(f) for f in (first, ~first, own, ~own)) < MIN_FRAMES // 2:
+        return None
     rows = []
     for half in (True, False):
         kept, others = clean.take(first == half), clean.take(first != half)
@@ -459,36 +474,58 @@ def _held_out(clean: HarmFrames, degraded: HarmFrames, temperature: float, seed:
             for i in np.flatnonzero(test.family == family):
                 harm = reference.estimate(test.windows[i])
                 rows.append((test.miou[i], harm.miou, harm.low, harm.high, test.size[i], family))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return _HeldOut(*columns)
+    return _HeldOut(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _halves(clean: HarmFrames, frames: HarmFrames) -> np.ndarray:
-    """(N,) bool: the frame belongs to the first half of the drives, or of the only drive."""
-    drives, counts = np.unique(clean.drive, return_counts=True)
+def _halves(clean: HarmFrames, degraded: HarmFrames) -> tuple[np.ndarray, np.ndarray]:
+    """Whether frames belong to the first half of the drives, or to the first of the only drive.
+
+    Returns:
+        (N,) and (M,) bool, of the clean and of the degraded frames.
+    """
+    names = np.concatenate([clean.drive, degraded.drive])
+    drives, counts = np.unique(names, return_counts=True)
     if len(drives) < 2:
-        return np.asarray(frames.stamp_ns < np.median(clean.stamp_ns))
+        middle = np.median(clean.stamp_ns)
+        return clean.stamp_ns < middle, degraded.stamp_ns < middle
+    counts = np.array([np.count_nonzero(clean.drive == drive) for drive in drives]) + counts / (
+        1 + counts.sum()  # drives without clean frames come last
+    )
     first: list[str] = []
-    sizes = [0, 0]
+    sizes = [0.0, 0.0]
     for i in np.argsort(-counts, kind='stable'):  # the largest first, to the smaller half
         half = int(sizes[1] < sizes[0])
-        sizes[half] += int(counts[i])
+        sizes[half] += float(counts[i])
         if half == 0:
             first.append(str(drives[i]))
-    return np.isin(frames.drive, first)
+    return np.isin(clean.drive, first), np.isin(degraded.drive, first)
 
 
-def _margins(held_out: _HeldOut, size: int, tail: float) -> tuple[float, float]:
+def _margins(held_out: _HeldOut, size: int, confidence: float) -> tuple[float, float]:
     """Conformal quantiles of how far the truth is outside (Romano et al. 2019, CQR)."""
     own = held_out.size == size
-    level = min(1.0, (1 - tail) * (own.sum() + 1) / own.sum())
+    level = min(1.0, (1 + confidence) / 2 * (own.sum() + 1) / own.sum())
     return (
         float(np.quantile(held_out.least[own] - held_out.miou[own], level, method='higher')),
         float(np.quantile(held_out.miou[own] - held_out.most[own], level, method='higher')),
     )
 
 
-def _figures(held_out: _HeldOut) -> dict[str, object]:
+def _covered(held_out: _HeldOut, size: int, confidence: float) -> float:
+    """Share of the windows whose interval, made of the other families, holds the truth."""
+    inside: list[np.ndarray] = []
+    for family in np.unique(held_out.family):
+        own = held_out.family == family
+        below, above = _margins(held_out.take(~own), size, confidence)
+        own &= held_out.size == size
+        inside.append(
+            (held_out.miou[own] >= held_out.least[own] - below)
+            & (held_out.miou[own] <= held_out.most[own] + above)
+        )
+    return round(float(np.concatenate(inside).mean()), 3)
+
+
+def _figures(held_out: _HeldOut, confidence: float) -> dict[str, object]:
     figures: dict[str, object] = {}
     error = held_out.estimate - held_out.miou
     for size in SIZES:
@@ -498,6 +535,7 @@ def _figures(held_out: _HeldOut) -> dict[str, object]:
             'mae': round(float(np.abs(error[own]).mean()), 4),
             'bias': round(float(error[own].mean()), 4),
             'correlation': _correlation(held_out.estimate[own], held_out.miou[own]),
+            'covered': _covered(held_out, size, confidence),
         }
     largest = held_out.size == SIZES[-1]
     figures['mae_of_families'] = {

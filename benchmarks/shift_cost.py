@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the monitor costs beside the network: processor time of one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.shift_evidence import Describer, segmenter_of
+from benchmarks.shift_plan import Size
+from benchmarks.shift_rows import Row
+from benchmarks.shift_streams import Piece, read_frames
+from clcp_ros.frame import Frame
+from clcp_ros.monitor import MonitorConfig, ShiftMonitor
+from clcp_ros.monitor.faults import FaultDetector
+from clcp_ros.monitor.knowledge import Knowledge
+
+_FRAMES, _ROUNDS = 12, 3
+_MONITOR_HZ, _NETWORK_HZ = 2.0, 10.0
+_HD = (1920, 1080)
+
+
+def cost_rows(
+    size: Size, root: Path, bundle: Path, knowledge: Knowledge, classes: Sequence[str]
+) -> list[Row]:
+    """Time the parts by turns on frames of a test drive.
+
+    Args:
+        size: The size.
+        root: Its folder, with `streams`.
+        bundle: Of the network.
+        knowledge: Of the monitor.
+        classes: Names of the network's classes.
+    """
+    drive = size.drives_of('test')[0]
+    path = root / 'streams' / f'{Piece(drive, 0).name}.parquet'
+    images = [f.image for f, _ in zip(read_frames(path), range(_FRAMES), strict=False)]
+    describer = Describer(segmenter_of(bundle))
+    monitor = ShiftMonitor(knowledge, MonitorConfig(), classes=classes)
+    faults = FaultDetector()
+    times: dict[str, list[float]] = {}
+    stamp_ns = 1
+    for _ in range(_ROUNDS):
+        for image in images:
+            large = cv2.resize(image, _HD, interpolation=cv2.INTER_LINEAR)
+            stamp_ns += 500_000_000
+            prediction, small = _timed(times, 'network', lambda i=image: describer.predict(i))
+            evidence = _timed(
+                times, 'observe',
+                lambda i=image, p=prediction: monitor.observe(Frame(i), p),
+            )  # fmt: skip
+            _timed(
+                times, 'observe, 1920 x 1080',
+                lambda i=large, p=prediction: monitor.observe(Frame(i), p),
+            )  # fmt: skip
+            _timed(times, 'judge', lambda t=stamp_ns, e=evidence: monitor.judge(t, e, None))
+            _timed(times, 'faults', lambda t=stamp_ns, s=small: faults.update(t, s))
+    median = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
+    rows = [
+        Row('cost, one thread', name, 'ms', value, len(times[name]))
+        for name, value in median.items()
+    ]
+    own = _MONITOR_HZ * (median['observe'] + median['judge']) + _NETWORK_HZ * median['faults']
+    share = own / (_NETWORK_HZ * median['network'])
+    rows.append(
+        Row('cost, one thread', 'monitor at 2 Hz beside the network at 10 Hz', 'share', share,
+            goal='<= 0.01')
+    )  # fmt: skip
+    return rows
+
+
+def _timed(times: dict[str, list[float]], name: str, call: Callable[[], Any]) -> Any:
+    begin = time.process_time()
+    result = call()
+    times.setdefault(name, []).append(time.process_time() - begin)
+    return result

@@ -1,0 +1,214 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fits the monitor on the benchmark's own drives, none of which is tested on, as export does.
+
+The reference comes of the drives through the network's training towns, scale, thresholds, the
+expected mIoU and the kinds of degradation of the calibration drives. The corruption ladder that
+they are degraded with is one of pictures; the conditions of the test are the simulator's.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.shift_events import Streams
+from benchmarks.shift_evidence import Described, Describer, Sight, scores_of, segmenter_of
+from benchmarks.shift_plan import Clip, Drive, Size, clips
+from benchmarks.shift_streams import (
+    CHUNK,
+    CLEAR,
+    Piece,
+    ShiftBenchmarkError,
+    read_frames,
+    run_jobs,
+)
+from clcp_ros.bundle import MODEL, load_bundle
+from clcp_ros.monitor.harm import tap_scores
+from clcp_ros.monitor.knowledge import Knowledge
+from training.cli import atomic_path
+from training.monitoring.corruptions import FAMILIES, degrade
+from training.monitoring.domain import Domain, Source
+from training.monitoring.fit import FitOptions, fit_knowledge
+from training.monitoring.harm import HarmFit, HarmFrames, fit_frames
+from training.monitoring.samples import Item, Samples
+
+KNOWLEDGE = 'reference.npz'
+CARD = 'card.json'
+
+
+def families_of(size: Size) -> tuple[str, ...]:
+    """Of the corruption ladder."""
+    return size.families or tuple(FAMILIES)
+
+
+def items_of(root: Path, clip: Clip) -> Iterator[Item]:
+    """The clear frames of a clip."""
+    end = clip.begin + clip.frames
+    for chunk in range(clip.begin // CHUNK, (end - 1) // CHUNK + 1):
+        path = root / 'streams' / f'{Piece(clip.drive, chunk).name}.parquet'
+        for k, frame in enumerate(read_frames(path), CHUNK * chunk):
+            if clip.begin <= k < end:
+                yield Item(frame.image, frame.label, clip.drive.name, frame.stamp_ns, CLEAR)
+
+
+def describe_ladder(
+    size: Size, root: Path, folder: Path, bundle: Path, part: str, temperature: float, workers: int
+) -> None:
+    """Describe the clips of a set, clear and degraded.
+
+    Args:
+        size: The size.
+        root: Its folder, with `streams`.
+        folder: Where the results go.
+        bundle: Of the network.
+        part: `calibration`, some severities of each family; or `test`, all of the size.
+        temperature: Of the logits.
+        workers: Processes.
+    """
+    chosen = clips(size, part)
+    families = families_of(size)
+    tags = size.draws if part == 'calibration' else len(size.ladder_severities)
+    jobs = [(_describe_clip, size, bundle, (root, folder, clip, temperature)) for clip in chosen]
+    files = [
+        (folder / f'{c.name}.npz', c.frames * (1 + len(families) * tags)) for c in chosen
+    ]  # fmt: skip
+    run_jobs(f'ladder, {part}', jobs, files, workers)
+
+
+def _describe_clip(size: Size, bundle: Path, rest: tuple[Path, Path, Clip, float]) -> None:
+    root, folder, clip, temperature = rest
+    path = folder / f'{clip.name}.npz'
+    if path.exists():
+        return
+    clear = list(items_of(root, clip))
+    own = clip.drive.part == 'calibration'
+    # A clip keeps its severities throughout, so that its frames can be taken together.
+    rng = np.random.default_rng([size.seed, 11, clip.number])
+    sights = [_sight(item) for item in clear]
+    for family in families_of(size):
+        severities = size.ladder_severities
+        if own:
+            severities = tuple(int(s) for s in rng.permutation(5)[: size.draws] + 1)
+        sights += [_sight(item) for item in degrade(clear, (family,), severities)]
+    Describer(segmenter_of(bundle), temperature).describe(sights).save(path)
+
+
+def _sight(item: Item) -> Sight:
+    severity = float(item.tag.partition(':')[2] or 0)
+    return Sight(item.tag, item.stamp_ns, severity, item.image, item.label)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The described clips of a set.
+
+    Attributes:
+        frames: By clip.
+        drives: Name of the drive of each.
+    """
+
+    frames: tuple[Described, ...]
+    drives: tuple[str, ...]
+
+    @classmethod
+    def load(cls, size: Size, folder: Path, part: str) -> Ladder:
+        """Read what `describe_ladder` wrote."""
+        chosen = clips(size, part)
+        return cls(
+            tuple(Described.load(folder / f'{clip.name}.npz') for clip in chosen),
+            tuple(clip.drive.name for clip in chosen),
+        )
+
+    def samples(self) -> Samples:
+        """As the fits take them."""
+        return Samples.concat([
+            frames.samples(drive) for frames, drive in zip(self.frames, self.drives, strict=True)
+        ])  # fmt: skip
+
+    def harm_frames(self, knowledge: Knowledge) -> HarmFrames:
+        """As the fit of the expected mIoU takes them."""
+        parts = [
+            HarmFrames(
+                np.full(len(frames), drive), frames.stamp_ns, frames.case,
+                frames.soft.astype(np.float64),
+                np.array([tap_scores(score) for score in scores_of(knowledge, frames)]),
+                frames.confusion.astype(np.int64),
+            )
+            for frames, drive in zip(self.frames, self.drives, strict=True)
+        ]  # fmt: skip
+        return HarmFrames.concat(parts)
+
+
+def fit_monitor(
+    size: Size, root: Path, streams: Streams, bundle: Path, interval_h: float, out: Path
+) -> Knowledge:
+    """Fit everything that the monitor knows as export does, or take what was fitted.
+
+    Args:
+        size: The size.
+        root: Its folder, with `streams`.
+        streams: With the described drives of `fit` and `calibration`.
+        bundle: Of the network.
+        interval_h: Hours between two false alarms that are asked for.
+        out: Folder of what is written.
+    """
+    sha = load_bundle(bundle).sha256[MODEL]
+    path = out / KNOWLEDGE
+    if not path.is_file():
+        domain = Domain(
+            _drive_sources(streams, 'fit'),
+            _drive_sources(streams, 'calibration'),
+            tuple(_clip_source(root, clip) for clip in clips(size, 'calibration')),
+            how='simulated drives of their own',
+        )
+        options = FitOptions(interval_h, ','.join(size.families) or 'all')
+        fitted = fit_knowledge(
+            segmenter_of(bundle), domain, options, model_sha256=sha, cache=out / 'fit'
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_path(out / CARD) as partial:
+            partial.write_text(json.dumps(fitted.card, indent=1) + '\n')
+        fitted.knowledge.save(path)
+    return Knowledge.load(path, sha)
+
+
+def _drive_sources(streams: Streams, part: str) -> tuple[Source, ...]:
+    return tuple(
+        Source(
+            drive.name, drive.name, drive.seconds, _nothing,
+            functools.partial(_samples_of, streams, drive),
+        )
+        for drive in streams.size.drives_of(part)
+    )  # fmt: skip
+
+
+def _samples_of(streams: Streams, drive: Drive) -> Samples:
+    return streams.drive(drive).samples(drive.name)
+
+
+def _nothing() -> Iterator[Item]:
+    raise ShiftBenchmarkError('the frames of drives are described already')
+
+
+def _clip_source(root: Path, clip: Clip) -> Source:
+    # A drive of several clips is one drive: its name says which frames belong together.
+    return Source(clip.drive.name, clip.name, clip.frames, functools.partial(items_of, root, clip))
+
+
+def fit_ladder(frames: HarmFrames, temperature: float, without: Sequence[str] = ()) -> HarmFit:
+    """Fit the expected mIoU.
+
+    Args:
+        frames: Clear and degraded.
+        temperature: That they were described with.
+        without: Families that are left out.
+    """
+    clear = frames.tag == CLEAR
+    left = ~clear & ~np.isin(frames.family, without)
+    return fit_frames(frames.take(clear), frames.take(left), temperature)

@@ -120,30 +120,33 @@ def degrade(
 
 def _fog(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Koschmieder's law: `I t + A (1 - t)`, `t = exp(-3 d / visibility)`; patchy, neutral."""
-    visibility_m = (500, 250, 130, 70, 35)[level] * rng.uniform(0.85, 1.15)
+    visibility_m = (500, 250, 130, 70, 35)[level] * rng.uniform(0.8, 1.25)
     x = LINEAR[image]
-    return optics.encode(
-        optics.veil(x, optics.distance(x, rng), visibility_m, optics.airlight(x, rng))
-    )
+    return _exposed(optics.veil(x, optics.distance(x, rng), visibility_m, _sky(x, rng)), x, rng)
 
 
 def _low_contrast(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Stray light that is the same everywhere: a film on the glass, thin haze, a foul pane."""
     kept = (0.86, 0.73, 0.58, 0.42, 0.27)[level]
     x = LINEAR[image]
-    return optics.encode(
-        x * kept + optics.airlight(x, rng) * (1 - kept) * np.float32(rng.uniform(0.5, 0.9))
+    return _exposed(
+        x * kept + _sky(x, rng) * (1 - kept) * np.float32(rng.uniform(0.5, 0.9)), x, rng
     )
 
 
 def _dusk(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """Less light of a colder or warmer colour, which the camera's gain makes up for in part."""
+    """Little light, most of it in the sky, some lamps; the gain makes up for a part of it."""
     light = (0.25, 0.12, 0.06, 0.03, 0.015)[level]
-    tint = optics.tint(rng, 0.25)
-    x = LINEAR[image] * (light * tint)
+    x = LINEAR[image]
+    height, width = x.shape[:2]
+    # The sky is the only light now: what lies below it turns darker than it does.
+    ground = np.float32(1 - rng.uniform(0, 0.75)) + np.zeros((height, width), np.float32)
+    ground += (1 - ground) * _is_sky(x)
+    lit = x * (ground[..., None] * np.float32(light) * optics.tint(rng, 0.25))
+    lit += light**0.5 * optics.lamps(height, width, int(rng.integers(0, 9)), rng)
     # An automatic gain that leaves a darker scene darker.
-    gain = light**-0.45 * np.float32(rng.uniform(0.75, 1.1))
-    return optics.encode(gain * optics.grain(x, 8000.0, 4.0, rng))
+    gain = light**-0.45 * np.float32(rng.uniform(0.75, 1.2))
+    return optics.encode(gain * optics.grain(lit, _electrons(rng), 4.0, rng))
 
 
 def _night(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -156,23 +159,27 @@ def _night(image: Array, level: int, rng: np.random.Generator) -> Array:
     beside = (column - rng.uniform(0.4, 0.6)) / 0.4
     above = np.clip((0.6 - row) / 0.25, 0, None)
     cone = np.exp(-(beside**2)) * np.exp(-(above**2))
-    beam = 0.02 * cone / (1 + (distance / np.float32(rng.uniform(8, 20))) ** 2)
+    strength = 0.02 * float(np.exp(rng.uniform(-1.5, 1)))
+    beam = strength * cone / (1 + (distance / np.float32(rng.uniform(8, 20))) ** 2)
     # The bright sky of the day is what turns darkest.
-    sky = np.clip((x @ LUMINANCE - 0.5) * 3, 0, 1) * np.clip(1.2 - 2 * row, 0, 1)
-    lit = x * ((light * (1 - 0.8 * sky))[..., None] * optics.tint(rng, 0.25) + beam[..., None])
-    lit += light**0.5 * optics.lamps(height, width, rng)
+    glow = light * (1 - np.float32(rng.uniform(0.3, 0.9)) * _is_sky(x))
+    lit = x * (glow[..., None] * optics.tint(rng, 0.25) + beam[..., None])
+    lit += 2 * light**0.5 * optics.lamps(height, width, int(rng.integers(3, 19)), rng)
     gain = np.float32(0.7 * light**-0.5)
-    return optics.encode(gain * optics.grain(lit, 6000.0, 4.0, rng))
+    return optics.encode(gain * optics.grain(lit, _electrons(rng), 4.0, rng))
 
 
 def _rain(image: Array, level: int, rng: np.random.Generator) -> Array:
     """A dimmer, hazier scene, streaks in the air (Garg and Nayar 2007), drops on the glass."""
-    x = LINEAR[image] * np.float32((0.9, 0.8, 0.7, 0.6, 0.5)[level])
-    airlight = 0.7 * optics.airlight(x, rng)
-    x = optics.veil(x, optics.distance(x, rng), (1500, 700, 400, 250, 150)[level], airlight)
+    x = LINEAR[image]
+    dim = x * np.float32((0.9, 0.8, 0.7, 0.6, 0.5)[level])
+    sky = 0.7 * _sky(x, rng)
+    visibility_m = (1500, 700, 400, 250, 150)[level] * float(np.exp(rng.normal(0, 0.3)))
+    wet = optics.veil(dim, optics.distance(x, rng), visibility_m, sky)
+    covered = (0.006, 0.015, 0.03, 0.05, 0.08)[level] * rng.uniform(0.2, 1.5)
     streaks = optics.streaks(*x.shape[:2], (150, 350, 700, 1100, 1600)[level], rng)
-    x += (1.3 * airlight - x) * np.minimum(streaks, 0.9)[..., None]
-    return optics.refract(optics.encode(x), (0.004, 0.01, 0.02, 0.04, 0.08)[level], rng)
+    wet += (1.3 * sky - wet) * np.minimum(streaks, 0.9)[..., None]
+    return optics.refract(_exposed(wet, x, rng), covered, rng)
 
 
 def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -180,23 +187,31 @@ def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
     x = LINEAR[image]
     height, width = x.shape[:2]
     pale = (0.1, 0.2, 0.3, 0.4, 0.5)[level]
-    x = x * (1 - pale) + (x @ LUMINANCE)[..., None] * pale
-    airlight = optics.airlight(x, rng)
-    x = optics.veil(x, optics.distance(x, rng), (2000, 900, 450, 240, 130)[level], airlight)
+    sky = _sky(x, rng)
+    visibility_m = (2000, 900, 450, 240, 130)[level] * float(np.exp(rng.normal(0, 0.4)))
+    scene = x * (1 - pale) + (x @ LUMINANCE)[..., None] * pale
+    scene = optics.veil(scene, optics.distance(x, rng), visibility_m, sky)
+    amount = (0.25, 0.5, 1.0, 1.7, 2.6)[level]
+    cover = _flakes(height, width, amount, rng)[..., None]
+    return _exposed(scene + (1.1 * sky - scene) * cover, x, rng)
+
+
+def _flakes(height: int, width: int, amount: float, rng: np.random.Generator) -> Array:
+    """(H, W) float32 share of the light that flakes replace."""
     scale, lean = width / WIDTH_PX, rng.uniform(-0.5, 0.5)
     cover = np.zeros((height, width), np.float32)
-    amount = (0.25, 0.5, 1.0, 1.7, 2.6)[level]
     for radius, share, opacity in ((0.7, 0.01, 0.6), (1.4, 0.006, 0.8), (3.0, 0.004, 0.5)):
         # Flakes of one size cover a given share of the picture, whatever its size in pixels.
-        area = np.pi * max(radius * scale, 0.7) ** 2
+        radius = radius * scale * rng.uniform(0.8, 1.25)
+        area = np.pi * max(radius, 0.7) ** 2
         flecks = optics.flecks(height, width, 3 * share / area, amount / 3, rng)
         kernel = cv2.warpAffine(
-            optics.disc(radius * scale), np.float32([[1, lean, 0], [0, 1, 0]]), None,
+            optics.disc(radius), np.float32([[1, lean, 0], [0, 1, 0]]), None,
             borderMode=cv2.BORDER_CONSTANT,
         )  # fmt: skip
         flakes = cv2.filter2D(flecks, -1, kernel / max(float(kernel.max()), 1e-6))
         cover = np.maximum(cover, opacity * np.minimum(flakes, 1))
-    return optics.encode(x + (1.1 * airlight - x) * cover[..., None])
+    return cover
 
 
 # ----------------------------------------------------------------------------------- on the lens
@@ -240,7 +255,7 @@ def _smear(image: Array, level: int, rng: np.random.Generator) -> Array:
         * np.clip((optics.field(height, width, rng, 5) - threshold) * 3.5, 0, 1)[..., None]
     )
     sigma = (2.0, 3.0, 4.0, 5.5, 7.0)[level] * width / WIDTH_PX
-    film = 0.75 * optics.gaussian(x, sigma) + 0.25 * optics.airlight(x, rng) * np.float32(0.7)
+    film = 0.75 * optics.gaussian(x, sigma) + 0.25 * _sky(x, rng) * np.float32(0.7)
     return optics.encode(x + (film - x) * mask)
 
 
@@ -248,16 +263,17 @@ def _smear(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 
 def _glare(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """A low sun in or beside the picture: a blinding spot, and stray light all over."""
+    """A low sun in or beside the picture: a blinding spot, stray light all over, warm colours."""
     x = LINEAR[image]
     row, column = optics.axes(*x.shape[:2])
-    u, v = rng.uniform(0.05, 0.95), rng.uniform(-0.05, 0.35)
+    u, v = rng.uniform(-0.1, 1.1), rng.uniform(-0.15, 0.35)
     away = np.sqrt((column - u) ** 2 + ((row - v) * x.shape[0] / x.shape[1]) ** 2)
     strength = (0.25, 0.45, 0.75, 1.2, 2.0)[level]
     # The eye's and a lens' glare both fall roughly with the square of the angle (CIE 1999).
-    spread = 1 / (1 + (away / 0.09) ** 2) + 0.12
+    spread = 1 / (1 + (away / 0.09) ** 2) + np.float32(rng.uniform(0.03, 0.15))
     warm = np.array([1.0, 0.93, 0.78], np.float32)
-    return optics.encode(x + (strength * spread)[..., None] * warm)
+    lit = x * warm ** np.float32(rng.uniform(0, 1.5))
+    return _exposed(lit + (strength * spread)[..., None] * warm, x, rng, 0.5)
 
 
 def _under_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -363,13 +379,44 @@ def _recode(image: Array, quality: int) -> Array:
     return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
+def _exposed(x: Array, before: Array, rng: np.random.Generator, most: float = 1.0) -> Array:
+    """8-bit values of a scene to which the camera's automatic exposure answers, or in part.
+
+    Args:
+        x: (H, W, 3) float32.
+        before: The nominal frame, as bright as the camera wants frames to be.
+        rng: How much of the change the exposure makes up for.
+        most: At most so much of it.
+    """
+    means = [float((part[::4, ::4] @ LUMINANCE).mean()) + 1e-3 for part in (before, x)]
+    gain = np.clip((means[0] / means[1]) ** rng.uniform(0, most), 0.3, 3)
+    return optics.encode(x * np.float32(gain))
+
+
+def _sky(x: Array, rng: np.random.Generator) -> Array:
+    """The light of the sky that this picture has, (3,) float32, nearly neutral."""
+    bright = float(np.quantile(x[::4, ::4] @ LUMINANCE, 0.9))
+    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.0)) * optics.tint(rng, 0.04)
+
+
+def _is_sky(x: Array) -> Array:
+    """(H, W) float32 in [0, 1]: bright, and in the upper half."""
+    row, _ = optics.axes(*x.shape[:2])
+    return np.clip((x @ LUMINANCE - 0.5) * 3, 0, 1) * np.clip(1.2 - 2 * row, 0, 1)
+
+
+def _electrons(rng: np.random.Generator) -> float:
+    """That make white, of cameras from a small to a large pixel."""
+    return float(np.exp(rng.uniform(np.log(6e3), np.log(1e5))))
+
+
 _EFFECTS: dict[str, tuple[Effect, str]] = {
     'fog': (_fog, 'haze'),
     'low_contrast': (_low_contrast, 'haze'),
     'dusk': (_dusk, 'dark'),
     'night': (_night, 'dark'),
     'rain': (_rain, 'rain'),
-    'drops': (_drops, 'rain'),
+    'drops': (_drops, 'lens dirt'),
     'snow': (_snow, 'snow'),
     'dirt': (_dirt, 'lens dirt'),
     'smear': (_smear, 'lens dirt'),

@@ -65,13 +65,6 @@ def veil(x: Array, distance: Array, visibility_m: float, airlight: Array) -> Arr
     return veiled
 
 
-def airlight(x: Array, rng: np.random.Generator) -> Array:
-    """The light of the sky that this picture has, (3,) float32, nearly neutral."""
-    luminance = x[::4, ::4] @ LUMINANCE
-    bright = float(np.quantile(luminance, 0.9))
-    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.0)) * tint(rng, 0.04)
-
-
 def tint(rng: np.random.Generator, most: float) -> Array:
     """A light's colour: warm to cold, (3,) float32 with a middle of one."""
     warm = rng.uniform(-most, most)
@@ -147,13 +140,13 @@ def flecks(
     return flecks
 
 
-def lamps(height: int, width: int, rng: np.random.Generator) -> Array:
-    """(H, W, 3) float32: up to ten lamps with their glow."""
+def lamps(height: int, width: int, number: int, rng: np.random.Generator) -> Array:
+    """(H, W, 3) float32: lamps with their glow."""
     row, column = axes(-(-height // 2), -(-width // 2))  # glow is smooth: half the size will do
     light = np.zeros((len(row), column.shape[1], 3), np.float32)
-    for _ in range(int(rng.integers(2, 11))):
+    for _ in range(number):
         u, v = rng.uniform(0, 1), rng.uniform(0.15, 0.6)
-        size = np.float32(rng.uniform(0.003, 0.012))
+        size = np.float32(0.003 * np.exp(rng.uniform(0, 1.5)))
         away = ((column - u) / size) ** 2 + ((row - v) * height / width / size) ** 2
         shine = np.exp(-np.minimum(away, 50)) + 0.03 / (1 + away / 9)
         light += (rng.uniform(0.3, 1.5) * shine)[..., None] * tint(rng, 0.3)

@@ -162,7 +162,7 @@ def test_grey_at_last(street: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ('tag', 'kind'),
     [
-        ('clear', 'none'), ('fog:3', 'haze'), ('night', 'dark'), ('drops:1', 'rain'),
+        ('clear', 'none'), ('fog:3', 'haze'), ('night', 'dark'), ('drops:1', 'lens dirt'),
         ('low_sun', 'exposure'), ('dirt', 'lens dirt'), ('compression', 'compression'),
         ('colour_cast:5', 'other'), ('martian dust', 'other'), ('night+rain', 'other'),
     ],

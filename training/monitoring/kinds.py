@@ -1,0 +1,252 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fits the signatures by which the shift monitor names a kind of degradation.
+
+They come from the user's own nominal frames and corruptions of them: no bad weather has to be
+recorded, let alone labelled. What is fitted is exported as plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
+
+from clcp_ros.errors import ModelError
+from clcp_ros.monitor.attribution import CLASSES, KindReference, descriptor
+from training.monitoring.corruptions import kind_of
+from training.monitoring.samples import Samples
+
+MIN_FRAMES = 8
+"""Fewest nominal frames that a fit accepts."""
+
+LEAST_PROBABILITY = 0.5
+"""Below it no kind is named."""
+
+_REGULARISATION = 1.0  # inverse strength, of scikit-learn
+_MILD_WEIGHT = 0.3  # of severity 1, much of which is hard to tell from nominal
+_QUANTILE = 0.99  # of the distances of frames that are known
+_SPREAD_FLOOR = 1e-2  # a statistic that never changes must not decide
+_ABSENT = -50.0  # bias of a kind that was not shown
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the fit reads of N frames.
+
+    Attributes:
+        drive: (N,) str.
+        tag: (N,) str, `clear` or `family:severity`.
+        low: (N, S) float64 statistics.
+    """
+
+    drive: np.ndarray
+    tag: np.ndarray
+    low: np.ndarray
+
+    @property
+    def kind(self) -> np.ndarray:
+        """(N,) str, of `CLASSES`."""
+        return np.array([kind_of(tag) for tag in self.tag])
+
+    @property
+    def severity(self) -> np.ndarray:
+        """(N,) int, 0 where the tag has none."""
+        return np.array([int(tag.partition(':')[2] or 0) for tag in self.tag])
+
+    def take(self, rows: np.ndarray) -> Described:
+        """Some of the frames, by index or mask."""
+        return Described(self.drive[rows], self.tag[rows], self.low[rows])
+
+
+def describe(clean: Samples, degraded: Samples | Iterable[Samples]) -> Described:
+    """Gather nominal and degraded frames; nothing else is kept of them.
+
+    Args:
+        clean: Nominal frames, whatever their tag.
+        degraded: Frames tagged `family:severity`, in one set or in several.
+    """
+    parts = [degraded] if isinstance(degraded, Samples) else list(degraded)
+    return Described(
+        np.concatenate([part.drive for part in (clean, *parts)]),
+        np.concatenate([np.full(len(clean), 'clear'), *(part.tag for part in parts)]),
+        np.concatenate([part.low for part in (clean, *parts)]),
+    )
+
+
+def fit_kinds(clean: Samples, degraded: Samples | Iterable[Samples]) -> KindReference:
+    """Fit the signatures.
+
+    Args:
+        clean: Nominal frames, best of several drives; the statistics alone are read.
+        degraded: Frames tagged `family:severity`, of the same drives; see
+            `training.monitoring.corruptions.degrade`.
+
+    Returns:
+        What the monitor needs to name a kind.
+
+    Raises:
+        ModelError: There are too few frames, or fewer than two kinds.
+    """
+    return fit_described(describe(clean, degraded))
+
+
+def fit_described(frames: Described) -> KindReference:
+    """`fit_kinds` of what `describe` gathered.
+
+    Raises:
+        ModelError: There are too few frames, or fewer than two kinds.
+    """
+    drives = list(dict.fromkeys(frames.drive.tolist()))
+    reference = _fit(frames, 1.0)
+    distances = []
+    for drives_out in _folds(drives):
+        out = np.isin(frames.drive, drives_out)
+        if not _enough(frames.take(~out)):
+            continue
+        part = _fit(frames.take(~out), 1.0)
+        distances.append(part.distance(part.z(frames.low[out])))
+    if not distances:  # of one drive: what was fitted on lies nearer than what is new
+        distances = [1.5 * reference.distance(reference.z(frames.low))]
+    return _fit(frames, float(np.quantile(np.concatenate(distances), _QUANTILE)))
+
+
+def kind_figures(frames: Described) -> dict[str, Any]:
+    """How often the kind is right on drives that were left out, for the monitor card.
+
+    Args:
+        frames: From `describe`, of two drives at least.
+
+    Returns:
+        For JSON: `accuracy` (mean over kinds) and `frames` by severity, `confusion` by true and
+        named kind at severity 3, as shares, and `drives`. Empty for one drive.
+    """
+    drives = list(dict.fromkeys(frames.drive.tolist()))
+    named = np.full(len(frames.tag), '', dtype='U16')
+    for drives_out in _folds(drives):
+        out = np.isin(frames.drive, drives_out)
+        if _enough(frames.take(~out)):
+            named[out] = names(fit_described(frames.take(~out)), frames.low[out])
+    return figures(frames.take(named != ''), named[named != '']) if (named != '').any() else {}
+
+
+def names(reference: KindReference, low: np.ndarray) -> np.ndarray:
+    """(N,) str, what the kinds of (N, S) statistics are called."""
+    z = reference.z(low)
+    share = reference.probabilities(z)
+    return np.array([reference.name(p, row).name for p, row in zip(share, z, strict=True)])
+
+
+def figures(frames: Described, named: np.ndarray) -> dict[str, Any]:
+    """Compare kinds with what they were called.
+
+    Args:
+        frames: N of them, with their tags.
+        named: (N,) str.
+
+    Returns:
+        As `kind_figures`.
+    """
+    truth, severity = frames.kind, frames.severity
+    accuracy, counted = {}, {}
+    for s in sorted(set(severity.tolist())):
+        own = severity == s
+        kinds = sorted(set(truth[own].tolist()))
+        accuracy[str(s)] = float(np.mean([(named[own & (truth == k)] == k).mean() for k in kinds]))
+        counted[str(s)] = int(own.sum())
+    middle = severity == 3
+    confusion = {
+        k: {
+            n: float(share)
+            for n in CLASSES
+            if (share := (named[middle & (truth == k)] == n).mean()) > 0
+        }
+        for k in CLASSES
+        if (middle & (truth == k)).any()
+    }
+    return {
+        'accuracy': accuracy,
+        'frames': counted,
+        'confusion': confusion,
+        'drives': len(set(frames.drive.tolist())),
+    }
+
+
+def _folds(drives: Sequence[str]) -> list[list[str]]:
+    """Drives to leave out in turn; none of them when there is one drive."""
+    if len(drives) < 2:
+        return []
+    number = min(_FOLDS, len(drives))
+    return [list(drives[i::number]) for i in range(number)]
+
+
+def _enough(frames: Described) -> bool:
+    kinds = frames.kind
+    return (kinds == 'none').sum() >= MIN_FRAMES and len(set(kinds.tolist())) > 2
+
+
+def _fit(frames: Described, limit: float) -> KindReference:
+    if not _enough(frames):
+        raise ModelError(
+            f'at least {MIN_FRAMES} nominal frames and two kinds of degraded ones are needed to '
+            f'fit the kinds, there are {(frames.kind == "none").sum()} and '
+            f'{len(set(frames.kind.tolist()) - {"none"})}'
+        )
+    nominal = frames.low[frames.kind == 'none']
+    location, scale = _standard(nominal)
+    z = np.clip((frames.low - location) / scale, -30, 30)
+    model = LogisticRegression(C=_REGULARISATION, max_iter=1000)
+    model.fit(descriptor(z), frames.kind, sample_weight=_weights(frames))
+    weights = np.zeros((len(CLASSES), 2 * z.shape[1]))
+    bias = np.full(len(CLASSES), _ABSENT)
+    rows = [CLASSES.index(name) for name in model.classes_]
+    weights[rows], bias[rows] = model.coef_, model.intercept_
+    whitening, prototypes = _prototypes(np.arcsinh(z), frames.tag)
+    return KindReference(
+        location, scale, weights, bias, prototypes, whitening, np.array(limit),
+        np.array(LEAST_PROBABILITY),
+    )  # fmt: skip
+
+
+def _standard(nominal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and robust standard deviation of (N, S) nominal frames."""
+    location = np.median(nominal, axis=0)
+    spread = 1.4826 * np.median(np.abs(nominal - location), axis=0)
+    return location, np.maximum(np.maximum(spread, 0.5 * nominal.std(axis=0)), _SPREAD_FLOOR)
+
+
+def _weights(frames: Described) -> np.ndarray:
+    """(N,) every kind counts alike, and so does every family of a kind."""
+    weights = np.where(frames.severity == 1, _MILD_WEIGHT, 1.0)
+    family = np.array([tag.partition(':')[0] for tag in frames.tag])
+    kind = frames.kind
+    for name in set(kind.tolist()):
+        members = set(family[kind == name].tolist())
+        for member in members:
+            own = (kind == name) & (family == member)
+            weights[own] /= weights[own].sum() * len(members)
+    return weights * len(weights) / weights.sum()
+
+
+def _prototypes(squashed: np.ndarray, tag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each family and severity lies, in units of the spread within them.
+
+    Args:
+        squashed: (N, S) from `arcsinh`.
+        tag: (N,) str.
+
+    Returns:
+        (S, S) whitening and (P, S) prototypes.
+    """
+    known, index = np.unique(tag, return_inverse=True)
+    means = np.array([squashed[index == i].mean(axis=0) for i in range(len(known))])
+    covariance, _ = ledoit_wolf(squashed - means[index], assume_centered=True)
+    variance, direction = np.linalg.eigh(covariance)
+    variance = np.maximum(variance, 1e-3 * variance.mean())
+    whitening = direction.T / np.sqrt(variance)[:, None]
+    return whitening, means @ whitening.T

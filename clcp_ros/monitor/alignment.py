@@ -5,7 +5,8 @@
 What the segmenter says of a place and what the lidar measures there are mapped into one small
 space (canonical correlation, fitted on nominal drives). *Agreement* is the mean cosine of the
 pairs minus that of pairs shuffled among points of the same frame at like range and height, which
-takes away what the scene alone explains. A bad camera lowers it. So does a wrong mounting, but
+takes away what the scene alone explains, relative to that of the points with themselves: an empty
+road offers less to agree on than a street. A bad camera lowers it. So does a wrong mounting, but
 then the agreement is higher for a lidar that is turned a little in thought: the lidar's points are
 shifted in the image to both sides, and the side that agrees better is measured.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -30,7 +31,8 @@ from clcp_ros.monitor.scan_view import (
 
 __all__ = [
     'Alignment', 'AlignmentFeed', 'AlignmentReference', 'AlignmentState', 'AlignmentWindow',
-    'CameraModel', 'ScanView', 'image_evidence', 'lidar_evidence', 'project_scan',
+    'CameraModel', 'ScanView', 'image_evidence', 'judge', 'lidar_evidence', 'project_scan',
+    'sample_grid',
 ]  # fmt: skip
 
 MIN_PAIRS = 500
@@ -43,6 +45,7 @@ SHIFTS_DEG = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 """Angles by which the lidar is turned in thought, for yaw, and without the largest for pitch."""
 
 _FLOOR = 8.0  # of log posteriors: how certain a network is says little beyond that
+_LEAST_SELF = 0.05  # agreement of the points with themselves, of a scene without any structure
 _Z_RANGE = (-30.0, 30.0)
 
 
@@ -51,13 +54,15 @@ class Alignment:
     """What one frame and its scan say.
 
     Attributes:
-        value: Agreement: the mean cosine of the pairs minus that of the matched null.
+        value: Agreement: the mean cosine of the pairs minus that of the matched null, relative to
+            that of the points with themselves; 1 would be perfect, 0 is chance.
         z: The same in standard deviations of held-out nominal frames; negative is worse.
         pairs: Points that were compared.
         curve: (S,) agreement when the lidar is turned by the reference's `shifts`.
-        yaw_z: By how much the agreement prefers a lidar turned to one side, in standard
-            deviations of held-out nominal frames; positive: the points lie too far to the left.
-        pitch_z: The same; positive: the points lie too high.
+        sides: (4,) by how much the agreement prefers a lidar turned to one side, in standard
+            deviations of held-out nominal frames: yaw and pitch as errors of about a degree show,
+            and the two as errors of some degrees show. Positive: the points lie too far to the
+            left, or too high.
         lidar_z: How far the scan itself is from nominal ones; 0 is usual, 3 is seldom.
         points: Points of the whole scan.
     """
@@ -66,10 +71,19 @@ class Alignment:
     z: float
     pairs: int
     curve: np.ndarray
-    yaw_z: float
-    pitch_z: float
+    sides: np.ndarray
     lidar_z: float
     points: int
+
+    @property
+    def yaw_z(self) -> float:
+        """Of yaw, the side that is more certain."""
+        return _more_certain(self.sides[0], self.sides[2])
+
+    @property
+    def pitch_z(self) -> float:
+        """Of pitch, the side that is more certain."""
+        return _more_certain(self.sides[1], self.sides[3])
 
 
 def image_evidence(logits: np.ndarray) -> np.ndarray:
@@ -128,11 +142,13 @@ class AlignmentReference:
         shifts: (S, 2) yaw and pitch in radians; the first is (0, 0).
         value_location: () of the agreement on held-out nominal frames.
         value_spread: () its standard deviation.
-        sides: (2, S) weights of the curve that say which side agrees better, for yaw and pitch.
-        side_location: (2,) of these on held-out nominal frames.
-        side_spread: (2,) standard deviation.
-        side_drift: (2,) standard deviation between the means of drives, in units of the spread.
-        side_degrees: (2,) degrees per unit of the weighted curve, at a good camera.
+        value_drift: () standard deviation between the means of drives, in units of the spread.
+        sides: (4, S) weights of the curve that say which side agrees better, see
+            `Alignment.sides`.
+        side_location: (4,) of these on held-out nominal frames.
+        side_spread: (4,) standard deviation.
+        side_drift: (4,) standard deviation between the means of drives, in units of the spread.
+        side_degrees: (4,) degrees per unit of the weighted curve, at a good camera.
         scan_location: (M,) of `ScanView.statistics` on nominal drives.
         scan_spread: (M,) standard deviation, floored.
     """
@@ -151,6 +167,7 @@ class AlignmentReference:
     shifts: np.ndarray
     value_location: np.ndarray
     value_spread: np.ndarray
+    value_drift: np.ndarray
     sides: np.ndarray
     side_location: np.ndarray
     side_spread: np.ndarray
@@ -184,12 +201,11 @@ class AlignmentReference:
         starts = np.flatnonzero(np.diff(bins[order], prepend=-1))
         null = _Null(points[order], starts)
         uv, yaw, pitch = view.uv[order], view.uv_yaw[order], view.uv_pitch[order]
-        return np.array(
-            [
-                null.agreement(_unit(_sample(grid, logits.shape[1:], uv + a * yaw + b * pitch)))
-                for a, b in self.shifts.astype(np.float32)
-            ]
-        )
+        found = [
+            null.agreement(_unit(sample_grid(grid, logits.shape[1:], uv + a * yaw + b * pitch)))
+            for a, b in self.shifts.astype(np.float32)
+        ]
+        return np.array(found) / max(null.agreement(points[order]), _LEAST_SELF)
 
     def score(self, logits: np.ndarray, view: ScanView) -> Alignment | None:
         """Compare a frame with its scan.
@@ -207,8 +223,8 @@ class AlignmentReference:
         sides = (self.sides @ curve - self.side_location) / self.side_spread
         z = (curve[0] - self.value_location) / self.value_spread
         return Alignment(
-            float(curve[0]), _clipped(z), len(view), curve, _clipped(sides[0]),
-            _clipped(sides[1]), self.scan_z(view), view.points,
+            float(curve[0]), _clipped(z), len(view), curve, np.clip(sides, *_Z_RANGE),
+            self.scan_z(view), view.points,
         )  # fmt: skip
 
     def scan_z(self, view: ScanView) -> float:
@@ -237,8 +253,8 @@ class AlignmentReference:
         wanted = {
             'location': (D,), 'scale': (D,), 'weights': (D + 1, F), 'lidar_mean': (D + F,),
             'lidar_map': (D + F, k), 'image_mean': (Y,), 'image_map': (Y, k), 'shifts': (S, 2),
-            'value_location': (), 'value_spread': (), 'sides': (2, S), 'side_location': (2,),
-            'side_spread': (2,), 'side_drift': (2,), 'side_degrees': (2,),
+            'value_location': (), 'value_spread': (), 'value_drift': (), 'sides': (4, S),
+            'side_location': (4,), 'side_spread': (4,), 'side_drift': (4,), 'side_degrees': (4,),
             'scan_location': (M,), 'scan_spread': (M,),
         }  # fmt: skip
         for name, array in found.items():
@@ -293,8 +309,17 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / (np.sqrt(np.einsum('ij,ij->i', x, x)) + 1e-6)[:, None]
 
 
-def _sample(grid: np.ndarray, shape: tuple[int, ...], uv: np.ndarray) -> np.ndarray:
-    """(N, k) values of a grid (h w, k) between its places; the border goes on outside."""
+def sample_grid(grid: np.ndarray, shape: tuple[int, ...], uv: np.ndarray) -> np.ndarray:
+    """Values of a grid between its places, bilinear; the border goes on outside.
+
+    Args:
+        grid: (h w, k).
+        shape: h, w.
+        uv: (N, 2) places, 0 to 1 from edge to edge.
+
+    Returns:
+        (N, k).
+    """
     height, width = shape
     x = np.clip(uv[:, 0] * width - np.float32(0.5), 0, width - 1)
     y = np.clip(uv[:, 1] * height - np.float32(0.5), 0, height - 1)
@@ -375,10 +400,11 @@ class AlignmentState:
     """What the last seconds say; numbers are NaN and `verdict` is empty where nothing is known.
 
     Attributes:
-        z: Agreement in standard deviations of held-out nominal frames; negative is worse.
+        z: Agreement in standard deviations of such windows of nominal drives; negative is worse.
         pairs: Mean number of pairs; 0 where nothing is known.
-        yaw_deg: By how many degrees the lidar seems turned to the left against its calibration.
-        yaw_z: How sure that is, in standard deviations of windows of nominal drives.
+        yaw_deg: By how many degrees the lidar seems turned to the left against its calibration;
+            good to some tenths for errors below 2 degrees, too small for larger ones.
+        yaw_z: How sure that is, in standard deviations of such windows of nominal drives.
         pitch_z: The same of a lidar that seems turned up.
         lidar_z: How far scans are from nominal ones.
         verdict: 'ok', 'camera', 'calibration', 'lidar', or empty.
@@ -438,36 +464,51 @@ class AlignmentWindow:
             self._samples.append((stamp_ns, alignment))
         while self._samples and stamp_ns - self._samples[0][0] > self.window_s * 1e9:
             self._samples.popleft()
-        return judge([alignment for _, alignment in self._samples], self.reference, novelty_z)
+        if not self._samples:
+            return AlignmentState()
+        span_s = (self._samples[-1][0] - self._samples[0][0]) * 1e-9
+        independent = min(float(len(self._samples)), 1 + span_s / _CORRELATED_S)
+        return judge([a for _, a in self._samples], self.reference, independent, novelty_z)
 
 
-_LOW_Z = -3.0
-_SIDE_Z = 4.0
+_CORRELATED_S = 2.0  # frames that are closer to each other say the same
+_LOW_Z = -3.5
+_SIDE_Z = 4.5
 _LIDAR_Z = 6.0
 _CALM_Z = 2.0
-_LEAST_SAMPLES = 3
+_LEAST_SAMPLES = 5
 
 
 def judge(
-    alignments: list[Alignment], reference: AlignmentReference, novelty_z: float = math.nan
+    alignments: Sequence[Alignment],
+    reference: AlignmentReference,
+    independent: float,
+    novelty_z: float = math.nan,
 ) -> AlignmentState:
     """What several frames say together, and whom to blame.
+
+    A lidar that is not itself is blamed first, for nothing can be compared with it; then the
+    mounting, where the points agree better when they are turned; then the camera, unless its
+    images look as ever: then the mounting is wrong in a way that no turning mends.
 
     Args:
         alignments: Of the frames.
         reference: The nominal agreement.
+        independent: As how many independent frames they count.
         novelty_z: The camera's novelty in standard deviations, where known.
     """
     if not alignments:
         return AlignmentState()
-    z = float(np.median([a.z for a in alignments]))
+    # The frames' own noise averages out, the offset that every drive has does not.
+    z = float(np.mean([a.z for a in alignments]))
+    z /= math.sqrt(1 / independent + float(reference.value_drift) ** 2)
+    sides = np.mean([a.sides for a in alignments], axis=0)
+    sides_z = sides / np.sqrt(1 / independent + reference.side_drift**2)
+    yaw_z = _more_certain(sides_z[0], sides_z[2])
+    pitch_z = _more_certain(sides_z[1], sides_z[3])
     lidar_z = float(np.median([a.lidar_z for a in alignments]))
-    # Frames half a second apart are alike, and every drive has an offset of its own.
-    independent = max(len(alignments) / 4, 1.0)
-    noise = np.sqrt(1 / independent + reference.side_drift**2)
-    sides = np.mean([[a.yaw_z, a.pitch_z] for a in alignments], axis=0)
-    yaw_z, pitch_z = (float(s) for s in sides / noise)
-    yaw_deg = float(sides[0] * reference.side_spread[0] * reference.side_degrees[0])
+    axis = 0 if abs(sides_z[0]) >= abs(sides_z[2]) else 2
+    yaw_deg = float(sides[axis] * reference.side_spread[axis] * reference.side_degrees[axis])
     verdict = 'ok'
     if len(alignments) < _LEAST_SAMPLES:
         verdict = ''
@@ -476,9 +517,10 @@ def judge(
     elif max(abs(yaw_z), abs(pitch_z)) >= _SIDE_Z:
         verdict = 'calibration'
     elif z <= _LOW_Z:
-        # A camera that looks as ever, and yet does not agree.
         verdict = 'calibration' if novelty_z < _CALM_Z else 'camera'
     pairs = round(float(np.mean([a.pairs for a in alignments])))
-    return AlignmentState(
-        z, pairs, yaw_deg, yaw_z, pitch_z, lidar_z, verdict, len(alignments)
-    )  # fmt: skip
+    return AlignmentState(z, pairs, yaw_deg, yaw_z, pitch_z, lidar_z, verdict, len(alignments))
+
+
+def _more_certain(first: float, second: float) -> float:
+    return float(first if abs(first) >= abs(second) else second)

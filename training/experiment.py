@@ -17,13 +17,13 @@ if __package__ in (None, ''):
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from clcp_ros.errors import ModelError
 from training.cli import run_command
-from training.experiments.plan import Arm
+from training.experiments.plan import Arm, Plan
 from training.experiments.pretraining import compare
 
 DEFAULT = Path('config/experiments/simdg_small.yaml')
@@ -42,7 +42,8 @@ def experiment(
     """Run an experiment, or what is missing of it, and print its table.
 
     Args:
-        plan: What is compared: a YAML file with size, arms, common, full and frozen.
+        plan: What is compared: a YAML file with arms, size, common, finetune, full and
+            frozen.
         size: Size of the benchmark instead of the plan's.
         seeds: Number of seeds, 0 for the size's.
         only: Names of arms, with commas; by default all.
@@ -57,25 +58,22 @@ def experiment(
     Raises:
         ModelError: No such plan, or jobs that failed.
     """
-    content = read_plan(plan)
-    arms = [Arm(**arm) for arm in content['arms']]
+    chosen = read_plan(plan)
     if only:
         wanted = [name.strip() for name in only.split(',')]
-        if unknown := set(wanted) - {arm.name for arm in arms}:
+        if unknown := set(wanted) - {arm.name for arm in chosen.arms}:
             raise ModelError(f'{plan} has no arm {min(unknown)}')
-        arms = [arm for arm in arms if arm.name in wanted]
+        chosen.arms = [arm for arm in chosen.arms if arm.name in wanted]
     comparison = compare(
-        arms, content.get('common', {}), size=size or content.get('size', 'small'),
-        seeds=list(range(seeds)) if seeds else None, full=content.get('full', True),
-        frozen=content.get('frozen', True), split=split, data=data,
-        out=out or Path('experiments') / plan.stem, parallel=parallel,
+        chosen, size=size or '', seeds=list(range(seeds)) if seeds else None, split=split,
+        data=data, out=out or Path('experiments') / plan.stem, parallel=parallel,
     )  # fmt: skip
     table = comparison.table()
     print(f'\nsimulated data\n\n{table}')
     return table
 
 
-def read_plan(path: Path) -> dict[str, Any]:
+def read_plan(path: Path) -> Plan:
     """Read a plan.
 
     Args:
@@ -90,14 +88,14 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise ModelError(f'{path}: no plan of an experiment: {error}') from None
     if not isinstance(content, dict) or not isinstance(content.get('arms'), list):
         raise ModelError(f'{path}: a plan has a list of arms')
-    known = {'arms', 'common', 'size', 'full', 'frozen'}
+    known = set(Plan.__dataclass_fields__)
     if unknown := set(content) - known:
         raise ModelError(f'{path}: unknown key {min(unknown)}; known: {", ".join(sorted(known))}')
     fields = set(Arm.__dataclass_fields__)
     for arm in content['arms']:
         if not isinstance(arm, dict) or 'name' not in arm or (set(arm) - fields):
             raise ModelError(f'{path}: an arm has a name, and of {", ".join(sorted(fields))}')
-    return content
+    return Plan(**{**content, 'arms': [Arm(**arm) for arm in content['arms']]})
 
 
 if __name__ == '__main__':

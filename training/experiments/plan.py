@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, is_dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 
 from clcp_ros.errors import ModelError
 from training.finetune import finetune
-from training.simdg.benchmark import BASELINE, Recipe
+from training.simdg.benchmark import Recipe
 from training.simdg.sizes import Size
 
 DOMAINS = {'clear': 'pairs-clear', 'all': 'pairs'}
 """What is pretrained on: folder of the pair set in the folder of the benchmark's size."""
+
+BASELINE = 'none'
+"""Without pretraining: the size's network, finetuned as all arms are."""
 
 FROZEN = '+frozen'
 
@@ -38,6 +42,27 @@ class Arm:
     domains: list[str] = field(default_factory=lambda: ['clear', 'all'])
     options: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Plan:
+    """What is compared, and how.
+
+    Attributes:
+        arms: Ways to pretrain; the baseline without pretraining is always there.
+        size: Size of the benchmark.
+        common: Options of training/pretrain.py for all arms.
+        finetune: Options of training/finetune.py for all recipes that replace the size's.
+        full: Finetune everything.
+        frozen: Finetune the head alone.
+    """
+
+    arms: list[Arm]
+    size: str = 'small'
+    common: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
+    full: bool = True
+    frozen: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,19 +100,22 @@ def recipe_name(arm: Arm | None, domain: str) -> str:
     return BASELINE if arm is None else f'{arm.name}.{domain}'
 
 
-def check(arms: list[Arm], size: Size) -> None:
+def check(plan: Plan, size: Size) -> None:
     """Complain before anything runs.
 
     Args:
-        arms: Of the experiment.
+        plan: Of the experiment.
         size: Of the benchmark.
 
     Raises:
         ModelError: Names that cannot be folders or are used twice, unknown domains or
-            options, a missing file.
+            options, a missing file; nothing to measure.
     """
-    names = [arm.name for arm in arms]
-    for arm in arms:
+    if not (plan.full or plan.frozen):
+        raise ModelError('neither full nor frozen finetuning: there is nothing to measure')
+    finetune_options('the plan', plan.finetune, size)
+    names = [arm.name for arm in plan.arms]
+    for arm in plan.arms:
         if not arm.name or not all(c.isalnum() or c in '-_' for c in arm.name):
             raise ModelError(f'{arm.name!r} is no name of an arm: letters, digits, - and _ only')
         if names.count(arm.name) > 1 or arm.name == BASELINE:
@@ -96,7 +124,7 @@ def check(arms: list[Arm], size: Size) -> None:
             raise ModelError(f'{arm.name}: no domain {unknown[0]!r}; there are clear and all')
         if arm.config and not Path(arm.config).is_file():
             raise ModelError(f'{arm.config}: no such file, for the arm {arm.name}')
-        finetune_options(arm, size)
+        finetune_options(arm.name, {**plan.finetune, **arm.finetune}, size)
 
 
 def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
@@ -116,48 +144,54 @@ def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
     ]
 
 
-def finetune_options(arm: Arm, size: Size) -> dict[str, Any]:
-    """An arm's options of finetune, as arguments of the function.
+def finetune_options(who: str, wanted: dict[str, Any], size: Size) -> dict[str, Any]:
+    """Options of finetune, as arguments of the function.
 
     Args:
-        arm: With names such as `optimizer.encoder_factor`.
+        who: Has them, for people.
+        wanted: With names such as `optimizer.encoder_factor`.
         size: Whose options they change.
 
     Raises:
         ModelError: There is no such option.
     """
     options: dict[str, Any] = {}
-    for name, value in arm.finetune.items():
+    for name, value in wanted.items():
         first, _, field_name = name.partition('.')
         parameters = signature(finetune).parameters
         if first not in parameters:
-            raise ModelError(f'{arm.name}: finetune has no option {name}')
+            raise ModelError(f'{who}: finetune has no option {name}')
         if not field_name:
             options[first] = value
             continue
         whole = options.get(first, size.training.get(first, parameters[first].default))
         if not is_dataclass(whole) or not hasattr(whole, field_name):
-            raise ModelError(f'{arm.name}: finetune has no option {name}')
+            raise ModelError(f'{who}: finetune has no option {name}')
         options[first] = replace(whole, **{field_name: value})  # type: ignore[type-var]
     return options
 
 
-def recipes_of(job: Job, runs: Path, full: bool, frozen: bool, size: Size) -> list[Recipe]:
+def recipes_of(job: Job, runs: Path, plan: Plan, size: Size) -> list[Recipe]:
     """What is finetuned from a job's pretraining.
 
     Args:
         job: The job.
         runs: Folder of the pretraining runs.
+        plan: Of the experiment.
         size: Of the benchmark.
-        full: Finetune everything.
-        frozen: Finetune the head alone.
     """
-    if job.arm is None:
-        return [Recipe(BASELINE), *([Recipe(BASELINE + FROZEN, frozen=True)] if frozen else [])]
-    encoder = str(runs / job.recipe / 'seed{seed}' / 'image_encoder.safetensors')
-    options = finetune_options(job.arm, size)
-    recipes = [Recipe(job.recipe, encoder, options=options)] if full else []
-    return recipes + ([Recipe(job.recipe + FROZEN, encoder, frozen=True)] if frozen else [])
+    encoder, own = '', {}
+    if job.arm is not None:
+        encoder = str(runs / job.recipe / 'seed{seed}' / 'image_encoder.safetensors')
+        own = job.arm.finetune
+    recipes = []
+    if plan.full:
+        options = finetune_options(job.recipe, {**plan.finetune, **own}, size)
+        recipes.append(Recipe(job.recipe, encoder, options=options))
+    if plan.frozen:
+        options = finetune_options(job.recipe, plan.finetune, size)
+        recipes.append(Recipe(job.recipe + FROZEN, encoder, frozen=True, options=options))
+    return recipes
 
 
 def arguments_of(job: Job, pairs: Path, out: Path, common: dict[str, Any]) -> list[str]:
@@ -173,6 +207,10 @@ def arguments_of(job: Job, pairs: Path, out: Path, common: dict[str, Any]) -> li
     options = {**common, **job.arm.options}
     return [
         *(['--config', job.arm.config] if job.arm.config else []),
-        *(f'--{name}={value}' for name, value in options.items()),
+        *(f'--{name}={_text(value)}' for name, value in options.items()),
         f'--pairs={pairs}', f'--out={out}', f'--seed={job.seed}',
     ]  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

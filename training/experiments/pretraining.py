@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from clcp_ros.errors import ModelError
-from training.experiments.plan import DOMAINS, Arm, Job, arguments_of, check, jobs_of, recipes_of
+from training.experiments.plan import DOMAINS, Job, Plan, arguments_of, check, jobs_of, recipes_of
 from training.experiments.summary import Comparison, write_comparison
 from training.simdg.benchmark import run_benchmark, size_of
 from training.simdg.data import prepare
@@ -27,13 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def compare(
-    arms: list[Arm],
-    common: dict[str, Any],
+    plan: Plan,
     *,
-    size: Size | str = 'small',
+    size: Size | str = '',
     seeds: list[int] | None = None,
-    full: bool = True,
-    frozen: bool = True,
     split: str = 'test',
     data: Path = Path('simdg'),
     out: Path = Path('experiment'),
@@ -42,12 +39,9 @@ def compare(
     """Run an experiment, or what is missing of it.
 
     Args:
-        arms: Ways to pretrain; the baseline without pretraining is always there.
-        common: Options of training/pretrain.py for all arms.
-        size: Size of the benchmark.
+        plan: What is compared.
+        size: Size of the benchmark instead of the plan's.
         seeds: Of pretraining and finetuning; the size's by default.
-        full: Finetune everything.
-        frozen: Finetune the head alone.
         split: test, or val to develop on.
         data: Folder of the benchmark.
         out: Folder of the experiment: pretraining runs, logs, results.
@@ -59,18 +53,16 @@ def compare(
     Raises:
         ModelError: Arms that make no sense, or jobs that failed; the others are done first.
     """
-    if not (full or frozen):
-        raise ModelError('neither full nor frozen finetuning: there is nothing to measure')
-    size = size_of(size)
-    check(arms, size)
+    size = size_of(size or plan.size)
+    check(plan, size)
     chosen = list(size.seeds if seeds is None else seeds)
-    jobs = jobs_of(arms, chosen)
+    jobs = jobs_of(plan.arms, chosen)
     prepare(size, data)
     out.mkdir(parents=True, exist_ok=True)
-    settings = (size, common, full, frozen, split, data, out)
+    settings = (plan, size, split, data, out)
     failed = _run_all(jobs, settings, parallel)
     done = [job for job in jobs if job.title not in failed]
-    comparison = write_comparison(done, size, out, data, split, full, frozen)
+    comparison = write_comparison(done, plan, size, out, data, split)
     if failed:
         first = next(iter(failed))
         raise ModelError(f'{len(failed)} of {len(jobs)} jobs failed; {first}: {failed[first]}')
@@ -112,17 +104,14 @@ def _caught(job: Job, *settings: Any) -> str:
     return ''
 
 
-def _one(
-    job: Job, size: Size, common: dict[str, Any], full: bool, frozen: bool, split: str,
-    data: Path, out: Path,
-) -> None:  # fmt: skip
+def _one(job: Job, plan: Plan, size: Size, split: str, data: Path, out: Path) -> None:
     runs = out / 'pretrain'
     if job.arm is not None:
         run = runs / job.recipe / f'seed{job.seed}'
         pairs = data / size.name / DOMAINS[job.domain]
-        options = {'model.image_encoder': size.architecture, **common}
+        options = {'model.image_encoder': size.architecture, **plan.common}
         _pretrain(arguments_of(job, pairs, run, options), out / 'logs', job)
-    recipes = recipes_of(job, runs, full, frozen, size)
+    recipes = recipes_of(job, runs, plan, size)
     run_benchmark(size, recipes, data, split, [job.seed], workers=1, report=False)
 
 

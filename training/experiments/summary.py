@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import atomic_path, git_commit
-from training.experiments.plan import FROZEN, Job, recipes_of
+from training.experiments.plan import BASELINE, FROZEN, Job, Plan, recipes_of
 from training.loop import METRICS, read_metrics
-from training.simdg.benchmark import BASELINE, conditions_done
+from training.simdg.benchmark import conditions_done
 from training.simdg.report import (
     TABLE_HEAD,
     Row,
@@ -110,23 +110,22 @@ def _line(
 
 
 def write_comparison(
-    jobs: list[Job], size: Size, out: Path, data: Path, split: str, full: bool, frozen: bool
+    jobs: list[Job], plan: Plan, size: Size, out: Path, data: Path, split: str
 ) -> Comparison:
     """Collect what the jobs measured and write results.csv, pretraining.csv and results.md.
 
     Args:
         jobs: Jobs that are done.
+        plan: Of the experiment.
         size: Of the benchmark.
         out: Folder of the experiment.
         data: Folder of the benchmark.
         split: test or val.
-        full: Everything was finetuned.
-        frozen: The head alone was finetuned.
     """
     rows: list[Row] = []
     facts: list[dict[str, str | float]] = []
     for job in jobs:
-        for recipe in recipes_of(job, out / 'pretrain', full, frozen, size):
+        for recipe in recipes_of(job, out / 'pretrain', plan, size):
             conditions = conditions_done(size, data, recipe.name, job.seed, split)
             rows += make_rows(size.name, split, recipe.name, job.seed, conditions)
         if job.arm is not None:

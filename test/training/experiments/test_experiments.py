@@ -11,9 +11,17 @@ import yaml
 
 from clcp_ros.errors import ModelError
 from training.experiment import experiment, read_plan
-from training.experiments.plan import Arm, Job, arguments_of, check, jobs_of, recipes_of
+from training.experiments.plan import (
+    BASELINE,
+    Arm,
+    Job,
+    Plan,
+    arguments_of,
+    check,
+    jobs_of,
+    recipes_of,
+)
 from training.experiments.summary import compare_rows, signed
-from training.simdg.benchmark import BASELINE
 from training.simdg.report import Row, Spread, read_csv
 from training.simdg.sizes import ADVERSE, SIZES, SOURCE
 
@@ -53,7 +61,7 @@ def test_signs() -> None:
 def test_seeds_come_one_after_the_other() -> None:
     jobs = jobs_of([Arm('a'), Arm('b', domains=['clear'])], [0, 1])
     assert [job.title for job in jobs[:4]] == [
-        'scratch, seed 0', 'a.clear, seed 0', 'a.all, seed 0', 'b.clear, seed 0',
+        'none, seed 0', 'a.clear, seed 0', 'a.all, seed 0', 'b.clear, seed 0',
     ]  # fmt: skip
     assert {job.seed for job in jobs[4:]} == {1}
 
@@ -61,28 +69,32 @@ def test_seeds_come_one_after_the_other() -> None:
 def test_what_is_finetuned_from_a_job(tmp_path: Path) -> None:
     small = SIZES['small']
     arm = Arm('a', finetune={'optimizer.encoder_factor': 0.1, 'drop_path': 0.1})
-    full, frozen = recipes_of(Job(arm, 'all', 1), tmp_path, True, True, small)
+    plan = Plan([arm], finetune={'max_steps': 9, 'drop_path': 0.2})
+    full, frozen = recipes_of(Job(arm, 'all', 1), tmp_path, plan, small)
     assert (full.name, frozen.name) == ('a.all', 'a.all+frozen')
     assert not full.frozen
     assert frozen.frozen
     assert full.encoder_of(1) == str(tmp_path / 'a.all' / 'seed1' / 'image_encoder.safetensors')
     assert full.options == {
         'optimizer': replace(small.training['optimizer'], encoder_factor=0.1), 'drop_path': 0.1,
+        'max_steps': 9,
     }  # fmt: skip
-    assert frozen.options == {}  # nothing of the encoder is trained
-    nothing = recipes_of(Job(None, '', 0), tmp_path, True, True, small)
+    # An arm's own options are about how the encoder is trained.
+    assert frozen.options == {'max_steps': 9, 'drop_path': 0.2}
+    nothing = recipes_of(Job(None, '', 0), tmp_path, plan, small)
     assert [(r.name, r.frozen) for r in nothing] == [
         (BASELINE, False), (f'{BASELINE}+frozen', True),
     ]  # fmt: skip
 
 
 def test_an_arm_outvotes_what_is_common() -> None:
-    arm = Arm('a', 'x.yaml', options={'max_steps': 7})
+    arm = Arm('a', 'x.yaml', options={'max_steps': 7, 'model.lidar_weights': None})
     arguments = arguments_of(
         Job(arm, 'all', 3), Path('p'), Path('o'), {'max_steps': 5, 'chunk': 2}
     )
     assert arguments == [
-        '--config', 'x.yaml', '--max_steps=7', '--chunk=2', '--pairs=p', '--out=o', '--seed=3',
+        '--config', 'x.yaml', '--max_steps=7', '--chunk=2', '--model.lidar_weights=null',
+        '--pairs=p', '--out=o', '--seed=3',
     ]  # fmt: skip
 
 
@@ -101,7 +113,7 @@ def test_an_arm_outvotes_what_is_common() -> None:
 )
 def test_arms_that_make_no_sense(arms: list[Arm], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        check(arms, SIZES['tiny'])
+        check(Plan(arms), SIZES['tiny'])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,7 @@ def test_plans_of_the_repository_can_be_run(root: Path, monkeypatch: pytest.Monk
     assert plans
     for plan in plans:
         content = read_plan(plan)
-        check([Arm(**arm) for arm in content['arms']], SIZES[content['size']])
+        check(content, SIZES[content.size])
 
 
 @pytest.mark.slow

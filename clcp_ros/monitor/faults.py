@@ -25,6 +25,7 @@ TILES = (6, 8)
 
 _SIDE = 8  # of a tile of the thumbnail
 _SIZE = (_SIDE * TILES[1], _SIDE * TILES[0])  # width, height
+_LAMP = 25  # grey levels by which the smallest thing that can be seen sticks out
 _SAMPLE_S = 0.25  # between two looks at what stays the same: nothing moves in less
 
 
@@ -33,8 +34,8 @@ class FaultConfig:
     """What counts as a fault; a duration of 0 turns that fault off.
 
     Attributes:
-        flat_std: Standard deviation of the grey levels (0 to 255) of a thumbnail below which an
-            image shows nothing.
+        flat_std: Standard deviation of the grey levels (0 to 255), noise averaged out, below which
+            an image shows nothing.
         black: Mean grey level up to which a flat image is black.
         white: Mean grey level from which a flat image is white.
         flat_s: A flat image must last as long.
@@ -122,15 +123,14 @@ class FaultDetector:
         return flat or frozen or self._partly_covered()
 
     def _flat(self, stamp_ns: int, thumbnail: np.ndarray) -> Fault | None:
-        means, deviations = cv2.meanStdDev(thumbnail)
-        if not self.config.flat_s or float(deviations.max()) >= self.config.flat_std:
+        if not self.config.flat_s or not _is_flat(thumbnail, self.config.flat_std):
             self._flat_since_ns = None
             return None
         if self._flat_since_ns is None:
             self._flat_since_ns = stamp_ns
         if stamp_ns - self._flat_since_ns < self.config.flat_s * 1e9:
             return None
-        level = float(means.mean())
+        level = float(thumbnail.mean())
         if level <= self.config.black:
             return Fault('black', f'image is black (mean grey level {level:.0f})')
         if level >= self.config.white:
@@ -177,6 +177,7 @@ class _Change:
 
     TIME_S = 8.0  # constant of the running means
     MOVES = 3.0  # grey levels by which a quarter of the tiles must change: the vehicle moves
+    LIT = 30.0  # median grey level below which dark surroundings look like a cover
     STILL = 1.0  # grey levels (standard deviation) below which a pixel shows the same
     STILL_SHARE = 0.15  # of the median pixel's: light that gets through changes with the scene
 
@@ -194,13 +195,16 @@ class _Change:
         gray = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY).astype(np.float32)
         if self._last is None:
             self._mean, self._square = gray, gray**2
-        elif np.quantile(_tiles(np.abs(gray - self._last)).mean(axis=1), 0.75) >= self.MOVES:
+        elif np.median(gray) >= self.LIT and self._moves(gray - self._last):
             dt_s = (stamp_ns - self._last_ns) * 1e-9
             weight = np.float32(1 - np.exp(-dt_s / self.TIME_S))
             self._mean = self._mean + weight * (gray - self._mean)
             self._square = self._square + weight * (gray**2 - self._square)
             self.moving_s += dt_s
         self._last_ns, self._last = stamp_ns, gray
+
+    def _moves(self, change: np.ndarray) -> bool:
+        return bool(np.quantile(_tiles(np.abs(change)).mean(axis=1), 0.75) >= self.MOVES)
 
     def still(self) -> np.ndarray:
         """(48, 64) bool: pixels that showed the same all the time."""
@@ -230,6 +234,17 @@ def static_tiles(images: Iterable[np.ndarray], share: float = 0.9) -> np.ndarray
     distance = np.abs(shapes - np.median(shapes, axis=0)).mean(axis=2)
     # A sky is flat in most frames, too, but as often something stands before it.
     return ((distance < 2.0).mean(axis=0) >= share).reshape(TILES)
+
+
+def _is_flat(thumbnail: np.ndarray, least_std: float) -> bool:
+    """Whether there is neither structure nor a single lamp; strong noise is neither."""
+    blocks = cv2.resize(thumbnail, (16, 12), interpolation=cv2.INTER_AREA)
+    deviations = cv2.meanStdDev(blocks)[1]
+    if float(deviations.max()) >= least_std:
+        return False
+    gray = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
+    mean, noise = (float(x[0, 0]) for x in cv2.meanStdDev(gray))
+    return float(gray.max()) - mean < max(_LAMP, 6 * noise)
 
 
 def _covers(still: np.ndarray) -> np.ndarray:

@@ -378,11 +378,12 @@ def summary(out: Path) -> str:
     text = f'training loss {first["loss"]:.3f} -> {final["loss"]:.3f}'
     if 'val_r1' in final:
         pairs = max(final['val_pairs'], 1)
+        # Only of CLIP's loss, which has a scale, is the level of chance known.
+        chance = f' (chance {np.log(pairs):.3f})' if 'logit_scale' in final else ''
         text = (
-            f'validation loss {first["val_loss"]:.3f} -> {final["val_loss"]:.3f} '
-            f'(chance {np.log(pairs):.3f}), partner found first among {pairs:.0f}: '
-            f'{final["val_r1"]:.1%} (chance {1 / pairs:.1%}), among the first five: '
-            f'{final["val_r5"]:.1%}'
+            f'validation loss {first["val_loss"]:.3f} -> {final["val_loss"]:.3f}{chance}, '
+            f'partner found first among {pairs:.0f}: {final["val_r1"]:.1%} '
+            f'(chance {1 / pairs:.1%}), among the first five: {final["val_r5"]:.1%}'
         )
     if final.get('skipped'):
         text += f'; {final["skipped"]:.0f} steps skipped, not finite'

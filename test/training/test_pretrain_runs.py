@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clcp_ros.errors import ModelError, PairSetError
+from clcp_ros.errors import ClcpError, ModelError, PairSetError
 from training.checkpoints import read_checkpoint, write_atomically
 from training.hardware import HardwareConfig
 from training.loop import CHECKPOINT, read_metrics
@@ -293,6 +294,22 @@ def test_repeated_ones_end_the_run_with_one_line(pairs: Path, tmp_path: Path, po
     poison({2, 3, 4, 5})
     with pytest.raises(ModelError, match=r'the loss is nan at step 4, as were 2 before it.*lower'):
         pretrain(pairs, tmp_path / 'run', max_steps=9, validate_every=0, tolerance=2, **QUICK)
+
+
+def test_damage_that_a_loader_process_meets_is_told_in_one_line(
+    pairs: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / 'pairs'
+    shutil.copytree(pairs, damaged)
+    for shard in (damaged / 'shards').iterdir():
+        shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(ClcpError) as error:
+        pretrain(
+            damaged, tmp_path / 'run', max_steps=2, validate_every=0, **{**QUICK, 'workers': 1}
+        )
+    assert str(damaged) in str(error.value)
+    assert 'Traceback' not in str(error.value)
+    assert '\n' not in str(error.value)
 
 
 def test_a_checkpoint_of_another_model_says_which_keys_differ(pairs: Path, tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ class Frame:
         return colors, decode_gray(source.data)
 
     @property
+    def encoding(self) -> str:
+        """What the image was sent as: a raw image's encoding, or a compressed one's format."""
+        if hasattr(self._source, 'encoding'):
+            return str(self._source.encoding)
+        return str(self._source.format) if hasattr(self._source, 'format') else 'rgb8'
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image as it was sent, from its header.
 

@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo
 
 from clcp_ros import ros_messages
-from clcp_ros.monitor import ShiftState
+from clcp_ros.monitor import ShiftSource, ShiftState
 from clcp_ros.node_arrivals import fingerprint
 from clcp_ros.node_diagnostics import Status, shift_status, stale_shift
 from clcp_ros.node_inputs import TRANSPORTS, Inputs, resolve_topics
@@ -168,16 +168,16 @@ class Camera:
         """Publish a frame's results.
 
         Returns:
-            Whether the monitor's level changed.
+            Whether the monitor's level, or the fault that it names, changed.
         """
         if arrival.epoch != self._epoch:  # of an activation that has ended
             return False
         start = time.perf_counter()
-        header, bundle = arrival.message.header, result.bundle
-        changed = self._state is None or self._state.level != result.shift.level
+        header = arrival.message.header
+        changed = self._state is None or self._state.verdict != result.shift.verdict
         shift = None
         if result.monitored or changed:
-            shift = self._shift_status(result.shift, bundle.id, header.frame_id)
+            shift = self._shift_status(result.shift, result.source, header.frame_id)
         size = result.image_size
         self._check_camera_info(size)
         self.outputs.publish(result, header, self._camera_info, shift)
@@ -228,20 +228,22 @@ class Camera:
         """The camera's coordinate frame, once an image has told it."""
         return self.statistics.frame_id
 
-    def _shift_status(self, state: ShiftState | None, model: str, frame_id: str) -> Status:
-        return shift_status(state, model, frame_id, f'{self._label}shift')
+    def _shift_status(
+        self, state: ShiftState | None, source: ShiftSource, frame_id: str
+    ) -> Status:
+        return shift_status(state, source, frame_id, f'{self._label}shift')
 
-    def statuses(self, model: str, around: Surroundings) -> list[Status]:
+    def statuses(self, source: ShiftSource, around: Surroundings) -> list[Status]:
         """The statuses of input and monitor.
 
         Args:
-            model: Id of the bundle.
+            source: Whose verdicts the monitor's are.
             around: What the node knows; the camera fills in its own part.
         """
         now_s = time.monotonic()
         around = self._surroundings(around)
         state = self._state and self._last_scored(self._state)
-        shift = self._shift_status(state, model, self.frame_id)
+        shift = self._shift_status(state, source, self.frame_id)
         if self.statistics.silent(now_s, self._since_s):
             shift = stale_shift(shift)
         return [self.statistics.status(now_s, self._since_s, around), shift]

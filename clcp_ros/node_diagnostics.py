@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from clcp_ros.monitor import Level, ShiftState
+from clcp_ros.monitor import Level, ShiftSource, ShiftState
+
+SHIFT_KEYS = (
+    'novelty_z', 'novelty_cusum', 'cusum_threshold', 'innovation', 'low_z', 'early_z', 'deep_z',
+    'miou_est', 'miou_lo', 'miou_hi', 'miou_drop', 'kind', 'kind_prob', 'top_stats', 'top_classes',
+    'scope', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg', 'samples', 'window_s', 'level',
+    'arl0_supported_h', 'model', 'model_sha',
+)  # fmt: skip
+"""Names of a verdict's values in `~/shift`, in this order."""
 
 _HANGING_S = 3.0
 _HANGING_RUNS = 5  # a model that is always that slow does not hang
@@ -112,31 +120,33 @@ def _model_problems(state: ModelState) -> list[tuple[Level, str, str]]:
     return problems
 
 
-def shift_values(state: ShiftState | None, model: str) -> dict[str, str]:
-    """A verdict as text under fixed names; what has no value is 'nan'."""
-    score = state.score if state else None
-    parts = {
-        'novelty_z': score.novelty if score else None,
-        'novelty_smoothed': state.smoothed if state else None,
-        'low_z': score.low if score else None,
-        'early_z': score.early if score else None,
-        'deep_z': score.deep if score else None,
+def shift_values(state: ShiftState | None, source: ShiftSource) -> dict[str, str]:
+    """A verdict as text under fixed names; a number that is not known is 'nan', a word empty."""
+    known = state or ShiftState(0, Level.STALE, '', 0)
+    numbers = {name: f'{value:.6f}' for name, value in known.numbers.items()}
+    # A count of points.
+    numbers['alignment_pairs'] = f'{known.alignment_pairs:.0f}'
+    found = {
+        **numbers,
+        **known.texts,
+        'samples': str(known.samples),
+        'level': known.level.name,
+        'arl0_supported_h': f'{source.supported_h:.6f}',
+        'model': source.model,
+        'model_sha': source.model_sha,
     }
-    return {
-        **{name: 'nan' if value is None else f'{value:.6f}' for name, value in parts.items()},
-        'samples': str(state.samples if state else 0),
-        'level': (state.level if state else Level.STALE).name,
-        'model': model,
-    }
+    return {name: found[name] for name in SHIFT_KEYS}
 
 
 def shift_status(
-    state: ShiftState | None, model: str, frame_id: str, name: str = 'shift'
+    state: ShiftState | None, source: ShiftSource, frame_id: str, name: str = 'shift'
 ) -> Status:
     """The monitor's status; without a state it has seen nothing yet."""
     level = state.level if state else Level.STALE
     reason = state.reason if state else 'no frame yet'
-    return Status(name, level, reason, shift_values(state, model), f'{frame_id}/{model}')
+    kinds = (state.fault,) if state and state.fault else ()
+    hardware_id = f'{frame_id}/{source.model}'
+    return Status(name, level, reason, shift_values(state, source), hardware_id, kinds)
 
 
 def stale_shift(status: Status) -> Status:

@@ -42,6 +42,7 @@ _TYPES = {
     'overlay': Image,
     'camera_info': CameraInfo,
     'shift': DiagnosticArray,
+    'shift/heatmap': Image,
 }
 
 
@@ -134,6 +135,9 @@ class Outputs:
         if shift is not None and self.wanted('shift'):
             name = self._node.get_fully_qualified_name()
             self._send('shift', ros_messages.diagnostic_array(header, [shift], name))
+        if result.monitored and self.wanted('shift/heatmap'):
+            heat = ros_messages.float_image_message(result.heat(), header)
+            self._send('shift/heatmap', heat)
         if self.wanted('mask/compressed'):
             self._send('mask/compressed', ros_messages.png_message(mask, encode_png(mask), header))
         if self.wanted('overlay'):

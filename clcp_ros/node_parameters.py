@@ -112,36 +112,51 @@ PARAMETERS: dict[str, _Parameter] = {
     'save.folder': _Parameter(
         '', 'Folder of the frames that ~/save_frame writes; empty: clcp_ros in $ROS_HOME (~/.ros).'
     ),
-    'shift.warn_enter': _Parameter(
-        _DEFAULTS.warn_enter, 'Smoothed novelty (standard deviations) from which to warn.',
-        (-4.0, 100.0),
+    'shift.warn_drop': _Parameter(
+        _DEFAULTS.warn_drop,
+        'Expected loss of mIoU against the source, in [0, 1], from which to warn.', (0.001, 1.0),
     ),
-    'shift.warn_exit': _Parameter(
-        _DEFAULTS.warn_exit, 'Smoothed novelty below which the warning ends.', (-4.0, 100.0)
+    'shift.error_drop': _Parameter(
+        _DEFAULTS.error_drop, 'Expected loss of mIoU that is an error.', (0.001, 1.0)
     ),
-    'shift.smoothing_s': _Parameter(
-        _DEFAULTS.smoothing_s, 'Time constant of the smoothing in seconds of image stamps.',
-        (0.01, 600.0),
+    'shift.false_alarm_interval_h': _Parameter(
+        _DEFAULTS.false_alarm_interval_h,
+        'Hours of normal driving between two false alarms, of all cameras together, that are '
+        'accepted; 0 takes what the bundle was made for.',
+        (0.0, 10000.0),
+    ),
+    'shift.hold_s': _Parameter(
+        _DEFAULTS.hold_s, 'Seconds that all must be well before the level falls.', (0.0, 600.0)
+    ),
+    'shift.window_s': _Parameter(
+        _DEFAULTS.window_s, 'Seconds of images that the expected mIoU is made of.', (1.0, 600.0)
+    ),
+    'shift.expected_classes': _Parameter(
+        [''],
+        "Names of the classes that this route can show, for example ['road', 'car']; [''] is all. "
+        'One that cannot come is not counted as lost.',
+        may_be_empty=True,
+    ),
+    'shift.period_s': _Parameter(
+        _DEFAULTS.period_s,
+        'Seconds of image stamps between two frames that are scored; 0 scores every frame.',
+        (0.0, 10.0),
     ),
     'shift.max_gap_s': _Parameter(
-        _DEFAULTS.max_gap_s, 'A longer gap between stamps starts the monitor anew.', (0.01, 600.0)
+        _DEFAULTS.max_gap_s,
+        'After a longer gap between stamps the level is STALE until min_samples frames are '
+        'scored.',
+        (0.01, 600.0),
     ),
     'shift.min_samples': _Parameter(
         _DEFAULTS.min_samples, 'Scored frames after a start before the monitor commits itself.',
         (1, 1000),
     ),
-    'shift.frozen_samples': _Parameter(
-        _DEFAULTS.frozen_samples, 'Identical frames in a row that mean a frozen camera.',
-        (2, 100000),
-    ),
-    'shift.flat_std': _Parameter(
-        _DEFAULTS.flat_std,
-        'Standard deviation of grey levels below which an image shows nothing.', (0.0, 128.0),
-    ),
-    'shift.period_s': _Parameter(
-        0.5,
-        'Seconds of image stamps between two frames that are scored; 0 scores every frame.',
-        (0.0, 10.0),
+    'shift.frozen_s': _Parameter(
+        _DEFAULTS.frozen_s,
+        'Seconds of image stamps of identical frames that mean a frozen camera; 0 switches this '
+        'off.',
+        (0.0, 600.0),
     ),
     'diagnostics.period_s': _Parameter(
         1.0, 'Period of /diagnostics in seconds of wall time.', (0.1, 60.0)
@@ -217,7 +232,7 @@ def check_parameters(
         if reason := _check_value(change.name, change.value, configured=configured):
             return reason
     values = {**current, **{change.name: change.value for change in changes}}
-    if values.keys() >= _MONITOR & PARAMETERS.keys():
+    if values.keys() >= _MONITOR:
         try:
             monitor_config(values)
         except ValueError as error:
@@ -227,6 +242,12 @@ def check_parameters(
 
 def _check_value(name: str, value: Any, *, configured: bool) -> str:
     """What is wrong with one value beside type, range and choices."""
+    # ROS lets a parameter that may be empty take any type.
+    if name == 'shift.expected_classes' and not (
+        isinstance(value, (list, tuple, type(None)))
+        and all(isinstance(v, str) for v in value or ())
+    ):
+        return 'shift.expected_classes is a list of names'
     if name == 'model.providers' and not all(value or ['']):
         return 'model.providers must name at least one provider, or be [auto]'
     if name == 'cameras':
@@ -263,9 +284,10 @@ def monitor_config(values: Mapping[str, Any]) -> MonitorConfig:
     Raises:
         ValueError: The values contradict each other.
     """
-    names = (field.name for field in fields(MonitorConfig))
+    settings = {field.name: values[f'shift.{field.name}'] for field in fields(MonitorConfig)}
+    expected = settings['expected_classes'] or ()
     return MonitorConfig(
-        **{name: values[f'shift.{name}'] for name in names if f'shift.{name}' in PARAMETERS}
+        **settings | {'expected_classes': tuple(name for name in expected if name)}
     )
 
 

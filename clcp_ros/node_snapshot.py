@@ -111,7 +111,7 @@ class Snapshot:
             'pixel_share': {**shares, 'unlabelled': round(float(pixels[UNLABELLED]), 6)},
             'mean_confidence': round(float(result.confidence.mean()) / 255, 6),
             'shift': {
-                **shift_values(self.shift, bundle.id), 'reason': self.shift.reason,
+                **shift_values(self.shift, result.source), 'reason': self.shift.reason,
                 'scored_stamp_ns': self.shift.stamp_ns,
             },
             'seconds': {name: round(value, 6) for name, value in result.seconds.items()},

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +18,19 @@ from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError, ClcpError
 from clcp_ros.frame import Frame
 from clcp_ros.inference import Prediction, Segmenter
-from clcp_ros.monitor import MonitorConfig, ShiftMonitor, ShiftReference, ShiftState
+from clcp_ros.monitor import (
+    CameraFusion,
+    Knowledge,
+    MonitorConfig,
+    ShiftMonitor,
+    ShiftSource,
+    ShiftState,
+)
+from clcp_ros.monitor.heatmap import heat_map
 from clcp_ros.preprocess import resize
+
+if TYPE_CHECKING:
+    from clcp_ros.monitor.alignment import ScanView
 
 
 class FrameError(ClcpError):
@@ -61,6 +73,8 @@ class FrameResult:
         frame: The image as it came in, for whoever saves it.
         small: The image at the network's resolution.
         bundle: What the result was made with.
+        source: Whose verdict it is.
+        heat: Makes the heat map, see `heat_map`.
     """
 
     stamp_ns: int
@@ -72,6 +86,8 @@ class FrameResult:
     frame: Frame = field(repr=False)
     small: np.ndarray = field(repr=False)
     bundle: Bundle = field(repr=False)
+    source: ShiftSource = field(repr=False)
+    heat: Callable[[], np.ndarray] = field(repr=False, compare=False)
 
     @property
     def image(self) -> np.ndarray:
@@ -108,7 +124,7 @@ class FramePipeline:
         runtime: One of `clcp_ros.runtime.RUNTIMES`.
 
     Raises:
-        BundleError: The bundle cannot be used.
+        BundleError: The bundle cannot be used, or not with these settings.
         ValueError: No camera, or two of the same name.
     """
 
@@ -128,16 +144,44 @@ class FramePipeline:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.cameras = tuple(cameras)
         self.segmenter = Segmenter(self.bundle, providers, threads, runtime)
-        reference = ShiftReference.load(
-            self.bundle.reference_path, self.bundle.sha256[self.bundle.model_path.name]
+        sha256 = self.bundle.sha256[self.bundle.model_path.name]
+        self.knowledge = Knowledge.load(self.bundle.reference_path, sha256)
+        self.source = ShiftSource(
+            self.bundle.id, sha256, self.knowledge.facts.supported_h / len(cameras)
         )
-        self.monitors = {camera: ShiftMonitor(reference, monitor) for camera in cameras}
+        fusion, config = CameraFusion(cameras), monitor or MonitorConfig()
+        self.check_config(config)
+        self.monitors = {
+            camera: ShiftMonitor(
+                self.knowledge,
+                config,
+                classes=self.bundle.classes.names,
+                camera=camera,
+                fusion=fusion,
+            )
+            for camera in cameras
+        }
+        self.scans: dict[str, Callable[[int], ScanView | None]] = {}
+        """Where a camera's monitor finds the lidar's scan of about a stamp; none by default."""
         self.image_resolution = image_resolution
 
     @property
     def monitor(self) -> ShiftMonitor:
         """The first camera's monitor."""
         return self.monitors[self.cameras[0]]
+
+    def check_config(self, config: MonitorConfig) -> None:
+        """Refuse settings of the monitor that do not fit the bundle.
+
+        Raises:
+            BundleError: An expected class is none of the model's.
+        """
+        names = self.bundle.classes.names
+        if unknown := [name for name in config.expected_classes if name not in names]:
+            raise BundleError(
+                f'{unknown[0]!r} is expected, but the classes of {self.bundle.name} are '
+                f'{", ".join(names)}'
+            )
 
     @property
     def max_batch(self) -> int:
@@ -285,8 +329,9 @@ class FramePipeline:
         shift = self.monitors[prepared.camera].update(
             prepared.stamp_ns,
             prepared.frame,
-            prediction.features,
+            prediction,
             small=prepared.image,
+            scan=self.scans.get(prepared.camera),
         )
         seconds = {
             **prepared.seconds,
@@ -304,4 +349,6 @@ class FramePipeline:
             prepared.frame,
             prepared.image,
             self.bundle,
+            self.source,
+            partial(heat_map, prediction.logits, self.knowledge.harm),
         )

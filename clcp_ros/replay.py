@@ -22,6 +22,7 @@ from clcp_ros.bundle import Bundle
 from clcp_ros.classes import CITYSCAPES, UNLABELLED, ClassSet
 from clcp_ros.errors import ClcpError, RecordingError
 from clcp_ros.monitor import Level
+from clcp_ros.monitor.state import TEXTS
 from clcp_ros.node_diagnostics import Status, shift_status
 from clcp_ros.pipeline import FramePipeline, FrameResult, Prepared
 from clcp_ros.read_ahead import read_ahead
@@ -215,6 +216,8 @@ class Evaluation:
             outcome.status.level,
             outcome.status.message,
             **{name: outcome.scores.get(name, math.nan) for name in SCORES},
+            **{name: outcome.texts.get(name, '') for name in TEXTS},
+            samples=int(outcome.status.values.get('samples', 0)),
             condition=frame.condition,
             miou=self._score(frame, outcome.mask, classes, result.confusion),
             camera=frame.camera,
@@ -240,7 +243,7 @@ class Evaluation:
         return VersusRecord(
             versus.status.level,
             versus.scores.get('novelty_z', math.nan),
-            versus.scores.get('novelty_smoothed', math.nan),
+            versus.scores.get('miou_est', math.nan),
             agreement(outcome.mask, mapped),
             self._score(frame, versus.mask, classes, found.confusion),
             tuple(class_shares(versus.mask, len(classes)).tolist()),
@@ -432,32 +435,24 @@ def _segment(
             yield (
                 part,
                 [
-                    outcome_of(p.finish(one, prediction), p.bundle, part.frame)
+                    outcome_of(p.finish(one, prediction), part.frame)
                     for p, one, prediction in zip(pipelines, prepared, predictions, strict=True)
                     if not isinstance(prediction, ClcpError)
                 ],
             )
 
 
-def outcome_of(found: FrameResult, bundle: Bundle, frame: BagFrame) -> Outcome:
+def outcome_of(found: FrameResult, frame: BagFrame) -> Outcome:
     """A pipeline's result as an outcome."""
     state = found.shift
-    scores = {'novelty_smoothed': state.smoothed}
-    if found.monitored and state.score is not None:
-        score = state.score
-        scores |= {
-            'novelty_z': score.novelty,
-            'low_z': score.low,
-            'early_z': score.early,
-            'deep_z': score.deep,
-        }
-    status = shift_status(state, bundle.id, str(frame.message.header.frame_id))
+    status = shift_status(state, found.source, str(frame.message.header.frame_id))
     return Outcome(
         found.mask,
         found.confidence,
         status,
         found.monitored,
-        scores,
+        state.numbers,
+        state.texts,
         dict(found.seconds),
         found.small,
     )

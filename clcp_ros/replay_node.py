@@ -8,6 +8,7 @@ and deterministic; this shows what the whole node does at a rate: drops, latency
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from clcp_ros.bundle import load_bundle
 from clcp_ros.environment import environment
 from clcp_ros.errors import ClcpError, ImageError
 from clcp_ros.monitor import Level
+from clcp_ros.monitor.state import STANDING_NUMBERS, TEXTS
 from clcp_ros.node_diagnostics import Status
 from clcp_ros.replay import (
     SCORES,
@@ -266,11 +268,18 @@ class Answers:
         if mask is None:
             return None
         status, scores = verdict or self._last.get(frame.camera, (_NOTHING, {}))
+        monitored = verdict is not None and not math.isnan(scores['novelty_z'])
         if verdict is None:
-            scores = {k: v for k, v in scores.items() if k == 'novelty_smoothed'}
+            scores = {name: value for name, value in scores.items() if name in STANDING_NUMBERS}
         seconds = {'latency': self._latency_s[key]} if key in self._latency_s else {}
         return Outcome(
-            mask, self._pixels('confidence', key), status, verdict is not None, scores, seconds
+            mask,
+            self._pixels('confidence', key),
+            status,
+            monitored,
+            scores,
+            {name: status.values.get(name, '') for name in TEXTS},
+            seconds,
         )
 
     def _pixels(self, what: str, key: tuple[str, int]) -> np.ndarray | None:

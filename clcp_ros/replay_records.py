@@ -15,11 +15,12 @@ import numpy as np
 from clcp_ros.bundle import Bundle
 from clcp_ros.inference import resize
 from clcp_ros.monitor import Level
+from clcp_ros.monitor.state import FRAME_NUMBERS, STANDING_NUMBERS
 from clcp_ros.node_diagnostics import Status
 from clcp_ros.replay_bag import BagFrame, Camera
 
-SCORES = ('novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z')
-"""Fields of a record that the monitor fills."""
+SCORES = (*FRAME_NUMBERS, *STANDING_NUMBERS)
+"""Figures of a record that the monitor fills."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Outcome:
         status: The monitor's verdict as the node publishes it.
         monitored: Whether the monitor scored this frame: it scores a few a second.
         scores: Values of `SCORES` that are known.
+        texts: What the monitor says in words, by the names of `TEXTS`.
         seconds: Time spent, by stage; `latency` is from sending to receiving, with --live.
         small: The image at the network's resolution, where it is at hand.
     """
@@ -41,6 +43,7 @@ class Outcome:
     status: Status
     monitored: bool
     scores: Mapping[str, float]
+    texts: Mapping[str, str]
     seconds: Mapping[str, float]
     small: np.ndarray | None = field(default=None, repr=False)
 
@@ -52,7 +55,7 @@ class VersusRecord:
     Attributes:
         level: Its monitor's level.
         novelty_z: Novelty of the frame in standard deviations.
-        novelty_smoothed: Smoothed novelty.
+        miou_est: Expected mIoU.
         agreement: Share of pixels to which both give the same class.
         miou: Mean IoU over the classes present in the labels.
         shares: Share of the pixels of each class of the other bundle, and of none.
@@ -61,7 +64,7 @@ class VersusRecord:
 
     level: Level
     novelty_z: float
-    novelty_smoothed: float
+    miou_est: float
     agreement: float
     miou: float
     shares: tuple[float, ...]
@@ -70,7 +73,7 @@ class VersusRecord:
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """What was found of one frame; NaN stands for what is not known.
+    """What was found of one frame; NaN and '' stand for what is not known.
 
     Attributes:
         stamp_ns: Stamp of the frame.
@@ -78,10 +81,11 @@ class FrameRecord:
         level: The monitor's level.
         reason: The monitor's line for people.
         novelty_z: Novelty of the frame in standard deviations; NaN between the monitor's samples.
-        novelty_smoothed: Smoothed novelty.
         low_z: Part of the raw image statistics.
         early_z: Part of the early features.
         deep_z: Part of the deep features.
+        novelty_cusum: This and the following stand until the monitor's next sample; they are
+            described in `ShiftState`.
         condition: Simulated condition, or empty.
         miou: Mean IoU over the classes present in the labels.
         camera: Name of the camera.
@@ -97,11 +101,27 @@ class FrameRecord:
     time_s: float
     level: Level
     reason: str
-    novelty_z: float
-    novelty_smoothed: float
-    low_z: float
-    early_z: float
-    deep_z: float
+    novelty_z: float = math.nan
+    low_z: float = math.nan
+    early_z: float = math.nan
+    deep_z: float = math.nan
+    novelty_cusum: float = math.nan
+    cusum_threshold: float = math.nan
+    innovation: float = math.nan
+    miou_est: float = math.nan
+    miou_lo: float = math.nan
+    miou_hi: float = math.nan
+    miou_drop: float = math.nan
+    window_s: float = math.nan
+    kind: str = ''
+    kind_prob: float = math.nan
+    top_stats: str = ''
+    top_classes: str = ''
+    scope: str = ''
+    alignment_z: float = math.nan
+    alignment_pairs: float = math.nan
+    alignment_yaw_deg: float = math.nan
+    samples: int = 0
     condition: str = ''
     miou: float = math.nan
     camera: str = ''

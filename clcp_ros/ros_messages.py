@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 import json
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,6 +49,22 @@ def image_message(image: np.ndarray, header: Header) -> Image:
     # hundreds of milliseconds a frame.
     data = array.array('B')
     data.frombytes(np.ascontiguousarray(image).data)
+    message.data = data
+    return message
+
+
+def float_image_message(values: np.ndarray, header: Header) -> Image:
+    """Wrap a grid of numbers.
+
+    Args:
+        values: (H, W) float32, sent as 32FC1.
+        header: Used as it is.
+    """
+    message = Image(header=header, encoding='32FC1', is_bigendian=sys.byteorder == 'big')
+    message.height, message.width = values.shape
+    message.step = 4 * message.width
+    data = array.array('B')
+    data.frombytes(np.ascontiguousarray(values, np.float32).tobytes())
     message.data = data
     return message
 

@@ -115,6 +115,14 @@ class SegmentNode(LifecycleNode):
             configured=self._pipeline is not None,
             active=self._worker is not None,
         )
+        if not reason and self._pipeline is not None:
+            changes = {parameter.name: parameter.value for parameter in parameters}
+            try:
+                self._pipeline.check_config(
+                    node_parameters.monitor_config(self._values() | changes)
+                )
+            except ClcpError as error:
+                reason = f'shift: {error}'
         return SetParametersResult(successful=not reason, reason=reason)
 
     def _on_parameters_set(self, _: list[Parameter]) -> None:
@@ -196,6 +204,11 @@ class SegmentNode(LifecycleNode):
             f'({pipeline.segmenter.runtime}), '
             f'{warm_s * 1e3:.0f} ms a frame, ready in {time.perf_counter() - start:.1f} s'
         )
+        config = node_parameters.monitor_config(self._values())
+        if reason := pipeline.knowledge.reservation(
+            config.false_alarm_interval_h, len(pipeline.cameras)
+        ):
+            self.get_logger().warning(f'shift monitor: {reason}')
         if reason := pipeline.segmenter.fallback_reason:
             self.get_logger().warning(f'fell back to {pipeline.segmenter.provider}: {reason}')
         return pipeline
@@ -417,7 +430,7 @@ class SegmentNode(LifecycleNode):
             fastdds=self._fastdds,
             profile=self._profile,
         )
-        statuses = [s for camera in cameras for s in camera.statuses(pipeline.bundle.id, around)]
+        statuses = [s for camera in cameras for s in camera.statuses(pipeline.source, around)]
         state = self._model_state(pipeline)
         statuses.insert(1, inference_status(state, cameras[0].frame_id if cameras else ''))
         return statuses

@@ -14,9 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from clcp_ros.image_codec import decode_bytes
+from clcp_ros.monitor import Level
 from training.cli import atomic_path
 from training.loop import METRICS, read_metrics
 from training.reporting.page import Figure, Section, Table, figure_uri, jpeg_uri, render_page
+from training.reporting.replay_shift import LEVEL_COLORS
 from training.reporting.stored import SECTIONS, load_sections
 
 REPORT = 'report.html'
@@ -201,12 +203,14 @@ def write_picture(out: Path) -> Path:
                 axis.set_title(name)
     axis = figure.add_subplot(grid[2, :])
     time_s = [float(r['time_s']) for r in rows]
-    axis.plot(time_s, [float(r['novelty_smoothed']) for r in rows], color='#0b3d75')
-    warned = [r['level'] == 'WARN' for r in rows]
-    axis.fill_between(
-        time_s, 0, 1, where=warned, transform=axis.get_xaxis_transform(), color='#f2b100',
-        alpha=0.25, step='post', label='WARN',
-    )  # fmt: skip
+    scored = [(t, float(r['novelty_z'])) for t, r in zip(time_s, rows, strict=True)]
+    axis.plot(*zip(*(p for p in scored if p[1] == p[1]), strict=True), color='#0b3d75')
+    for level in (Level.WARN, Level.ERROR):
+        axis.fill_between(
+            time_s, 0, 1, where=[r['level'] == level.name for r in rows],
+            transform=axis.get_xaxis_transform(), color=LEVEL_COLORS[level], alpha=0.25,
+            step='post', lw=0, label=level.name,
+        )  # fmt: skip
     starts = [
         i for i, r in enumerate(rows) if i == 0 or r['condition'] != rows[i - 1]['condition']
     ]
@@ -218,7 +222,7 @@ def write_picture(out: Path) -> Path:
         )  # fmt: skip
     axis.set_xlim(time_s[0], time_s[-1])
     axis.set_xlabel('seconds of the simulated test drive, through the ROS 2 node')
-    axis.set_ylabel('shift (sd)')
+    axis.set_ylabel('novelty (sd)')
     axis.legend(loc='center left', frameon=False)
     with atomic_path(out / 'report.jpg') as path:
         figure.savefig(path, format='jpg', pil_kwargs={'quality': 85})

@@ -6,17 +6,27 @@ Numpy and OpenCV only, no ROS: the node and the offline replay run the same code
 and get the same scores.
 """
 
+from clcp_ros.monitor.config import MonitorConfig
+from clcp_ros.monitor.fusion import CameraFusion, Scope
+from clcp_ros.monitor.knowledge import Knowledge
+from clcp_ros.monitor.levels import Level
 from clcp_ros.monitor.reference import FrameScore, ShiftReference, TapReference
+from clcp_ros.monitor.state import ShiftSource, ShiftState
 from clcp_ros.monitor.statistics import STATISTICS, image_statistics
-from clcp_ros.monitor.stream import Level, MonitorConfig, ShiftMonitor, ShiftState
+from clcp_ros.monitor.stream import Evidence, ShiftMonitor
 
 __all__ = [
     'STATISTICS',
+    'CameraFusion',
+    'Evidence',
     'FrameScore',
+    'Knowledge',
     'Level',
     'MonitorConfig',
+    'Scope',
     'ShiftMonitor',
     'ShiftReference',
+    'ShiftSource',
     'ShiftState',
     'TapReference',
     'image_statistics',

@@ -1,204 +1,516 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor of one camera's stream: smoothing, faults, levels with hysteresis.
+"""The monitor of one camera's stream.
 
-Time is the image's own stamp, never the wall clock, so that a replay gives the live run's states.
+A frame is observed, which depends on the frame and its prediction alone, and the observation is
+judged with what came before it. Time is the image's own stamp, never the wall clock, so that a
+replay gives the live run's states.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from clcp_ros.frame import Frame
-from clcp_ros.monitor.reference import FrameScore, ShiftReference
+from clcp_ros.inference import Prediction
+from clcp_ros.monitor.attribution import NONE, OTHER, Kind, KindWindow
+from clcp_ros.monitor.config import MonitorConfig
+from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
+from clcp_ros.monitor.fusion import CameraFusion, Scope
+from clcp_ros.monitor.harm import HarmWindow, soft_confusion
+from clcp_ros.monitor.knowledge import Knowledge
+from clcp_ros.monitor.levels import Level, LevelMachine, Signs
+from clcp_ros.monitor.reference import FrameScore, class_shares
+from clcp_ros.monitor.sequential import SequentialReference, SequentialState, SequentialTest
+from clcp_ros.monitor.state import ShiftState, number, verdict_reason
 from clcp_ros.monitor.statistics import frame_statistics
 
+if TYPE_CHECKING:
+    from clcp_ros.monitor.alignment import (
+        Alignment,
+        AlignmentFeed,
+        AlignmentState,
+        AlignmentWindow,
+        ScanView,
+    )
 _EARLY = 0.1  # share of the period by which a frame may come early: stamps jitter
-
-
-class Level(IntEnum):
-    """Severity, numbered as diagnostic_msgs/DiagnosticStatus."""
-
-    OK = 0
-    WARN = 1
-    ERROR = 2
-    STALE = 3
+_REJECTED = 3  # frames in a row that cannot be scored are a fault of the model
+_FAULT_HOLD_NS = 1_000_000_000
+_PARTIAL = 'partly_covered'
+_RAISED = 0.25  # of the threshold: novelty that other cameras' alarms are compared with
 
 
 @dataclass(frozen=True)
-class MonitorConfig:
-    """Thresholds of the monitor; all may change while it runs.
+class Evidence:
+    """What one frame says by itself, whatever came before it.
 
     Attributes:
-        warn_enter: Smoothed novelty, in standard deviations, from which the level is WARN.
-        warn_exit: Smoothed novelty below which it is OK again.
-        smoothing_s: Time constant of the smoothing.
-        max_gap_s: A longer gap between stamps starts anew.
-        min_samples: Scored frames after a start before the monitor commits itself.
-        frozen_samples: Identical frames in a row that mean a frozen camera.
-        flat_std: Grey-level standard deviation below which an image shows nothing.
-        period_s: Time between two frames that are scored; 0 scores every frame. Frames that follow
-            each other closely say the same, and faults are looked for in every frame.
+        statistics: (S,) float64 of the raw image.
+        score: How far it is from the training domain.
+        confusion: (C, C + 1) float64 from `HarmReference.describe`, or (C, C) where the bundle
+            has none.
+        alignment: Agreement with the lidar, of this frame or of one shortly before it; None where
+            it is not known.
     """
 
-    warn_enter: float = 3.0
-    warn_exit: float = 2.0
-    smoothing_s: float = 1.0
-    max_gap_s: float = 2.0
-    min_samples: int = 5
-    frozen_samples: int = 10
-    flat_std: float = 2.0
-    period_s: float = 0.5
+    statistics: np.ndarray
+    score: FrameScore
+    confusion: np.ndarray
+    alignment: Alignment | None = None
 
-    def __post_init__(self) -> None:
-        if not self.warn_exit < self.warn_enter:
-            raise ValueError('warn_exit must be below warn_enter')
-        for name in ('smoothing_s', 'max_gap_s', 'min_samples', 'frozen_samples'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name} must be positive')
-        if not self.period_s >= 0:
-            raise ValueError('period_s must not be negative')
-
-
-@dataclass(frozen=True)
-class ShiftState:
-    """The monitor's verdict after a frame.
-
-    Attributes:
-        stamp_ns: Stamp of the frame.
-        level: OK, WARN, ERROR or STALE.
-        reason: One line for people.
-        smoothed: Smoothed novelty in standard deviations; NaN until there is a sample.
-        score: The frame's own score; None when it was not scored.
-        samples: Scored frames since the last start.
-        monitored: The frame was taken in: scored, or found impossible to score. Of the others only
-            faults are known.
-    """
-
-    stamp_ns: int
-    level: Level
-    reason: str
-    smoothed: float
-    score: FrameScore | None
-    samples: int
-    monitored: bool = True
+    @property
+    def finite(self) -> bool:
+        """Whether it may enter a state."""
+        score = self.score
+        z = (score.novelty, score.low, score.early, score.deep)
+        return bool(
+            np.isfinite(z).all()
+            and np.isfinite(self.confusion).all()
+            and np.isfinite(self.statistics).all()
+        )
 
 
 class ShiftMonitor:
     """Watches one camera.
 
     Args:
-        reference: The training domain.
-        config: Thresholds; may be replaced at any time.
+        knowledge: What is known of the training domain.
+        config: Settings; may be replaced at any time.
+        classes: Names of the model's classes.
+        camera: Its name.
+        fusion: What the cameras of this robot say, shared by their monitors; default: there is
+            only this one.
     """
 
-    def __init__(self, reference: ShiftReference, config: MonitorConfig | None = None) -> None:
-        self.reference = reference
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        config: MonitorConfig | None = None,
+        *,
+        classes: Sequence[str] = (),
+        camera: str = '',
+        fusion: CameraFusion | None = None,
+    ) -> None:
+        self.knowledge = knowledge
         self.config = config or MonitorConfig()
         self.rejected = 0
-        """Frames with non-finite features since construction."""
+        """Frames with non-finite outputs since construction."""
+        self._classes = tuple(classes)
+        self._camera = camera
+        self._fusion = fusion or CameraFusion([camera])
+        self._machine = LevelMachine()
+        self._apply_config()
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream, not the reference."""
+        self._restart('')
         self._last_stamp_ns: int | None = None
-        self._last_scored_ns: int | None = None
-        self._smoothed = math.nan
+        self._form: tuple[tuple[int, int], str] | None = None
+        self._told: ShiftState | None = None
+
+    def _restart(self, why: str) -> None:
+        """Begin anew with the next frame."""
+        self._pause(why)
+        self._sequential.reset()
+        self._machine.reset()
+        self._sequence: SequentialState | None = None
+        self._excursion_ns: int | None = None
+        self._return_ns: int | None = None
+        if self._harm is not None:
+            self._harm.reset()
+        if self._kinds is not None:
+            self._kinds.reset()
+        if self._feed is not None and self._alignment is not None:
+            self._feed.reset()
+            self._alignment.reset()
+        self._aligned: AlignmentState | None = None
+        self._kind: Kind | None = None
+        self._novelty = math.nan
+        self._faults = self._new_faults()
+        self._fault: tuple[int, Fault] | None = None
+        self._blind = False
+        self._rejections = 0
+        self._fusion.forget(self._camera)
+
+    def _pause(self, why: str) -> None:
+        """Keep the verdict, but tell it only after some samples."""
+        self._why = why
         self._samples = 0
-        self._warned = False
-        self._last_small: np.ndarray | None = None
-        self._identical = 0
+        self._last_scored_ns: int | None = None
+        self._last_taken_ns: int | None = None
+        self._machine.pause()
+
+    # Settings ------------------------------------------------------------------------------------
+
+    def _apply_config(self) -> None:
+        config, knowledge = self.config, self.knowledge
+        self._applied = config
+        self._sequential = SequentialTest(self._thresholds())
+        self._harm: HarmWindow | None = None
+        if knowledge.harm is not None:
+            self._harm = HarmWindow(
+                knowledge.harm, config.window_s, config.max_gap_s, self._expected()
+            )
+        self._kinds: KindWindow | None = None
+        if knowledge.kinds is not None:
+            self._kinds = KindWindow(knowledge.kinds, max_gap_s=config.max_gap_s)
+        self._feed: AlignmentFeed | None = None
+        self._alignment: AlignmentWindow | None = None
+        if knowledge.alignment is not None:
+            from clcp_ros.monitor.alignment import AlignmentFeed, AlignmentWindow
+
+            self._feed = AlignmentFeed(knowledge.alignment)
+            self._alignment = AlignmentWindow(knowledge.alignment)
+
+    def _follow_config(self) -> None:
+        """Take over settings that were changed meanwhile, keeping what the stream has told."""
+        before, now = self._applied, self.config
+        if now is before:
+            return
+        self._applied = now
+        self._sequential.reference = self._thresholds()
+        windows = (before.window_s, before.max_gap_s, before.expected_classes)
+        if self._harm is not None and windows != (
+            now.window_s, now.max_gap_s, now.expected_classes
+        ):  # fmt: skip
+            self._harm = HarmWindow(
+                self._harm.reference, now.window_s, now.max_gap_s, self._expected()
+            )
+        if self._kinds is not None:
+            self._kinds.max_gap_s = now.max_gap_s
+        if now.frozen_s != before.frozen_s:
+            self._faults = self._new_faults()
+
+    def _thresholds(self) -> SequentialReference:
+        return replace(
+            self.knowledge.sequential_for(self.config.false_alarm_interval_h, len(self._fusion)),
+            gap_s=self.config.max_gap_s,
+        )
+
+    def _expected(self) -> np.ndarray | None:
+        names = self.config.expected_classes
+        return np.isin(self._classes, names) if names else None
+
+    def _new_faults(self) -> FaultDetector:
+        return FaultDetector(
+            FaultConfig(frozen_s=self.config.frozen_s or math.inf, gap_s=self.config.max_gap_s)
+        )
+
+    # Frames --------------------------------------------------------------------------------------
 
     def update(
         self,
         stamp_ns: int,
         image: np.ndarray | Frame,
-        features: dict[str, np.ndarray],
+        prediction: Prediction,
         small: np.ndarray | None = None,
+        scan: Callable[[int], ScanView | None] | None = None,
     ) -> ShiftState:
         """Take in a frame.
 
         Args:
-            stamp_ns: The image's stamp. A stamp that goes back (a looped bag) or jumps ahead by
-                more than `max_gap_s` starts anew.
+            stamp_ns: The image's stamp. One that does not advance (a looped bag) starts anew;
+                after a gap of more than `max_gap_s` some frames must be scored before there is a
+                level.
             image: The frame as received, or (H, W, 3) uint8 RGB.
-            features: `early` and `deep` from the model.
+            prediction: What the model said of it.
             small: (h, w, 3) uint8, the image at a lower resolution, in which faults are looked
                 for. Default: the image.
+            scan: Gives the lidar's scan of about a stamp, or None.
 
         Returns:
             The verdict.
         """
         self._advance(stamp_ns)
-        if not all(np.isfinite(f).all() for f in features.values()):
-            self.rejected += 1
-            return self._state(stamp_ns, Level.ERROR, 'the model gives non-finite features', None)
-        score, frame = None, image if isinstance(image, Frame) else Frame(image)
-        if self._due(stamp_ns):
-            score = self._score(stamp_ns, frame, features)
-        level, reason = self._judge(self._fault(frame.pixels if small is None else small))
-        return self._state(stamp_ns, level, reason, score, score is not None)
+        frame = image if isinstance(image, Frame) else Frame(image)
+        self._check_form(frame)
+        fault = self._faults.update(stamp_ns, frame.pixels if small is None else small)
+        evidence = None
+        if not prediction.finite:
+            fault = self._reject() or fault
+        else:
+            self._rejections = 0
+            if self._due(stamp_ns):
+                self._last_scored_ns = stamp_ns
+                evidence = self.observe(frame, prediction)
+                if self._feed is not None:
+                    aligned = self._feed.update(stamp_ns, prediction.logits, scan)
+                    evidence = replace(evidence, alignment=aligned)
+        return self._conclude(stamp_ns, evidence, fault)
+
+    def observe(
+        self, frame: Frame, prediction: Prediction, scan: ScanView | None = None
+    ) -> Evidence:
+        """What a frame says by itself; changes no state.
+
+        Args:
+            frame: The frame as received.
+            prediction: What the model said of it; finite.
+            scan: The lidar's view of the same moment.
+        """
+        knowledge, logits = self.knowledge, prediction.logits
+        statistics = frame_statistics(frame)
+        scene = None if knowledge.novelty.scene is None else class_shares(logits)
+        score = knowledge.novelty.score(statistics, prediction.features, scene)
+        harm = knowledge.harm
+        confusion = soft_confusion(logits) if harm is None else harm.describe(logits)
+        alignment = None
+        if scan is not None and knowledge.alignment is not None:
+            alignment = knowledge.alignment.score(logits, scan)
+        return Evidence(statistics, score, confusion, alignment)
+
+    def judge(
+        self, stamp_ns: int, evidence: Evidence | None, fault: Fault | None = None
+    ) -> ShiftState:
+        """Judge an observation after those before it.
+
+        Args:
+            stamp_ns: The image's stamp.
+            evidence: From `observe`; None for a frame that was not scored.
+            fault: What is wrong with the camera.
+
+        Returns:
+            The verdict.
+        """
+        self._advance(stamp_ns)
+        return self._conclude(stamp_ns, evidence, fault)
 
     def _advance(self, stamp_ns: int) -> None:
+        self._follow_config()
         last = self._last_stamp_ns
-        if last is not None and not 0 < stamp_ns - last <= self.config.max_gap_s * 1e9:
-            self.reset()
         self._last_stamp_ns = stamp_ns
+        if last is None:
+            return
+        step_s = (stamp_ns - last) * 1e-9
+        if step_s <= 0:
+            self._restart('stamps went back' if step_s < 0 else 'a stamp came twice')
+        elif step_s > self._sequential.reference.jump_s:
+            self._restart(f'stamps jumped ahead by {step_s:.0f} s')
+        elif step_s > self.config.max_gap_s:
+            self._pause(f'no image for {step_s:.1f} s')
+
+    def _check_form(self, frame: Frame) -> None:
+        """Images of another kind have other statistics: what was known says nothing of them."""
+        before, self._form = self._form, (frame.size, frame.encoding)
+        if before is not None and before != self._form:
+            texts = [f'{width}x{height} {name}' for (height, width), name in (before, self._form)]
+            self._restart(f'images changed from {texts[0]} to {texts[1]}')
 
     def _due(self, stamp_ns: int) -> bool:
         last = self._last_scored_ns
         return last is None or stamp_ns - last >= (1 - _EARLY) * self.config.period_s * 1e9
 
-    def _score(self, stamp_ns: int, frame: Frame, features: dict[str, np.ndarray]) -> FrameScore:
-        score = self.reference.score(frame_statistics(frame), features)
-        self._samples += 1
-        if self._last_scored_ns is None:
-            self._smoothed = score.novelty
-        else:
-            dt_s = (stamp_ns - self._last_scored_ns) * 1e-9
-            weight = 1 - math.exp(-dt_s / self.config.smoothing_s)
-            self._smoothed += weight * (score.novelty - self._smoothed)
-        self._last_scored_ns = stamp_ns
-        return score
+    def _reject(self) -> Fault | None:
+        self.rejected += 1
+        self._rejections += 1
+        if self._rejections < _REJECTED:
+            return None
+        return Fault(
+            'nonfinite',
+            f'the model gives non-finite numbers ({self._rejections} frames in a row)',
+        )
 
-    def _fault(self, small: np.ndarray) -> str:
-        """Name a broken camera at once, without waiting for a statistic."""
-        last = self._last_small
-        same = last is not None and last.shape == small.shape and np.array_equal(last, small)
-        self._identical = self._identical + 1 if same else 1
-        self._last_small = small.copy()  # the owner may write the next frame into it
-        mean, std = cv2.meanStdDev(small[::4])  # enough to see whether there is anything
-        if float(std.max()) < self.config.flat_std:
-            return f'image is flat (mean grey level {mean.mean():.0f}): covered or broken camera'
-        if self._identical >= self.config.frozen_samples:
-            return f'{self._identical} identical frames: frozen camera'
-        return ''
+    # Judgement -----------------------------------------------------------------------------------
 
-    def _judge(self, fault: str) -> tuple[Level, str]:
-        if fault:
-            return Level.ERROR, fault
-        if self._samples < self.config.min_samples:
-            return Level.STALE, f'{self._samples} of {self.config.min_samples} frames seen'
-        limit = self.config.warn_exit if self._warned else self.config.warn_enter
-        self._warned = self._smoothed >= limit
-        if self._warned:
-            return Level.WARN, (
-                f'camera is {self._smoothed:.1f} sd from its training domain '
-                f'(threshold {self.config.warn_enter:g})'
+    def _conclude(
+        self, stamp_ns: int, evidence: Evidence | None, fault: Fault | None
+    ) -> ShiftState:
+        fault = self._held(stamp_ns, fault)
+        blind = fault is not None and fault.kind != _PARTIAL
+        if blind and not self._blind:
+            self._forget_blindness(stamp_ns)
+        self._blind = blind
+        if evidence is not None and not evidence.finite:
+            self.rejected += 1
+            evidence = None
+        # What a blind camera shows is explained: it must not linger in sums and windows.
+        if evidence is not None and not blind:
+            self._take(stamp_ns, evidence)
+        level = self._level(fault, blind)
+        if evidence is not None or blind:
+            raised = blind or self._raised()
+            self._fusion.tell(self._camera, stamp_ns, raised)
+        score = None if evidence is None else evidence.score
+        told, kind = self._told, '' if fault is None else fault.kind
+        if score is None and told is not None and told.verdict == (level, kind):
+            # Nothing new is known, so the same is said: what was published stands until the next.
+            return replace(told, stamp_ns=stamp_ns, monitored=False, score=None)
+        self._told = self._state(stamp_ns, level, score, fault)
+        return self._told
+
+    def _held(self, stamp_ns: int, fault: Fault | None) -> Fault | None:
+        """The fault, or one that has only just ended: it may come and go with every frame."""
+        if fault is not None:
+            self._fault = (stamp_ns, fault)
+        elif self._fault is not None and stamp_ns - self._fault[0] >= _FAULT_HOLD_NS:
+            self._fault = None
+        return None if self._fault is None else self._fault[1]
+
+    def _forget_blindness(self, stamp_ns: int) -> None:
+        """A fault is known a second after it began: what it gave till then does not count."""
+        if self._sequence is None or not self._sequence.alarm:
+            self._sequential.reset()
+            self._sequence = None
+        self._forget(stamp_ns + 1)
+
+    def _take(self, stamp_ns: int, evidence: Evidence) -> None:
+        config, score = self.config, evidence.score
+        before, state = self._sequence, self._sequential.update(stamp_ns, score.novelty)
+        self._sequence, self._novelty = state, score.novelty
+        self._forget_other_regime(stamp_ns, before, state)
+        harm = None
+        if self._harm is not None:
+            harm = self._harm.update(stamp_ns, evidence.confusion, score)
+        if self._kinds is not None:
+            self._kind = self._kinds.update(stamp_ns, evidence.statistics)
+        if self._alignment is not None:
+            self._aligned = self._alignment.update(stamp_ns, evidence.alignment, score.novelty)
+        signs = Signs(
+            evidence=state.statistic / state.threshold,
+            novel=state.alarm,
+            misaligned=self._aligned is not None
+            and self._aligned.verdict in (Scope.CALIBRATION.value, Scope.LIDAR.value),
+        )
+        if harm is not None:
+            signs = replace(
+                signs, drop=harm.drop, drop_low=harm.drop_low, drop_samples=harm.samples
             )
-        return Level.OK, f'in domain ({self._smoothed:+.1f} sd)'
+        self._machine.update(stamp_ns, signs, config)
+        self._samples += 1
+        self._last_taken_ns = stamp_ns
+
+    def _forget_other_regime(
+        self, stamp_ns: int, before: SequentialState | None, now: SequentialState
+    ) -> None:
+        """After a change the windows' older frames say nothing of what is to be expected."""
+        previous_ns = stamp_ns if self._last_taken_ns is None else self._last_taken_ns
+        was_up = before is not None and before.statistic > 0
+        if now.statistic > 0 and not was_up:
+            # The median of three rises one sample late.
+            self._excursion_ns = previous_ns
+        elif now.statistic == 0:
+            self._excursion_ns = None
+        falls = before is not None and now.statistic < before.statistic
+        if not falls:
+            self._return_ns = None
+        elif self._return_ns is None:
+            self._return_ns = previous_ns
+        alarmed = before is not None and before.alarm
+        since_ns = None
+        if now.abrupt and not (before is not None and before.abrupt):
+            since_ns = previous_ns
+        elif now.alarm and not alarmed:
+            since_ns = self._excursion_ns
+        elif alarmed and not now.alarm:
+            since_ns = self._return_ns
+        if since_ns is not None:
+            self._forget(since_ns)
+
+    def _forget(self, before_ns: int) -> None:
+        for window in (self._harm, self._kinds):
+            if window is not None:
+                window.forget(before_ns)
+
+    def _level(self, fault: Fault | None, blind: bool) -> Level:
+        if blind:
+            return Level.ERROR
+        if self._samples < self.config.min_samples:
+            return Level.STALE
+        return max(self._machine.level, Level.OK if fault is None else Level.WARN)
+
+    def _raised(self) -> bool:
+        state = self._sequence
+        evidence = 0.0 if state is None else state.statistic / state.threshold
+        return self._machine.level > Level.OK or evidence >= _RAISED
+
+    # What is told --------------------------------------------------------------------------------
+
+    def _scope(self, stamp_ns: int, level: Level) -> Scope:
+        if level not in (Level.WARN, Level.ERROR):
+            return Scope.NONE
+        verdict = '' if self._aligned is None else self._aligned.verdict
+        if verdict in (Scope.CALIBRATION.value, Scope.LIDAR.value):
+            return Scope(verdict)
+        scope = self._fusion.scope(self._camera, stamp_ns)
+        if scope == Scope.UNKNOWN and verdict == Scope.CAMERA.value:
+            return Scope.CAMERA
+        return scope
 
     def _state(
-        self,
-        stamp_ns: int,
-        level: Level,
-        reason: str,
-        score: FrameScore | None,
-        monitored: bool = True,
+        self, stamp_ns: int, level: Level, score: FrameScore | None, fault: Fault | None
     ) -> ShiftState:
-        return ShiftState(stamp_ns, level, reason, self._smoothed, score, self._samples, monitored)
+        state = ShiftState(
+            stamp_ns,
+            level,
+            '',
+            self._samples,
+            monitored=score is not None,
+            score=score,
+            scope=self._scope(stamp_ns, level).value,
+            fault='' if fault is None else fault.kind,
+            **self._novelty_values(),
+            **self._harm_values(),
+            **self._kind_values(level),
+            **self._alignment_values(),
+        )
+        return replace(state, reason=self._reason(state, fault))
+
+    def _novelty_values(self) -> dict[str, Any]:
+        state = self._sequence
+        if state is None:
+            return {'cusum_threshold': self._sequential.reference.h}
+        return {
+            'novelty_cusum': state.statistic,
+            'cusum_threshold': state.threshold,
+            'innovation': number(state.innovation),
+        }
+
+    def _harm_values(self) -> dict[str, Any]:
+        harm = None if self._harm is None else self._harm.harm
+        if harm is None:
+            return {}
+        return {
+            'miou_est': harm.miou,
+            'miou_lo': harm.low,
+            'miou_hi': harm.high,
+            'miou_drop': harm.drop,
+            'window_s': harm.window_s,
+            'ranked_classes': harm.top_classes(self._classes) if self._classes else (),
+        }
+
+    def _kind_values(self, level: Level) -> dict[str, Any]:
+        kind = self._kind
+        if kind is None:
+            return {}
+        if level not in (Level.WARN, Level.ERROR):
+            return {'kind': NONE}
+        # Something is wrong; that none of the known kinds is likely means another one.
+        name = OTHER if kind.name == NONE else kind.name
+        return {'kind': name, 'kind_prob': number(kind.probability), 'ranked_stats': kind.top}
+
+    def _alignment_values(self) -> dict[str, Any]:
+        state = self._aligned
+        if state is None:
+            return {}
+        return {
+            'alignment_z': number(state.z),
+            'alignment_pairs': number(state.pairs) if state.pairs else math.nan,
+            'alignment_yaw_deg': number(state.yaw_deg),
+        }
+
+    def _reason(self, state: ShiftState, fault: Fault | None) -> str:
+        if state.level == Level.STALE:
+            since = f' since {self._why}' if self._why else ''
+            return f'{self._samples} of {self.config.min_samples} frames scored{since}'
+        machine = self._machine
+        signs = [name for name in ('novel', 'harmful', 'misaligned') if getattr(machine, name)]
+        texts = [] if fault is None else [fault.text]
+        if not texts or machine.level > Level.OK:
+            texts.append(verdict_reason(state, self._novelty, signs))
+        return '; '.join(texts)

@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 from clcp_ros.latest_slot import LatestSlots
-from clcp_ros.monitor import Level
+from clcp_ros.monitor import Level, ShiftSource
 from clcp_ros.node_arrivals import ArrivalWatch, fingerprint
-from clcp_ros.node_diagnostics import ModelState, Status, inference_status, shift_status
+from clcp_ros.node_diagnostics import (
+    SHIFT_KEYS,
+    ModelState,
+    Status,
+    inference_status,
+    shift_status,
+)
 from clcp_ros.node_statistics import WINDOW_S, InputStatistics, Limits, Surroundings
 
 ONE = Surroundings(publishers=1)
@@ -253,9 +259,13 @@ def test_no_silent_fallback(changes: dict[str, object], level: Level, text: str)
 
 
 def test_shift_without_a_frame_is_stale() -> None:
-    status = shift_status(None, 'abc', '')
+    status = shift_status(None, ShiftSource('abc', 'abcdef', 24.0), '')
     assert status.level == Level.STALE
+    assert tuple(status.values) == SHIFT_KEYS
     assert math.isnan(float(status.values['novelty_z']))
+    assert status.values['kind'] == status.values['scope'] == ''
+    assert float(status.values['arl0_supported_h']) == 24
+    assert status.values['model_sha'] == 'abcdef'
 
 
 def test_slots_keep_the_newest_and_count_by_their_answer() -> None:

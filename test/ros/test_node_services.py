@@ -300,7 +300,7 @@ def test_services_answer_while_the_model_runs(make_rig, daylight_image, monkeypa
     rig.until(lambda: rig.got['mask'])
     calls = {
         'get_state': (GetState, {}),
-        'get_parameters': (GetParameters, {'names': ['shift.warn_enter']}),
+        'get_parameters': (GetParameters, {'names': ['shift.warn_drop']}),
         'save_frame': (Trigger, {}),
         'set_active': (SetBool, {'data': True}),
     }

@@ -94,7 +94,7 @@ def test_interrupt_in_full_work_ends_cleanly(ros, root, tiny_bundle, daylight_im
     [
         ([], 'no bundle: set the parameter bundle.path'),
         (['-p', 'bundle.path:=/nowhere'], '/nowhere is not a bundle'),
-        (['-p', 'bundle.path:=b', '-p', 'shift.warn_exit:=9.0'], 'warn_exit must be below'),
+        (['-p', 'bundle.path:=b', '-p', 'shift.warn_drop:=0.5'], 'below error_drop'),
         (['-p', 'bundle.path:=b', '-p', 'model.threads:=-1'], 'out of range'),
         (['-p', 'bundle.path:=b', '-p', 'model.threads:=many'], 'INTEGER'),
     ],

@@ -98,7 +98,11 @@ def test_live_equals_direct(bag: Path, tiny_bundle: Path) -> None:
         assert other.record.monitored == expected.monitored
         if expected.monitored:
             assert f'{other.record.novelty_z:.6f}' == f'{expected.shift.score.novelty:.6f}'
-        assert f'{other.record.novelty_smoothed:.6f}' == f'{expected.shift.smoothed:.6f}'
+        said = {name: text(value) for name, value in expected.shift.numbers.items()}
+        said |= expected.shift.texts
+        assert {name: text(getattr(other.record, name)) for name in said} == said
+        assert other.record.reason == expected.shift.reason
+        assert other.record.samples == expected.shift.samples
         assert other.record.level == expected.shift.level
     if len(got) == 12:
         rows = [[text(getattr(r, c)) for c in COLUMNS] for r in live.records]

@@ -10,6 +10,7 @@ import pytest
 
 from clcp_ros.image_codec import encode_jpeg
 from clcp_ros.monitor import MonitorConfig
+from clcp_ros.node_diagnostics import shift_values
 from clcp_ros.pipeline import FramePipeline
 
 pytest.importorskip('rclpy', reason='needs rclpy (pip install .[ros])')
@@ -44,8 +45,9 @@ def test_results_carry_the_image_header_and_the_pipeline_values(
             np.frombuffer(confidence.data, np.uint8), expected.confidence.ravel()
         )
         values = {v.key: v.value for v in shift.status[0].values}
+        assert values == shift_values(expected.shift, expected.source)
+        assert shift.status[0].message == expected.shift.reason
         assert values['novelty_z'] == f'{expected.shift.score.novelty:.6f}'
-        assert values['novelty_smoothed'] == f'{expected.shift.smoothed:.6f}'
         assert values['samples'] == str(i + 1)
     assert values['level'] == 'OK'
     assert values['model'] == pipeline.bundle.id
@@ -294,8 +296,8 @@ def test_level_change_is_told_at_once_and_looped_stamps_start_anew(make_rig, day
     rig = make_rig(diagnostics__period_s=60.0, shift__period_s=0.0).start().listen('mask', 'shift')
     start_ns = time.time_ns()
     black = np.zeros((96, 160, 3), np.uint8)
-    images = [daylight_image(i) for i in range(6)] + [black] + [daylight_image(9)]
-    stamps = [start_ns + i * STEP_NS for i in range(7)] + [start_ns]
+    images = [daylight_image(i) for i in range(6)] + [black] * 11 + [daylight_image(9)]
+    stamps = [start_ns + i * STEP_NS for i in range(17)] + [start_ns]
     for i, (image, stamp_ns) in enumerate(zip(images, stamps, strict=True)):
         rig.send(image, stamp_ns)
         rig.until(lambda n=i: len(rig.got['shift']) == n + 1)
@@ -314,8 +316,10 @@ def test_level_change_is_told_at_once_and_looped_stamps_start_anew(make_rig, day
 @pytest.mark.parametrize(
     ('name', 'value', 'reason'),
     [
-        ('shift.warn_enter', 1.0, 'warn_exit must be below warn_enter'),
-        ('shift.smoothing_s', 0.0, 'range'),
+        ('shift.warn_drop', 0.5, 'warn_drop must be positive and below error_drop'),
+        ('shift.window_s', 0.0, 'range'),
+        ('shift.expected_classes', ['tree'], 'the classes of tiny are dark, middle, bright'),
+        ('shift.expected_classes', 'dark', 'list of names'),
         ('input_transport', 'theora', 'one of auto, raw, compressed'),
         ('input_transport', 'raw', 'deactivate it first'),
         ('bundle.path', '/other', 'not a bundle'),
@@ -337,11 +341,37 @@ def test_parameters_are_refused_with_a_reason(make_rig, name, value, reason):
 def test_thresholds_change_at_run_time(make_rig, daylight_image):
     rig = make_rig(shift__period_s=0.0).start().listen('shift')
     results = rig.node.set_parameters_atomically(
-        [Parameter('shift.warn_enter', value=-2.0), Parameter('shift.warn_exit', value=-3.0)]
+        [
+            Parameter('shift.min_samples', value=50),
+            Parameter('shift.expected_classes', value=['dark', 'bright']),
+        ]
     )
     assert results.successful, results.reason
     start_ns = time.time_ns()
     for i in range(5):
         rig.send(daylight_image(i), start_ns + i * STEP_NS)
         rig.until(lambda n=i: len(rig.got['shift']) == n + 1)
-    assert rig.got['shift'][-1].status[0].level == DiagnosticStatus.WARN
+    assert rig.got['shift'][-1].status[0].level == DiagnosticStatus.STALE
+    assert '5 of 50' in rig.got['shift'][-1].status[0].message
+
+
+def test_heat_map_is_made_only_for_a_listener(make_rig, tiny_bundle, daylight_image, monkeypatch):
+    import clcp_ros.pipeline as module
+
+    calls = []
+    real = module.heat_map
+    monkeypatch.setattr(module, 'heat_map', lambda *a: calls.append(1) or real(*a))
+    rig = make_rig().start().listen('mask')
+    stamp_ns = time.time_ns()
+    rig.send(daylight_image(0), stamp_ns)
+    rig.until(lambda: rig.got['mask'])
+    assert not calls
+    rig.listen('shift/heatmap')
+    rig.until(lambda: rig.camera.outputs.wanted('shift/heatmap'))
+    sent = rig.send(daylight_image(1), stamp_ns + STEP_NS)
+    rig.until(lambda: rig.got['shift/heatmap'])
+    message = rig.got['shift/heatmap'][0]
+    assert message.header == sent.header
+    assert (message.encoding, message.height, message.width, message.step) == ('32FC1', 6, 10, 40)
+    expected = FramePipeline(tiny_bundle).process(daylight_image(1), 1).heat()
+    assert np.array_equal(np.frombuffer(message.data, np.float32), expected.ravel())

@@ -37,7 +37,7 @@ from training.simulation.recording import Shot
 
 START_NS = 1_750_000_000_000_000_000
 STEP_NS = 200_000_000
-FRAMES, DARK_FROM = 30, 18
+FRAMES, DARK_FROM = 40, 18
 
 
 def write_drive(folder: Path, daylight_image: Callable[..., np.ndarray], storage: Any) -> Path:

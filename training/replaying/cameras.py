@@ -24,7 +24,7 @@ class CameraPair:
         second: Name of the other.
         moments: Frames of both at the same time.
         same_level: Share of these at which both monitors give the same level.
-        correlation: Of the smoothed novelties (Pearson).
+        correlation: Of the novelties (Pearson), of each camera's newest sample.
         shares_distance: Mean distance of the class shares in [0, 1]: half the sum of their
             absolute differences. Cameras that look at different things differ here rightly.
     """
@@ -61,7 +61,8 @@ def _compare(first: list[FrameRecord], second: list[FrameRecord]) -> CameraPair:
     # Half a period: otherwise another frame would be nearer.
     matches = match_nearest(stamps[0], stamps[1], 0.5e-9 * min(steps, default=1e8))
     pairs = [(first[i], second[j]) for i, j in zip(matches.camera, matches.lidar, strict=True)]
-    novelty = np.array([(a.novelty_smoothed, b.novelty_smoothed) for a, b in pairs])
+    newest = [_newest_novelty(run) for run in (first, second)]
+    novelty = np.array([(newest[0][a.stamp_ns], newest[1][b.stamp_ns]) for a, b in pairs])
     known = novelty[np.isfinite(novelty).all(axis=1)] if len(pairs) else np.zeros((0, 2))
     correlation = math.nan
     if len(known) > 2 and (known.std(axis=0) > 0).all():
@@ -75,3 +76,12 @@ def _compare(first: list[FrameRecord], second: list[FrameRecord]) -> CameraPair:
         correlation,
         float(np.mean(distances)) if pairs else math.nan,
     )
+
+
+def _newest_novelty(run: list[FrameRecord]) -> dict[int, float]:
+    """Novelty by stamp; between the monitor's samples that of the last one."""
+    found, newest = {}, math.nan
+    for record in run:
+        newest = newest if math.isnan(record.novelty_z) else record.novelty_z
+        found[record.stamp_ns] = newest
+    return found

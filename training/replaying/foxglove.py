@@ -13,9 +13,15 @@ from typing import Any
 
 Layout = str | dict[str, Any]
 
-_SERIES = {
+_NOVELTY = {
     'novelty_z': ('#7aa7d9', 'novelty'),
-    'novelty_smoothed': ('#0b3d75', 'novelty, smoothed'),
+    'novelty_cusum': ('#0b3d75', 'evidence (CUSUM)'),
+    'cusum_threshold': ('#b07a00', 'alarm from here'),
+}
+_HARM = {
+    'miou_est': ('#0b3d75', 'expected mIoU'),
+    'miou_lo': ('#7aa7d9', 'at least'),
+    'miou_hi': ('#7aa7d9', 'at most'),
 }
 
 
@@ -50,15 +56,19 @@ def foxglove_layout(
             }
         first, second, third = shown
         rows.append(_split('row', first, _split('row', second, third, 50), 34))
-    panels['Plot!novelty'] = _plot(
-        'Shift: standard deviations from the training domain',
-        [
-            (f'{node}/{prefix}shift.status[0].values[:]{{key=="{key}"}}.value', color,
-             f'{prefix.rstrip("/")} {label}'.strip())
-            for prefix in images
-            for key, (color, label) in _SERIES.items()
-        ],
-    )  # fmt: skip
+    for panel, title, series in (
+        ('Plot!novelty', 'Shift: standard deviations from the training domain', _NOVELTY),
+        ('Plot!harm', 'Expected mIoU, without labels', _HARM),
+    ):
+        panels[panel] = _plot(
+            title,
+            [
+                (f'{node}/{prefix}shift.status[0].values[:]{{key=="{key}"}}.value', color,
+                 f'{prefix.rstrip("/")} {label}'.strip())
+                for prefix in images
+                for key, (color, label) in series.items()
+            ],
+        )  # fmt: skip
     panels['StateTransitions!level'] = {
         'foxglovePanelTitle': 'Level: 0 OK, 1 WARN, 2 ERROR, 3 STALE',
         'isSynced': True,
@@ -80,7 +90,8 @@ def foxglove_layout(
         'topicToRender': '/diagnostics',
         'sortByLevel': True,
     }
-    figures = _split('column', 'Plot!novelty', 'StateTransitions!level', 75)
+    plots = _split('column', 'Plot!novelty', 'Plot!harm', 55)
+    figures = _split('column', plots, 'StateTransitions!level', 80)
     lower = _split('row', figures, 'DiagnosticSummary!diagnostics', 70)
     upper: Layout = rows[-1]
     for count, row in enumerate(reversed(rows[:-1]), 2):

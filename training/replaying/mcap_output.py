@@ -87,7 +87,7 @@ class McapOutput:
         self._connections: dict[str, Connection] = {}
         self._copy: InputCopy | None = None
         self._started = False
-        self._levels: dict[str, Level] = {}
+        self._verdicts: dict[str, tuple[Level, str]] = {}
         self.node = node
 
     @property
@@ -160,9 +160,10 @@ class McapOutput:
         if outcome.confidence is not None:
             data = messages.gray_image(outcome.confidence, head)
             self._write(f'{prefix}confidence', messages.IMAGE, time_ns, data)
-        # As the node: the monitor's own frames, and every change.
-        if outcome.monitored or self._levels.get(prefix) != outcome.status.level:
-            self._levels[prefix] = outcome.status.level
+        # As the node: the monitor's own frames, and every change, which words it anew.
+        verdict = (outcome.status.level, outcome.status.message)
+        if outcome.monitored or self._verdicts.get(prefix) != verdict:
+            self._verdicts[prefix] = verdict
             status = messages.renamed(
                 outcome.status, f'/segment: {self._prefixes[source.camera]}shift'
             )

@@ -15,18 +15,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clcp_ros.monitor import Level
+from clcp_ros.monitor.state import TEXTS
 from clcp_ros.replay import FrameRecord, ReplayResult
+from clcp_ros.replay_records import SCORES
 
-COLUMNS = (
-    'stamp_ns', 'time_s', 'level', 'novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z',
-    'reason', 'condition', 'miou',
+VERDICT = (
+    'novelty_z', 'novelty_cusum', 'cusum_threshold', 'innovation', 'low_z', 'early_z', 'deep_z',
+    'miou_est', 'miou_lo', 'miou_hi', 'miou_drop', 'kind', 'kind_prob', 'top_stats', 'top_classes',
+    'scope', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg', 'samples', 'window_s',
 )  # fmt: skip
+"""What the monitor says of a frame, by the names that it is published under."""
+
+COLUMNS = ('stamp_ns', 'time_s', 'level', *VERDICT, 'reason', 'condition', 'miou')
 """Of scores.csv; with several cameras `camera` follows."""
 
 Extras = Mapping[tuple[str, int], Mapping[str, float]]
 """More figures of a frame, by camera and stamp."""
 
-_NUMBERS = ('novelty_z', 'novelty_smoothed', 'low_z', 'early_z', 'deep_z', 'confidence', 'miou')
+_TEXTS = ('camera', 'level', 'reason', 'condition', *TEXTS)
+_NUMBERS = (*SCORES, 'confidence', 'miou')
 _ROWS = 10_000
 
 
@@ -90,10 +97,10 @@ def _schema(
     result: ReplayResult, more: list[str], stages: list[str], other_stages: list[str]
 ) -> pa.Schema:
     numbers: list[str] = [*_NUMBERS, *_share_names(result.bundle.classes.names, 'share')]
-    texts = ['camera', 'level', 'reason', 'condition']
+    texts = list(_TEXTS)
     if result.versus:
         texts.append('versus_level')
-        numbers += ['agreement', 'versus_novelty_z', 'versus_novelty_smoothed', 'versus_miou']
+        numbers += ['agreement', 'versus_novelty_z', 'versus_miou_est', 'versus_miou']
         numbers += ['miou_difference']
         numbers += _share_names(result.versus.bundle.classes.names, 'versus_share')
     numbers += more
@@ -111,6 +118,7 @@ def _schema(
         ('time_ns', pa.int64()),
         ('time_s', pa.float64()),
         ('monitored', pa.bool_()),
+        ('samples', pa.int64()),
         *((name, pa.string()) for name in texts),
         *((name, pa.float64()) for name in numbers),
     ]
@@ -129,7 +137,9 @@ def _row(
     stages: list[str],
     other_stages: list[str],
 ) -> list[Any]:
-    texts: list[str | None] = [record.camera, record.level.name, record.reason, record.condition]
+    texts: list[str | None] = [
+        record.level.name if name == 'level' else getattr(record, name) for name in _TEXTS
+    ]
     numbers = [getattr(record, name) for name in _NUMBERS] + _shares(
         record.shares, len(result.bundle.classes)
     )
@@ -139,7 +149,7 @@ def _row(
         values = (
             [math.nan] * 4
             if other is None
-            else [other.agreement, other.novelty_z, other.novelty_smoothed, other.miou]
+            else [other.agreement, other.novelty_z, other.miou_est, other.miou]
         )
         numbers += [*values, values[3] - record.miou]
         numbers += _shares(other.shares if other else (), len(result.versus.bundle.classes))
@@ -153,6 +163,7 @@ def _row(
         record.time_ns,
         record.time_s,
         record.monitored,
+        record.samples,
         *texts,
         *(None if math.isnan(value) else value for value in numbers),
     ]

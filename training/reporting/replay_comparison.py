@@ -19,7 +19,8 @@ from clcp_ros.replay_scores import class_iou
 from training.replaying.cameras import CameraPair
 from training.replaying.lidar import LidarCheck, LidarSums
 from training.reporting.page import Figure, Section, Table, figure_uri, jpeg_uri
-from training.reporting.replay_sections import condition_runs, sum_confusion
+from training.reporting.replay_sections import sum_confusion
+from training.reporting.replay_shift import condition_runs
 
 _WIDTH = 420
 _WORST = 6
@@ -145,7 +146,7 @@ def versus_section(
     figures = [
         Figure(
             figure_uri(_versus_figure(records)),
-            'Above: smoothed novelty of both. Below: share of pixels of one class.',
+            'Above: novelty of both. Below: share of pixels of one class.',
         )
     ]
     return Section(
@@ -256,13 +257,12 @@ def _versus_figure(records: Sequence[FrameRecord]) -> Any:
         times = [r.time_s for r in own]
         name = f'{camera}: ' if len(cameras) > 1 else ''
         colors = [f'C{(2 * number) % 10}', f'C{(2 * number + 1) % 10}']
-        top.plot(times, [r.novelty_smoothed for r in own], color=colors[0], label=f'{name}first')
-        top.plot(
-            times,
-            [r.versus.novelty_smoothed for r in own if r.versus],
-            color=colors[1],
-            label=f'{name}second',
-        )
+        scored = [r for r in own if r.versus and not math.isnan(r.novelty_z)]
+        for label, color, values in (
+            ('first', colors[0], [r.novelty_z for r in scored]),
+            ('second', colors[1], [r.versus.novelty_z for r in scored if r.versus]),
+        ):
+            top.plot([r.time_s for r in scored], values, color=color, label=f'{name}{label}')
         bottom.plot(
             times,
             [100 * r.versus.agreement for r in own if r.versus],

@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from clcp_ros.image_codec import encode_jpeg
-from clcp_ros.monitor import Level, MonitorConfig
+from clcp_ros.monitor import Level
 from clcp_ros.overlay import overlay
 from clcp_ros.replay import FrameRecord, ReplayFrame, ReplayResult, mean_iou
 from training.reporting.page import Figure, Section, Table, figure_uri, jpeg_uri
+from training.reporting.replay_shift import condition_runs, settled, shift_figure
 
-LEVEL_COLORS = {Level.WARN: '#f2b100', Level.ERROR: '#d62f2f', Level.STALE: '#9aa4b0'}
 _MANY = 64
 _WIDTH = 640
 
@@ -83,23 +84,11 @@ def _spread(run: Sequence[Sample], number: int) -> list[Sample]:
     return [run[(2 * i + 1) * len(run) // (2 * number)] for i in range(number)]
 
 
-def condition_runs(records: Sequence[FrameRecord]) -> list[tuple[str, int, int]]:
-    """Stretches of one condition: name, first and one past the last index."""
-    runs: list[tuple[str, int, int]] = []
-    for i, record in enumerate(records):
-        if runs and runs[-1][0] == record.condition:
-            runs[-1] = (record.condition, runs[-1][1], i + 1)
-        else:
-            runs.append((record.condition, i, i + 1))
-    return runs
-
-
 def replay_sections(
     result: ReplayResult,
     samples: Mapping[str, Sequence[Sample]],
     *,
     command: str = '',
-    config: MonitorConfig | None = None,
 ) -> list[Section]:
     """The sections of a replay, for a page of its own or as part of another.
 
@@ -107,7 +96,6 @@ def replay_sections(
         result: The replay.
         samples: Frames to show, by camera.
         command: What to type to get this alone.
-        config: Thresholds the monitor ran with.
     """
     bundle = result.bundle
     several = len(result.cameras) > 1
@@ -128,8 +116,11 @@ def replay_sections(
         if own is not None:
             facts['mIoU'] = f'{mean_iou(own):.3f}'
         text = [
-            'Smoothed novelty of the camera over time, in standard deviations of new frames of '
-            'the training domain. The background is the level the robot was told.'
+            'Novelty of the camera over time, in standard deviations of new frames of the '
+            'training domain, and the evidence that it sums up to; the mIoU that is to be '
+            'expected of the last seconds, found without labels, with its interval. The '
+            'background is the level the robot was told: novelty alone warns, harm makes it an '
+            'error.'
         ]
         if result.simulated:
             text.append('Conditions and labels are simulated: so are all figures made of them.')
@@ -140,10 +131,10 @@ def replay_sections(
                 facts=facts,
                 figures=[
                     Figure(
-                        figure_uri(shift_figure(records, config or MonitorConfig())),
-                        'Shift score; dashed lines mark changes of the condition.'
+                        figure_uri(shift_figure(records)),
+                        'What the monitor said; dashed lines mark changes of the condition.'
                         if simulated
-                        else 'Shift score.',
+                        else 'What the monitor said.',
                     )
                 ],
                 tables=[
@@ -202,76 +193,6 @@ def _caption(record: FrameRecord) -> str:
     return ' · '.join(part for part in parts if part)
 
 
-def shift_figure(records: Sequence[FrameRecord], config: MonitorConfig):  # type: ignore[no-untyped-def]
-    """Score over time with levels and conditions, and mIoU below where it is known.
-
-    Returns:
-        A matplotlib figure.
-    """
-    from matplotlib.figure import Figure as MatplotlibFigure
-    from matplotlib.patches import Patch
-
-    times = np.array([r.time_s for r in records])
-    ends = np.append(times[1:], times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1))
-    miou = np.array([r.miou for r in records])
-    rows = 2 if np.isfinite(miou).any() else 1
-    figure = MatplotlibFigure(figsize=(12, 3.4 + 1.6 * (rows - 1)))
-    axes = figure.subplots(
-        rows, 1, sharex=True, squeeze=False, gridspec_kw={'height_ratios': [2.2, 1][:rows]}
-    )[:, 0]
-    top = axes[0]
-    for axis in axes:
-        _shade_levels(axis, records, times, ends)
-        for _, first, _ in condition_runs(records)[1:]:
-            axis.axvline(times[first], color='#333', lw=1, ls='--')
-        axis.spines[['top', 'right']].set_visible(False)
-    for name, first, last in condition_runs(records):
-        if name:
-            middle = (times[first] + ends[last - 1]) / 2
-            top.text(
-                middle, 1.02, name, transform=top.get_xaxis_transform(), ha='center', va='bottom',
-                fontsize=9,
-            )  # fmt: skip
-    scored = np.array([not math.isnan(r.novelty_z) for r in records])
-    top.plot(
-        times[scored],
-        [r.novelty_z for r in records if not math.isnan(r.novelty_z)],
-        color='#7aa7d9', lw=0.8, label='each sample',
-    )  # fmt: skip
-    top.plot(
-        times, [r.novelty_smoothed for r in records], color='#0b3d75', lw=1.8, label='smoothed'
-    )
-    top.axhline(config.warn_enter, color='#b07a00', lw=1, ls=':', label='warns from here')
-    handles, _ = top.get_legend_handles_labels()
-    present = {r.level for r in records}
-    handles += [
-        Patch(color=color, alpha=0.25, label=level.name)
-        for level, color in LEVEL_COLORS.items()
-        if level in present
-    ]
-    top.legend(handles=handles, loc='upper left', fontsize=8, ncols=len(handles), framealpha=0.9)
-    low, high = min(0.0, top.get_ylim()[0]), top.get_ylim()[1]
-    top.set_ylim(low, high + 0.18 * (high - low))  # room for the legend
-    top.set_ylabel('novelty (sd)')
-    if rows == 2:
-        axes[1].plot(times, miou, color='#2a7f3f', lw=1.2)
-        axes[1].set_ylabel('mIoU')
-        axes[1].set_ylim(0, 1)
-    axes[-1].set_xlabel('seconds')
-    axes[-1].set_xlim(times[0], ends[-1])
-    return figure
-
-
-def _shade_levels(axis, records, times, ends) -> None:  # type: ignore[no-untyped-def]
-    start = 0
-    for i in range(1, len(records) + 1):
-        if i == len(records) or records[i].level != records[start].level:
-            color = LEVEL_COLORS.get(records[start].level)
-            if color:
-                axis.axvspan(times[start], ends[i - 1], color=color, alpha=0.25, lw=0)
-            start = i
-
-
 def condition_table(
     records: Sequence[FrameRecord], confusion: Mapping[tuple[str, str], np.ndarray]
 ) -> Table:
@@ -288,14 +209,14 @@ def condition_table(
         warned = sum(_is_warning(r) for a, b in runs for r in records[a:b][-1:])
         alarm = [_delay(records[a:b], True) for a, b in runs]
         relief = [_delay(records[a:b], False) for a, b in runs]
-        novelty = np.array([r.novelty_smoothed for r in own])
+        novelty, expected = settled([r.novelty_z for r in own]), settled([r.miou_est for r in own])
         counts = confusion.get((own[0].camera, name))
         miou = math.nan if counts is None else mean_iou(counts)
         rows.append(
             [
                 name or '(none)',
                 str(len(own)),
-                f'{np.nanmean(novelty):+.1f}' if np.isfinite(novelty).any() else '-',
+                '-' if math.isnan(novelty) else f'{novelty:+.1f}',
                 *(
                     f'{np.mean([r.level == level for r in own]):.0%}'
                     for level in (Level.OK, Level.WARN, Level.ERROR, Level.STALE)
@@ -303,18 +224,26 @@ def condition_table(
                 f'{warned} of {len(runs)}',
                 _mean_seconds(alarm),
                 _mean_seconds(relief),
+                _kind(own),
+                '-' if math.isnan(expected) else f'{expected:.3f}',
                 '-' if math.isnan(miou) else f'{miou:.3f}',
             ]
         )
     header = ['condition', 'frames', 'novelty', 'OK', 'WARN', 'ERROR', 'STALE', 'warned at end',
-              'warns after', 'OK after', 'mIoU']  # fmt: skip
+              'warns after', 'OK after', 'kind', 'expected mIoU', 'mIoU']  # fmt: skip
     return Table(
         header,
         rows,
-        'By condition. Novelty is the mean of the smoothed score; "warned at end" '
-        'counts stretches of the condition at whose end the level was WARN or ERROR; the times '
-        'are means over the stretches in which the level changed that way.',
+        'By condition. Novelty and expected mIoU are means; "warned at end" counts stretches of '
+        'the condition at whose end the level was WARN or ERROR; the times are means over the '
+        'stretches in which the level changed that way; the kind is the most frequent one of the '
+        'alarms.',
     )
+
+
+def _kind(records: Sequence[FrameRecord]) -> str:
+    kinds = Counter(r.kind for r in records if _is_warning(r) and r.kind not in ('', 'none'))
+    return kinds.most_common(1)[0][0] if kinds else '-'
 
 
 def _is_warning(record: FrameRecord) -> bool:

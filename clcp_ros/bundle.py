@@ -18,10 +18,12 @@ from clcp_ros.classes import ClassSet
 from clcp_ros.errors import BundleError, ModelError
 from clcp_ros.tiling import FrameTiling, Tiling
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DESCRIPTION = 'bundle.json'
 MODEL = 'model.onnx'
 REFERENCE = 'reference.npz'
+CARD = 'monitor_card.json'
+CARD_TEXT = 'monitor_card.md'
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class Bundle:
         return self.path / REFERENCE
 
     @property
+    def card_path(self) -> Path | None:
+        """What the monitor was fitted on and how far it can be believed; None without a card."""
+        return self.path / CARD if CARD in self.sha256 else None
+
+    @property
     def id(self) -> str:
         """Twelve hexadecimal digits that change with the model."""
         return self.sha256[MODEL][:12]
@@ -105,7 +112,7 @@ def write_description(
     provenance: dict[str, Any],
     tiling: FrameTiling | None = None,
 ) -> None:
-    """Write `bundle.json` for a folder that already holds the model and the reference.
+    """Write `bundle.json` for a folder that already holds the other files.
 
     Args:
         folder: The bundle's folder.
@@ -117,7 +124,8 @@ def write_description(
     """
     files = {
         file: {'sha256': sha256_of(folder / file), 'bytes': (folder / file).stat().st_size}
-        for file in (MODEL, REFERENCE)
+        for file in (MODEL, REFERENCE, CARD, CARD_TEXT)
+        if file in (MODEL, REFERENCE) or (folder / file).is_file()
     }
     description = {
         'schema_version': SCHEMA_VERSION,
@@ -174,6 +182,9 @@ def load_bundle(path: str | Path) -> Bundle:
     for file in (MODEL, REFERENCE):
         if file not in bundle.sha256:
             raise BundleError(f'{folder / DESCRIPTION}: no entry for {file}; export again')
+    for file in bundle.sha256:
+        if Path(file).name != file or file == DESCRIPTION:
+            raise BundleError(f'{folder / DESCRIPTION}: {file!r} is no file of a bundle')
         if not (folder / file).is_file():
             raise BundleError(
                 f'{folder}: {file} is missing; copy the whole folder or export again'

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a bundle of a finetuned model: what the node and the replay run.
 
-Writes the network as ONNX, checks it against torch on real frames, and fits the shift monitor's
-reference on features that the exported network itself gives for frames of the training domain. The
-bundle appears whole or not at all. Without arguments it exports what finetune wrote.
+Writes the network as ONNX, checks it against torch on real frames, and fits the shift monitor on
+what the exported network itself says of frames of the training domain. The bundle appears whole or
+not at all. Without arguments it exports what finetune wrote.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -35,9 +34,8 @@ from tqdm import tqdm
 
 from clcp_ros import bundle as bundle_files
 from clcp_ros.bundle import Bundle, load_bundle, sha256_of, write_description
-from clcp_ros.errors import BundleError, LabelError, ModelError
-from clcp_ros.inference import FEATURES, Segmenter
-from clcp_ros.monitor import image_statistics
+from clcp_ros.errors import BundleError, ModelError
+from clcp_ros.inference import Segmenter
 from clcp_ros.tiling import FrameTiling, Tiling
 from training.cli import atomic_path, git_commit, next_step, run_command
 from training.defaults import BUNDLE, MODEL
@@ -45,10 +43,12 @@ from training.evaluate import RESULT as EVALUATION
 from training.latency import print_latencies
 from training.models.segmenter import LoadedModel
 from training.models.segmenter_files import open_model
-from training.monitor_fit import fit_reference, fit_reference_by_drive
+from training.monitoring.card import summary, write_monitor
+from training.monitoring.domain import LabelledDomain, Source, labelled_domain
+from training.monitoring.fit import FitOptions, fit_knowledge
 from training.onnx_export import export_onnx, verify_onnx
 from training.onnx_reduce import Comparison, Precision, compare, to_half, to_int8
-from training.segmentation.frames import DATA, Frame, FrameSet, open_frames
+from training.segmentation.frames import DATA, Frame
 from training.segmentation.labels import read_image
 from training.segmentation.listing import thinned
 
@@ -57,9 +57,6 @@ _logger = logging.getLogger(__name__)
 _VERIFIED_FRAMES = 4
 _CALIBRATION_FRAMES = 64
 _COMPARED_FRAMES = 50
-# With fewer, a fit without one of them knows so little of the domain that a dark camera and a new
-# street look alike: seen on CamVid's two day drives.
-_MANY_DRIVES = 4
 
 
 def export(
@@ -73,6 +70,8 @@ def export(
     evaluation: Path | None = None,
     name: str = '',
     max_frames: int = 400,
+    false_alarm_interval_h: float = 8.0,
+    corruptions: str = 'all',
     precision: Precision = 'fp32',
     frame_size: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
@@ -94,6 +93,10 @@ def export(
         evaluation: What evaluate wrote, for the record; default: beside the model.
         name: Name of the bundle; default: network and class set.
         max_frames: Most frames for the fit, and for a calibration on held-out drives.
+        false_alarm_interval_h: Hours of normal driving between two false alarms of one camera that
+            the monitor's thresholds are solved for; the card says what the frames support.
+        corruptions: all, none, or families with commas, from which the monitor learns what
+            degraded frames look like and cost.
         precision: fp16 halves the file, for accelerators; int8 is calibrated on frames of the fit.
             What changes in the masks is reported.
         frame_size: Height and width that frames are resized to and then seen through windows of
@@ -116,7 +119,13 @@ def export(
     if not onnx_sized(loaded):
         raise ModelError(f'{model}: more than 2 GB of weights do not fit one ONNX file')
     tiling = frame_tiling(loaded, frame_size, stride)
-    domain = _domain(loaded, data, split, conditions, held_out, layout, max_frames)
+    options = FitOptions(false_alarm_interval_h, corruptions)
+    _ = options.families  # a typing error shall not cost an export
+    trained = loaded.provenance.get('data') or {}
+    chosen = labelled_domain(
+        data, loaded.classes, trained, split, conditions, held_out, layout, max_frames
+    )
+    domain = chosen.domain
     name = name or f'{loaded.model.encoder.architecture} {loaded.classes.name}'
     model_sha256 = sha256_of(model)
     inputs = {
@@ -126,8 +135,10 @@ def export(
         'tiling': None if tiling is None else json.loads(json.dumps(asdict(tiling))),
         'monitor': {
             'fit': _record(domain.fit),
-            'held_out': _record(domain.held_out),
+            'held_out': _record(domain.calibration),
+            'labelled': _record(domain.labelled),
             'calibration': domain.how,
+            'options': asdict(options),
         },
         'metrics': _metrics(evaluation or model.parent / EVALUATION, model_sha256),
     }
@@ -138,41 +149,42 @@ def export(
         if benchmark:
             print_latencies(out)
         return out
+    cache = out.with_name(f'.{out.name}.monitor')
     with atomic_path(out) as folder:
         folder.mkdir()
         export_onnx(loaded, folder / bundle_files.MODEL)
         bundle = Bundle(folder, name, loaded.classes, loaded.input)
         segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
-        images = [read_image(f.image) for f in thinned(domain.fit, _VERIFIED_FRAMES)]
+        images = [read_image(f.image) for f in thinned(chosen.frames, _VERIFIED_FRAMES)]
         differences = verify_onnx(loaded, segmenter, images)
         if segmenter.runtime != 'onnxruntime':  # which runs it where the other is not installed
             plain = verify_onnx(loaded, Segmenter(bundle, runtime='onnxruntime'), images)
             differences = {name: max(d, plain[name]) for name, d in differences.items()}
         change = None
         if precision != 'fp32':
-            segmenter, change = _reduce(bundle, segmenter, precision, domain)
+            segmenter, change = _reduce(bundle, segmenter, precision, chosen)
         if tiling is not None:
             bundle = replace(bundle, tiling=tiling)
             segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
         sha256 = sha256_of(folder / bundle_files.MODEL)
-        features = _features(segmenter, domain.fit, 'monitor: fit')
-        if domain.held_out:
-            calibration = _features(segmenter, domain.held_out, 'monitor: calibrate')
-            reference = fit_reference(features, calibration, sha256)
-        else:
-            reference = fit_reference_by_drive(features, domain.drives, sha256)
-        reference.save(folder / bundle_files.REFERENCE)
+        fit = fit_knowledge(segmenter, domain, options, model_sha256=sha256, cache=cache)
+        write_monitor(folder, fit.knowledge, fit.card)
         write_description(
             folder, name=name, classes=loaded.classes, input_spec=loaded.input,
             provenance=_provenance(loaded, inputs, domain.how, differences, change), tiling=tiling,
         )  # fmt: skip
         load_bundle(folder)
+    shutil.rmtree(cache, ignore_errors=True)
     size = sum(f.stat().st_size for f in out.iterdir()) / 1e6
     print(
         f'wrote {out}: {size:.1f} MB, {_seen(loaded, tiling)}, '
         f'{len(loaded.classes)} classes; ONNX differs from torch by '
         f'{max(differences.values()):.1g} at most; monitor: {domain.how}'
     )
+    for line in summary(fit.card):
+        print(f'  {line}')
+    if reservation := fit.knowledge.reservation():
+        print(f'the node will say at start: {reservation}')
     if change is not None:
         print(f'{precision} against fp32: {change}')
     if benchmark:
@@ -217,7 +229,7 @@ def _seen(loaded: LoadedModel, tiling: FrameTiling | None) -> str:
 
 
 def _reduce(
-    bundle: Bundle, full: Segmenter, precision: Precision, domain: _Domain
+    bundle: Bundle, full: Segmenter, precision: Precision, chosen: LabelledDomain
 ) -> tuple[Segmenter, Comparison]:
     """Put a smaller model in the place of the bundle's, and say what that changes."""
     reduced = bundle.path / 'reduced.onnx'
@@ -225,14 +237,14 @@ def _reduce(
     if precision == 'fp16':
         to_half(bundle.model_path, reduced)
     else:
-        seen = thinned(domain.fit, _CALIBRATION_FRAMES)
+        seen = thinned(chosen.frames, _CALIBRATION_FRAMES)
         to_int8(bundle.model_path, reduced, [read_image(f.image) for f in seen], bundle.input)
     reduced.replace(bundle.model_path)
     segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
     # Other frames than those of the calibration, where there are more.
-    unseen = [f for f in domain.fit if f not in seen]
-    others = thinned(unseen or domain.fit, _COMPARED_FRAMES)
-    frames = (domain.read(f) for f in tqdm(others, desc=f'compare {precision}', unit='frame'))
+    unseen = [f for f in chosen.frames if f not in seen]
+    others = thinned(unseen or chosen.frames, _COMPARED_FRAMES)
+    frames = (chosen.read(f) for f in tqdm(others, desc=f'compare {precision}', unit='frame'))
     return segmenter, compare(full, segmenter, frames)
 
 
@@ -245,97 +257,12 @@ def onnx_sized(loaded: LoadedModel) -> bool:
     return sum(p.numel() * p.element_size() for p in loaded.model.parameters()) < 2**31 - 2**20
 
 
-@dataclass(frozen=True)
-class _Domain:
-    """The training domain's frames.
-
-    Attributes:
-        fit: Frames that the reference is fitted on.
-        held_out: Frames that calibrate it; empty: each drive of `fit` left out in turn.
-        drives: The drive of each frame of `fit`.
-        how: How this came to be, for people.
-        read: Reads a frame's image and label.
-    """
-
-    fit: list[Frame]
-    held_out: list[Frame]
-    drives: list[str]
-    how: str
-    read: Callable[[Frame], tuple[np.ndarray, np.ndarray]]
-
-
-def _domain(
-    loaded: LoadedModel,
-    data: Path,
-    split: str,
-    conditions: str,
-    held_out: str,
-    layout: str,
-    max_frames: int,
-) -> _Domain:
-    frames = _in_domain(open_frames(data, split, layout), loaded, conditions)
-    fit = thinned(frames.frames, max_frames)
-    drives = [f.drive for f in fit]
-    number = len(set(drives))
-    if held_out:
-        candidates = _in_domain(open_frames(data, held_out, layout), loaded, conditions)
-        others = [f for f in candidates.frames if f.drive not in frames.drives]
-        if not others:
-            raise LabelError(f'{data}: {held_out} has no drives that {split} does not have')
-        how = f'{number} drives, calibrated on {len({f.drive for f in others})} of {held_out}'
-        return _Domain(fit, thinned(others, max_frames), drives, how, frames.read)
-    if number >= _MANY_DRIVES:
-        return _Domain(fit, [], drives, f'{number} drives, each left out in turn', frames.read)
-    _logger.warning(
-        '%s: %d drive%s only, so the monitor is calibrated on thirds of drives; its scores will '
-        'be too high on other drives', data, number, 's' if number > 1 else '',
-    )  # fmt: skip
-    how = f'{number} drive{"s" if number > 1 else ""}, each third of a drive left out in turn'
-    return _Domain(fit, [], _thirds(drives), how, frames.read)
-
-
-def _thirds(drives: list[str]) -> list[str]:
-    """Name the thirds of each drive, in time."""
-    counts, seen, names = Counter(drives), Counter[str](), []
-    for drive in drives:
-        names.append(f'{drive}, third {3 * seen[drive] // counts[drive] + 1}')
-        seen[drive] += 1
-    return names
-
-
-def _in_domain(frames: FrameSet, loaded: LoadedModel, conditions: str) -> FrameSet:
-    wanted = [c.strip() for c in conditions.split(',') if c.strip()]
-    if not wanted:
-        trained = loaded.provenance.get('data', {}).get('conditions', [])
-        wanted = [c for c in frames.conditions if c in trained]
-    if not wanted:
-        raise LabelError(
-            f'{frames.root}: its conditions ({", ".join(frames.conditions)}) are not those of the '
-            'training; say with --conditions which are the training domain'
-        )
-    return frames.only(wanted)
-
-
-def _features(segmenter: Segmenter, frames: list[Frame], title: str) -> dict[str, np.ndarray]:
-    """Statistics and features of frames, computed as the node does."""
-    rows: dict[str, list[np.ndarray]] = {'low': [], **{name: [] for name in FEATURES}}
-    for frame in tqdm(frames, desc=title, unit='frame'):
-        image = read_image(frame.image)
-        prediction = segmenter.predict(image)
-        if not prediction.finite:
-            raise ModelError(f'{frame.image}: the model gives NaN for this frame')
-        rows['low'].append(image_statistics(image))
-        for name in FEATURES:
-            rows[name].append(prediction.features[name])
-    return {name: np.stack(values) for name, values in rows.items()}
-
-
-def _record(frames: list[Frame]) -> dict[str, Any]:
-    names = '\n'.join(f.name for f in frames)
+def _record(sources: Sequence[Source]) -> dict[str, Any]:
+    keys = '\n'.join(source.key for source in sources)
     return {
-        'frames': len(frames),
-        'drives': len({f.drive for f in frames}),
-        'names_sha256': hashlib.sha256(names.encode()).hexdigest(),
+        'frames': sum(source.count or 0 for source in sources),
+        'drives': len({source.drive for source in sources}),
+        'keys_sha256': hashlib.sha256(keys.encode()).hexdigest(),
     }
 
 

@@ -26,6 +26,7 @@ from scipy.stats import chi2, t
 
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.sequential import SequentialReference, SequentialTest
+from training.monitoring.novelty import Series
 
 PERIOD_S = 0.5
 """Time between two samples of the monitor."""
@@ -47,27 +48,6 @@ _HARMFUL = 5.0  # novelty of a shift that costs 0.10 mIoU, where no ladder tells
 _STREAMS, _TRIED_STREAMS = 600, 300  # of DRIVE_H each
 _CANDIDATES = 6
 _TAIL = 60  # at least so many points that the tail of the rate is fitted to
-
-
-@dataclass(frozen=True)
-class Series:
-    """Novelty of a drive by a reference that was fitted without it.
-
-    Attributes:
-        drive: Its name.
-        stamp_ns: (n,) int64, ascending.
-        novelty: (n,) float64 in standard deviations.
-    """
-
-    drive: str
-    stamp_ns: np.ndarray
-    novelty: np.ndarray
-
-    def __post_init__(self) -> None:
-        if self.stamp_ns.shape != self.novelty.shape or self.novelty.ndim != 1:
-            raise ValueError(f'{self.drive}: stamps and novelty are not of one length')
-        if not np.isfinite(self.novelty).all():
-            raise ValueError(f'{self.drive}: novelty is not finite')
 
 
 @dataclass(frozen=True)
@@ -101,7 +81,7 @@ class RunLength:
 
 
 @dataclass(frozen=True)
-class _Drive:
+class Drive:
     """Samples of a drive as the monitor would see them, one each PERIOD_S.
 
     Attributes:
@@ -117,6 +97,7 @@ class _Drive:
 
     @property
     def samples(self) -> np.ndarray:
+        """All of them."""
         return np.concatenate(self.pieces)
 
 
@@ -135,7 +116,7 @@ def solve(
     have half of the budget each.
 
     Args:
-        series: Novelty of drives that were left out, by name; those of one name are one drive.
+        series: Novelty of drives that were left out; those of one name are one drive.
         interval_h: Hours between two false alarms.
         tolerated: Novelty up to which a stream costs less than is worth an alarm.
         harmful: Novelty of a shift that is to be found.
@@ -149,7 +130,7 @@ def solve(
     """
     if not (interval_h > 0 and math.isfinite(interval_h)):
         raise ModelError(f'a false alarm in {interval_h:g} h: the interval must be positive')
-    drives = _drives(series)
+    drives = drives_of(series)
     if not drives:
         raise ModelError('no frames are held out to find thresholds on')
     found, figures = _solve(drives, interval_h, tolerated, harmful, _STREAMS, seed)
@@ -224,7 +205,12 @@ def count_alarms(reference: SequentialReference, pieces: Sequence[np.ndarray]) -
     return count
 
 
-def _drives(series: Sequence[Series]) -> list[_Drive]:
+def drives_of(series: Sequence[Series]) -> list[Drive]:
+    """Series as the monitor would sample them, drive by drive.
+
+    Args:
+        series: Those of one name are one drive.
+    """
     by_name: dict[str, list[Series]] = {}
     for one in series:
         if one.novelty.size:
@@ -232,7 +218,7 @@ def _drives(series: Sequence[Series]) -> list[_Drive]:
     return [_drive(name, parts) for name, parts in by_name.items()]
 
 
-def _drive(name: str, parts: list[Series]) -> _Drive:
+def _drive(name: str, parts: list[Series]) -> Drive:
     stamps = np.concatenate([p.stamp_ns for p in parts]).astype(np.int64)
     order = np.argsort(stamps, kind='stable')
     novelty = np.concatenate([p.novelty for p in parts])[order].astype(np.float64)
@@ -240,13 +226,13 @@ def _drive(name: str, parts: list[Series]) -> _Drive:
     gaps = np.diff(seconds)
     gap_s = SequentialReference().gap_s
     if not gaps.size or not 0 < float(np.median(gaps)) <= gap_s:
-        return _Drive(name, (novelty,), True)
+        return Drive(name, (novelty,), True)
     cuts = np.flatnonzero(gaps > gap_s) + 1
     pieces = [
         _sampled(s, z)
         for s, z in zip(np.split(seconds, cuts), np.split(novelty, cuts), strict=True)
     ]
-    return _Drive(name, tuple(pieces), False)
+    return Drive(name, tuple(pieces), False)
 
 
 def _sampled(seconds: np.ndarray, novelty: np.ndarray) -> np.ndarray:
@@ -276,7 +262,7 @@ class _Wavering:
     measured: bool
 
 
-def _wavering(drives: Sequence[_Drive]) -> _Wavering:
+def _wavering(drives: Sequence[Drive]) -> _Wavering:
     means = np.array([d.samples.mean() for d in drives])
     number = len(drives)
     own = float(((means - means.mean()) ** 2).sum())
@@ -311,7 +297,7 @@ def _autocorrelation(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _solve(
-    drives: Sequence[_Drive],
+    drives: Sequence[Drive],
     interval_h: float,
     tolerated: float,
     harmful: float,
@@ -367,7 +353,7 @@ def _solve(
 
 
 def _streams(
-    drives: Sequence[_Drive], wavering: _Wavering, count: int, rng: np.random.Generator
+    drives: Sequence[Drive], wavering: _Wavering, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """(steps, count) novelty of drives that were not seen, each DRIVE_H long."""
     steps = round(DRIVE_H * 3600 / PERIOD_S)

@@ -1,0 +1,453 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fits all that the monitor of a bundle knows and writes down how far it can be believed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from clcp_ros.errors import ModelError
+from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.knowledge import Facts, Knowledge
+from clcp_ros.monitor.reference import ShiftReference
+from clcp_ros.monitor.statistics import STATISTICS
+from clcp_ros.replay_scores import mean_iou
+from training.monitoring.corruptions import FAMILIES, degrade
+from training.monitoring.domain import Domain, Source, drive_of, thirds
+from training.monitoring.harm import fit_harm
+from training.monitoring.kinds import describe, fit_described, kind_figures
+from training.monitoring.novelty import NoveltyFit, Series, fit_novelty
+from training.monitoring.run_length import RunLength, solve
+from training.monitoring.samples import Item, Samples, collect
+
+_logger = logging.getLogger(__name__)
+
+TOLERATED_DROP = 0.05
+"""Loss of mIoU that is not worth an alarm."""
+
+HARMFUL_DROP = 0.10
+"""Loss of mIoU that has to be found."""
+
+SEVERITIES = (1, 3, 5)
+"""Of the corruptions that the monitor learns from: far enough apart to tell a ladder."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What is asked of a fit.
+
+    Attributes:
+        false_alarm_interval_h: Hours of normal driving between two false alarms of one camera.
+        corruptions: `all`, `none`, or names of families with commas: what the estimate of harm and
+            the kinds are learned from.
+        degraded_frames: About how many frames are degraded for that.
+        seed: Of whatever is drawn.
+    """
+
+    false_alarm_interval_h: float = 8.0
+    corruptions: str = 'all'
+    degraded_frames: int = 1320
+    seed: int = 0
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Families of corruptions.
+
+        Raises:
+            ModelError: There is no such family, or the interval is not positive.
+        """
+        if not (self.false_alarm_interval_h > 0 and math.isfinite(self.false_alarm_interval_h)):
+            raise ModelError('the interval between false alarms must be positive, in hours')
+        if self.corruptions in ('all', 'none'):
+            return tuple(FAMILIES) if self.corruptions == 'all' else ()
+        chosen = tuple(f.strip() for f in self.corruptions.split(',') if f.strip())
+        if unknown := [f for f in chosen if f not in FAMILIES]:
+            raise ModelError(f'no corruption {unknown[0]!r}; there are {", ".join(FAMILIES)}')
+        return chosen
+
+
+@dataclass(frozen=True)
+class MonitorFit:
+    """What the monitor of a bundle is to know.
+
+    Attributes:
+        knowledge: For the bundle.
+        card: How it came to be and how far it can be believed; JSON values.
+    """
+
+    knowledge: Knowledge
+    card: dict[str, Any]
+
+
+def fit_knowledge(
+    segmenter: Segmenter,
+    domain: Domain,
+    options: FitOptions | None = None,
+    *,
+    model_sha256: str,
+    cache: Path | None = None,
+) -> MonitorFit:
+    """Fit every part that the frames allow.
+
+    Args:
+        segmenter: Of the bundle.
+        domain: Nominal frames.
+        options: What is asked.
+        model_sha256: Hash of the bundle's model.
+        cache: Folder in which described frames are kept, so that an interrupted fit goes on.
+
+    Returns:
+        The knowledge and its card.
+
+    Raises:
+        ModelError: There are too few frames, or the network gives NaN.
+    """
+    options = options or FitOptions()
+    families = options.families
+    reader = _Reader(segmenter, model_sha256, cache)
+    fit = reader.all(domain.fit, 'monitor: training frames')
+    novelty = _novelty(reader, domain, fit, model_sha256)
+    labelled = reader.all(domain.labelled, 'monitor: labelled frames', logits=True)
+    clean = labelled or fit
+    degraded = list(_degraded(reader, domain, options, families, len(clean)))
+    missing: list[str] = []
+    ladder = _ladder(novelty, labelled, degraded)
+    run = _thresholds(novelty, domain, options, ladder)
+    parts = {
+        'harm': _harm(labelled, degraded, novelty.reference, missing),
+        'kinds': _kinds(clean, degraded, missing),
+        'alignment': _alignment(domain, segmenter, missing),
+    }
+    facts = Facts(
+        model_sha256=model_sha256, interval_h=run.interval_h, supported_h=run.supported_h,
+        hours=run.hours, drives=run.drives, alarms=run.alarms, slope_h=run.slope_h,
+        slope_c=run.slope_c, hours_from=run.hours_from,
+    )  # fmt: skip
+    knowledge = Knowledge(
+        novelty=novelty.reference,
+        sequential=run.reference,
+        facts=facts,
+        **{name: part for name, (part, _) in parts.items()},
+    )
+    notes = list(domain.notes)
+    if domain.labelled and domain.labels_seen:
+        notes.append(
+            'the network was trained on the labelled frames that the expected mIoU was fitted on: '
+            'what it expects is too high for new streets'
+        )
+    card = {
+        'model_sha256': model_sha256,
+        'data': {
+            'scale_and_thresholds': domain.how,
+            'fit': _counted(fit),
+            'calibration': _counted(reader.kept(domain.calibration)),
+            'labelled': _counted(labelled),
+            'corruptions': {
+                'families': list(families),
+                'severities': list(SEVERITIES),
+                'frames': sum(len(part) for part in degraded),
+            },
+        },
+        'false_alarms': _false_alarms(run, knowledge),
+        'novelty': novelty.figures,
+        'ladder': ladder.figures,
+        **{name: figures for name, (_, figures) in parts.items()},
+        'site': None,
+        'not_fitted': missing,
+        'notes': notes,
+    }
+    return MonitorFit(knowledge, _plain(card))
+
+
+def read_samples(
+    segmenter: Segmenter, sources: Sequence[Source], model_sha256: str, cache: Path | None = None
+) -> Samples:
+    """Describe the frames of some drives.
+
+    Args:
+        segmenter: Of the bundle.
+        sources: The drives.
+        model_sha256: Hash of the bundle's model.
+        cache: Folder in which described frames are kept.
+
+    Raises:
+        ModelError: There are none.
+    """
+    samples = _Reader(segmenter, model_sha256, cache).all(sources, 'monitor: site')
+    if samples is None:
+        raise ModelError('there are no frames')
+    return samples
+
+
+class _Reader:
+    """Describes frames, once."""
+
+    def __init__(self, segmenter: Segmenter, model_sha256: str, cache: Path | None) -> None:
+        self._segmenter = segmenter
+        self._cache = cache
+        self._kept: dict[str, Samples] = {}
+        own = [model_sha256, repr(segmenter.bundle.tiling), *STATISTICS]
+        self._own = hashlib.sha256('\n'.join(own).encode()).hexdigest()
+
+    def all(self, sources: Sequence[Source], title: str, logits: bool = False) -> Samples | None:
+        """The frames of several drives; None of none."""
+        parts = [
+            self.one(
+                f'{source.key}/{logits}', source.read, f'{title}, {source.drive}', logits
+            )
+            for source in sources
+        ]  # fmt: skip
+        for source, part in zip(sources, parts, strict=True):
+            self._kept[source.key] = part
+        return Samples.concat(parts) if parts else None
+
+    def kept(self, sources: Sequence[Source]) -> Samples | None:
+        """What was read of them."""
+        parts = [self._kept[s.key] for s in sources if s.key in self._kept]
+        return Samples.concat(parts) if parts else None
+
+    def one(self, key: str, read: Any, title: str, logits: bool) -> Samples:
+        """Some frames, from the cache where they are there."""
+        name = hashlib.sha256(f'{self._own}/{key}'.encode()).hexdigest()[:24]
+        file = None if self._cache is None else self._cache / f'{name}.npz'
+        if file is not None and file.is_file():
+            with contextlib.suppress(ModelError):  # of another release: made anew
+                return Samples.load(file)
+        samples = collect(self._segmenter, read(), title, logits)
+        if file is not None:
+            samples.save(file)
+        return samples
+
+
+def _novelty(
+    reader: _Reader, domain: Domain, fit: Samples | None, model_sha256: str
+) -> NoveltyFit:
+    if fit is None:
+        raise ModelError('there are no frames of the training domain to fit the monitor on')
+    calibration = reader.all(domain.calibration, 'monitor: other drives')
+    if domain.thirds:
+        fit = replace(fit, drive=thirds(fit.drive))
+    return fit_novelty(fit, calibration, model_sha256=model_sha256)
+
+
+def _degraded(
+    reader: _Reader,
+    domain: Domain,
+    options: FitOptions,
+    families: Sequence[str],
+    number: int,
+) -> Iterator[Samples]:
+    """Frames under corruptions, family by family; logits where there are labels."""
+    sources = domain.labelled or domain.fit
+    if not families:
+        return
+    wanted = max(options.degraded_frames // (len(families) * len(SEVERITIES)), 1)
+    step = max(number / wanted, 1.0)
+    keys = '/'.join(source.key for source in sources)
+    for family in tqdm(families, desc='monitor: corruptions', unit='family'):
+
+        def read(family: str = family) -> Iterator[Item]:
+            return degrade(
+                _some(sources, step), [family], SEVERITIES, seed=options.seed
+            )  # fmt: skip
+
+        key = f'{keys}/{family}/{step}/{SEVERITIES}/{options.seed}/{bool(domain.labelled)}'
+        yield reader.one(key, read, f'monitor: {family}', bool(domain.labelled))
+
+
+def _some(sources: Iterable[Source], step: float) -> Iterator[Item]:
+    """Each `step`-th frame, evenly."""
+    position, following = 0, 0.0
+    for source in sources:
+        for item in source.read():
+            if position >= following:
+                following += step
+                yield item
+            position += 1
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """What corruptions cost and how novel they are.
+
+    Attributes:
+        tolerated: Novelty up to which the loss of mIoU is tolerated; 0 where unknown.
+        harmful: Novelty at which it is harmful; None where unknown.
+        figures: For the card.
+    """
+
+    tolerated: float
+    harmful: float | None
+    figures: dict[str, Any]
+
+
+def _ladder(novelty: NoveltyFit, labelled: Samples | None, degraded: Sequence[Samples]) -> _Ladder:
+    if not degraded:
+        return _Ladder(0.0, None, {})
+    nominal = np.concatenate([s.novelty for s in novelty.series])
+    source = math.nan if labelled is None else _miou(labelled)
+    rows = []
+    for part in degraded:
+        scores = _scores(novelty.reference, part)
+        for tag in dict.fromkeys(part.tag.tolist()):
+            own = part.tag == tag
+            family, _, severity = tag.partition(':')
+            rows.append(
+                {
+                    'family': family,
+                    'severity': int(severity),
+                    'novelty': float(scores[own].mean()),
+                    'auroc': _auroc(nominal, scores[own]),
+                    'drop': source - _miou(part.take(own)),
+                    'scores': scores[own],
+                }
+            )
+    figures: dict[str, Any] = {
+        'negatives': 'held-out drives of the training domain',
+        'auroc': {
+            str(severity): _auroc(
+                nominal, np.concatenate([r['scores'] for r in rows if r['severity'] == severity])
+            )
+            for severity in SEVERITIES
+        },
+        'source_miou': source,
+        'tags': [{k: v for k, v in r.items() if k != 'scores'} for r in rows],
+    }
+    levels = [_novelty_at(rows, drop) for drop in (TOLERATED_DROP, HARMFUL_DROP)]
+    return _Ladder(max(levels[0] or 0.0, 0.0), levels[1], figures)
+
+
+def _novelty_at(rows: Sequence[dict[str, Any]], drop: float) -> float | None:
+    """Novelty at which the corruptions cost so much, by a monotonous fit."""
+    known = [r for r in rows if math.isfinite(r['drop'])]
+    if len(known) < 3 * len(SEVERITIES):
+        return None
+    x = np.array([0.0, *(r['novelty'] for r in known)])
+    fitted = IsotonicRegression().fit(x, np.array([0.0, *(r['drop'] for r in known)]))
+    order = np.sort(x)
+    reached = fitted.predict(order) >= drop
+    return float(order[np.argmax(reached)]) if reached.any() else None
+
+
+def _miou(samples: Samples) -> float:
+    if samples.confusion is None:
+        return math.nan
+    return mean_iou(samples.confusion.sum(axis=0))
+
+
+def _scores(reference: ShiftReference, samples: Samples) -> np.ndarray:
+    """(N,) novelty."""
+    return np.array([
+        reference.score(samples.low[i], samples.features(i), samples.scene[i]).novelty
+        for i in range(len(samples))
+    ])  # fmt: skip
+
+
+def _auroc(negatives: np.ndarray, positives: np.ndarray) -> float:
+    truth = np.repeat([0, 1], [len(negatives), len(positives)])
+    return float(roc_auc_score(truth, np.concatenate([negatives, positives])))
+
+
+def _thresholds(
+    novelty: NoveltyFit, domain: Domain, options: FitOptions, ladder: _Ladder
+) -> RunLength:
+    series = [Series(drive_of(s.drive), s.stamp_ns, s.novelty) for s in novelty.series]
+    # An indifference zone beyond what is to be found would find nothing.
+    harmful = {} if ladder.harmful is None else {'harmful': max(ladder.harmful, 3.0)}
+    run = solve(
+        series, options.false_alarm_interval_h, min(ladder.tolerated, 4.0), seed=options.seed,
+        **harmful,
+    )  # fmt: skip
+    if domain.thirds:
+        # Every drive was in the fit of its own scores: they support nothing.
+        run = replace(run, supported_h=math.nan)
+    return run
+
+
+def _harm(
+    labelled: Samples | None,
+    degraded: Sequence[Samples],
+    novelty: ShiftReference,
+    missing: list[str],
+) -> tuple[Any, dict[str, Any] | None]:
+    if labelled is None:
+        missing.append('the expected mIoU: there are no labelled frames')
+        return None, None
+    try:
+        found = fit_harm(labelled, degraded, novelty)
+    except ModelError as error:
+        missing.append(f'the expected mIoU: {error}')
+        return None, None
+    missing += [f'of the expected mIoU: {text}' for text in found.missing]
+    return found.reference, dict(found.figures)
+
+
+def _kinds(
+    clean: Samples | None, degraded: Sequence[Samples], missing: list[str]
+) -> tuple[Any, dict[str, Any] | None]:
+    if clean is None or not degraded:
+        missing.append('the kinds of degradation: there are no corruptions to learn them from')
+        return None, None
+    described = describe(clean, degraded)
+    try:
+        return fit_described(described), kind_figures(described)
+    except ModelError as error:
+        missing.append(f'the kinds of degradation: {error}')
+        return None, None
+
+
+def _alignment(
+    domain: Domain, segmenter: Segmenter, missing: list[str]
+) -> tuple[Any, dict[str, Any] | None]:
+    missing.append('alignment of image and lidar: no pair set with scans was given')
+    return None, None
+
+
+def _counted(samples: Samples | None) -> dict[str, Any]:
+    if samples is None:
+        return {'drives': [], 'frames': 0}
+    drives = list(dict.fromkeys(samples.drive.tolist()))
+    return {'drives': drives, 'frames': len(samples)}
+
+
+def _false_alarms(run: RunLength, knowledge: Knowledge) -> dict[str, Any]:
+    supported = run.supported_h if math.isfinite(run.supported_h) else None
+    return {
+        'asked_interval_h': run.interval_h,
+        'supported_interval_h': supported,
+        'confidence': 0.95,
+        'hours': run.hours,
+        'hours_from': run.hours_from,
+        'drives': run.drives,
+        'alarms': run.alarms,
+        'reservation': knowledge.reservation(),
+        'thresholds': {
+            name: float(value) for name, value in run.reference.arrays().items()
+        },
+        **run.figures,
+    }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """JSON types; a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value

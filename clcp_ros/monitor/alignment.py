@@ -77,13 +77,13 @@ class Alignment:
 
     @property
     def yaw_z(self) -> float:
-        """Of yaw, the side that is more certain."""
-        return _more_certain(self.sides[0], self.sides[2])
+        """Of yaw, as small errors show or, where that is much clearer, as large ones do."""
+        return float(self.sides[_clearer(self.sides, 0)])
 
     @property
     def pitch_z(self) -> float:
-        """Of pitch, the side that is more certain."""
-        return _more_certain(self.sides[1], self.sides[3])
+        """Of pitch, in the same way."""
+        return float(self.sides[_clearer(self.sides, 1)])
 
 
 def image_evidence(logits: np.ndarray) -> np.ndarray:
@@ -472,7 +472,8 @@ class AlignmentWindow:
 
 
 _CORRELATED_S = 2.0  # frames that are closer to each other say the same
-_LOW_Z = -3.5
+_LOW_Z = -2.5
+_MARGIN_Z = 1.5
 _SIDE_Z = 4.5
 _LIDAR_Z = 6.0
 _CALM_Z = 2.0
@@ -504,10 +505,9 @@ def judge(
     z /= math.sqrt(1 / independent + float(reference.value_drift) ** 2)
     sides = np.mean([a.sides for a in alignments], axis=0)
     sides_z = sides / np.sqrt(1 / independent + reference.side_drift**2)
-    yaw_z = _more_certain(sides_z[0], sides_z[2])
-    pitch_z = _more_certain(sides_z[1], sides_z[3])
+    axis = _clearer(sides_z, 0)
+    yaw_z, pitch_z = float(sides_z[axis]), float(sides_z[_clearer(sides_z, 1)])
     lidar_z = float(np.median([a.lidar_z for a in alignments]))
-    axis = 0 if abs(sides_z[0]) >= abs(sides_z[2]) else 2
     yaw_deg = float(sides[axis] * reference.side_spread[axis] * reference.side_degrees[axis])
     verdict = 'ok'
     if len(alignments) < _LEAST_SAMPLES:
@@ -522,5 +522,6 @@ def judge(
     return AlignmentState(z, pairs, yaw_deg, yaw_z, pitch_z, lidar_z, verdict, len(alignments))
 
 
-def _more_certain(first: float, second: float) -> float:
-    return float(first if abs(first) >= abs(second) else second)
+def _clearer(sides: np.ndarray, axis: int) -> int:
+    """Place of the entry to believe: of two noisy ones the larger would be a false alarm twice."""
+    return axis + 2 if abs(sides[axis + 2]) > abs(sides[axis]) + _MARGIN_Z else axis

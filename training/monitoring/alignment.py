@@ -43,9 +43,9 @@ _FEWEST_FRAMES = 30
 _FIT_POINTS = 150_000
 _NEAR_DEG, _FAR_DEG = 1.0, 3.0  # errors of the mounting that the sides are made to tell
 _HEIGHT_EDGES = (0.3, 1.5, 4.0)  # the road and what is low, cars and people, walls, what is above
-# Smaller spreads would make a scene that is a little different a broken lidar: of the logarithms
-# of counts and ranges a tenth, of shares some hundredths.
-_SCAN_FLOORS = np.array([0.1, 0.1, 0.02, 0.15, 0.15, 0.15, 0.02, 0.02, 0.02, 0.05])
+# Smaller spreads would make another environment a broken lidar: of the logarithms of counts and
+# ranges some tenths, of shares some hundredths.
+_SCAN_FLOORS = np.array([0.1, 0.15, 0.1, 0.4, 0.4, 0.4, 0.05, 0.05, 0.05, 0.1])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 _MEDIAN = 3
+_LIMIT = 1e3  # standard deviations: sums and squares of what is within stay finite
 # Of what an innovation is divided by: novelty holds noise that is not autocorrelated, so nearly
 # simultaneous samples differ by more than an autoregression says.
 _LEAST_VARIANCE = 0.1
@@ -143,7 +144,8 @@ class SequentialTest:
         if not math.isfinite(novelty):
             return self._state(math.nan)
         dt_s = self._advance(stamp_ns)
-        self._samples = [*self._samples[1 - _MEDIAN :], (stamp_ns, float(novelty))]
+        limited = min(max(float(novelty), -_LIMIT), _LIMIT)
+        self._samples = [*self._samples[1 - _MEDIAN :], (stamp_ns, limited)]
         if len(self._samples) < _MEDIAN:
             return self._state(math.nan)
         innovation = self._innovation()
@@ -175,10 +177,10 @@ class SequentialTest:
 
     def _sum(self, dt_s: float, abrupt: bool) -> None:
         k, h = self.reference.k, self.reference.h
+        stamp_ns, latest = self._samples[-1]
         median = sorted(novelty for _, novelty in self._samples)[_MEDIAN // 2]
-        self._statistic = min(
-            max(self._statistic + dt_s * (median - k), 0.0), self.reference.cap * h
-        )
+        raised = self._statistic + dt_s * (median - k)
+        self._statistic = min(max(raised, 0.0), self.reference.cap * h)
         if median <= k:
             self._above_since = None
         else:
@@ -187,8 +189,9 @@ class SequentialTest:
                 self._above_since = self._samples[-2][0]
             if abrupt:
                 self._statistic = max(self._statistic, h)
-            lasted_s = (self._samples[-1][0] - self._above_since) * 1e-9
-            if self._statistic >= h and lasted_s > self.reference.onset_s:
+            lasted = stamp_ns - self._above_since > self.reference.onset_s * 1e9
+            # The median is a sample late: what is over already raises no alarm.
+            if self._statistic >= h and lasted and latest > k:
                 self._alarm = True
         if self._statistic < h / 4:
             self._alarm = False

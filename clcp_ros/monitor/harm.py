@@ -200,7 +200,9 @@ class HarmReference:
         lowest: (F,) smallest value of each feature that the map was fitted on.
         highest: (F,) largest.
         coefficients: (F,) of the features.
-        intercept: () of the map.
+        intercept: () of the map's linear part.
+        curve: (K, 2) what the linear part gives, strictly ascending, and the mIoU that it stands
+            for, which never falls; straight lines between.
         sizes: (L,) frames in a window, ascending, from 1.
         source: (L,) mIoU of the source in windows of these sizes.
         margins: (L, 2) how far the interval goes below and above what a window's own uncertainty
@@ -219,6 +221,7 @@ class HarmReference:
     highest: np.ndarray
     coefficients: np.ndarray
     intercept: np.ndarray
+    curve: np.ndarray
     sizes: np.ndarray
     source: np.ndarray
     margins: np.ndarray
@@ -326,7 +329,8 @@ class HarmReference:
 
     def _map(self, window: Window, weight: np.ndarray) -> float:
         features = self.features(window, weight).clip(self.lowest, self.highest)
-        return float((features @ self.coefficients + self.intercept).clip(0.0, 1.0))
+        linear = float(features @ self.coefficients + self.intercept)
+        return float(np.interp(linear, *self.curve.T))
 
     def _class_iou(self, soft: np.ndarray, weight: np.ndarray, miou: float) -> np.ndarray:
         """(C,) IoUs whose weighted mean is the estimated mIoU, as far as none is above 1."""
@@ -368,7 +372,7 @@ class HarmReference:
         sizes = given['sizes'].size
         shapes: dict[str, tuple[int, ...]] = {
             'temperature': (), 'intercept': (), 'sizes': (sizes,), 'source': (sizes,),
-            'margins': (sizes, 2), 'presence': (4,),
+            'margins': (sizes, 2), 'presence': (4,), 'curve': (given['curve'].size // 2, 2),
             **dict.fromkeys(('lowest', 'highest', 'coefficients'), (features,)),
         }  # fmt: skip
         for name, array in given.items():
@@ -381,6 +385,9 @@ class HarmReference:
             raise ValueError('sizes of windows do not ascend from 1')
         if not given['temperature'] > 0 or not given['expected'].any():
             raise ValueError('the temperature is not positive, or no class counts')
+        steps = np.diff(given['curve'], axis=0)
+        if not len(given['curve']) or (steps[:, 0] <= 0).any() or (steps[:, 1] < 0).any():
+            raise ValueError('the curve of the mIoU does not ascend')
         if (given['lowest'] > given['highest']).any():
             raise ValueError('a feature has an empty range')
         for name in (
@@ -393,6 +400,8 @@ class HarmReference:
         ):
             if given[name].min() < 0 or given[name].max() > 1:
                 raise ValueError(f'{name} is not within 0 and 1')
+        if given['curve'][:, 1].min() < 0 or given['curve'][:, 1].max() > 1:
+            raise ValueError('the curve is not within 0 and 1')
         return cls(**given)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from clcp_ros.errors import ModelError
@@ -38,11 +39,13 @@ MIN_FAMILIES = 4
 """Fewest corruption families that tell something of a family that was left out."""
 
 _WINDOWS = 12  # of each size and tag
-_CLEAN_SHARE = 0.15  # of the weight of all windows: no drop where nothing is wrong
+_CLEAN_SHARE = 0.2  # of the weight of all windows: no drop where nothing is wrong
 _RIDGE = 0.01  # per window, of standardised features
 # A map that may not call a surer network worse, nor a stranger frame better, does nothing wild on
 # what it was not fitted on.
 _SIGNS = {'soft_iou': 1, 'confidence': 1, 'energy': 1, 'deep': -1}
+_KNOTS = 10
+_STRAIGHT = np.array([[0.0, 0.0], [1.0, 1.0]])
 _ASSUMED_MARGINS = ((0.15, 0.10), (0.12, 0.08), (0.10, 0.06))
 
 
@@ -316,6 +319,7 @@ def _source(clean: HarmFrames, temperature: float, windows: _Windows) -> HarmRef
         highest=none,
         coefficients=none,
         intercept=np.asarray(0.0),
+        curve=_STRAIGHT,
         sizes=sizes,
         source=np.array([windows.miou[nominal & (windows.size == size)].mean() for size in SIZES]),
         margins=np.zeros((len(SIZES), 2)),
@@ -424,10 +428,36 @@ def _fitted(
     per_spread = ridge.coef_[: len(FEATURES)] * np.where(sign == 0, 1, sign)
     per_spread[sign == 0] -= ridge.coef_[len(FEATURES) :]
     coefficients = np.where(used, per_spread / scale, 0.0)
+    intercept = float(ridge.intercept_) - float(coefficients @ mean)
     return replace(
         source, lowest=x.min(axis=0), highest=x.max(axis=0), coefficients=coefficients,
-        intercept=np.asarray(float(ridge.intercept_) - float(coefficients @ mean)),
+        intercept=np.asarray(intercept),
+        curve=_curve(x @ coefficients + intercept, windows.miou[chosen], weight),
     )  # fmt: skip
+
+
+def _curve(linear: np.ndarray, miou: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """A monotone curve through means of windows that are estimated alike.
+
+    Quality saturates where nothing is wrong, and a straight line would call the source itself
+    worse than it is.
+    """
+    order = np.argsort(linear, kind='stable')
+    linear, miou, weight = linear[order], miou[order], weight[order]
+    groups = (weight.cumsum() / weight.sum() * _KNOTS).astype(int).clip(0, _KNOTS - 1)
+    both = np.stack([linear, miou], axis=1)
+    knots = np.array([
+        np.average(both[groups == g], axis=0, weights=weight[groups == g])
+        for g in np.unique(groups)
+    ])  # fmt: skip
+    x, first = np.unique(knots[:, 0], return_index=True)
+    y = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(x, knots[first, 1])
+    # Beyond what was seen a difference counts as it is.
+    if y[0] > 0:
+        x, y = np.append(x[0] - y[0], x), np.append(0.0, y)
+    if y[-1] < 1:
+        x, y = np.append(x, x[-1] + 1 - y[-1]), np.append(y, 1.0)
+    return np.stack([x, y], axis=1)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def reference() -> HarmReference:
         highest=np.full(len(FEATURES), 1e3),
         coefficients=np.array([1.0, 0, 0, 0, 0, 0]),
         intercept=np.array(0.0),
+        curve=np.array([[0.0, 0.0], [1.0, 1.0]]),
         sizes=np.array([1.0, 5.0, 20.0]),
         source=np.array([0.7, 0.7, 0.7]),
         margins=np.array([[0.20, 0.10], [0.10, 0.08], [0.05, 0.05]]),
@@ -328,6 +329,11 @@ def test_arrays_come_back_as_they_were(reference: HarmReference) -> None:
         ('margins', np.zeros((2, 2))),
         ('lowest', np.full(len(FEATURES), 1e6)),
         ('intercept', np.array('0')),
+        ('curve', np.zeros((0, 2))),
+        ('curve', np.array([[0.0, 0.0], [0.0, 1.0]])),
+        ('curve', np.array([[0.0, 1.0], [1.0, 0.0]])),
+        ('curve', np.array([[0.0, 0.0], [1.0, 2.0]])),
+        ('curve', np.zeros(3)),
     ],
 )
 def test_impossible_arrays_are_refused(

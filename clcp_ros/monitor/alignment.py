@@ -474,7 +474,7 @@ class AlignmentWindow:
 _CORRELATED_S = 2.0  # frames that are closer to each other say the same
 _LOW_Z = -2.5
 _MARGIN_Z = 1.5
-_SIDE_Z = 4.5
+_YAW_Z, _PITCH_Z = 4.5, 8.0  # pitch differs more from street to street
 _LIDAR_Z = 6.0
 _CALM_Z = 2.0
 _LEAST_SAMPLES = 5
@@ -489,8 +489,9 @@ def judge(
     """What several frames say together, and whom to blame.
 
     A lidar that is not itself is blamed first, for nothing can be compared with it; then the
-    mounting, where the points agree better when they are turned; then the camera, unless its
-    images look as ever: then the mounting is wrong in a way that no turning mends.
+    mounting, where the points clearly agree better when they are turned, and then as well as they
+    should; then the camera, unless its images look as ever: then the mounting is wrong in a way
+    that no turning mends.
 
     Args:
         alignments: Of the frames.
@@ -501,8 +502,10 @@ def judge(
     if not alignments:
         return AlignmentState()
     # The frames' own noise averages out, the offset that every drive has does not.
-    z = float(np.mean([a.z for a in alignments]))
-    z /= math.sqrt(1 / independent + float(reference.value_drift) ** 2)
+    noise = math.sqrt(1 / independent + float(reference.value_drift) ** 2)
+    z = float(np.mean([a.z for a in alignments])) / noise
+    best = float(np.mean([a.curve for a in alignments], axis=0).max())
+    best_z = (best - float(reference.value_location)) / float(reference.value_spread) / noise
     sides = np.mean([a.sides for a in alignments], axis=0)
     sides_z = sides / np.sqrt(1 / independent + reference.side_drift**2)
     axis = _clearer(sides_z, 0)
@@ -514,7 +517,7 @@ def judge(
         verdict = ''
     elif lidar_z >= _LIDAR_Z:
         verdict = 'lidar'
-    elif max(abs(yaw_z), abs(pitch_z)) >= _SIDE_Z:
+    elif best_z > _LOW_Z and (abs(yaw_z) >= _YAW_Z or abs(pitch_z) >= _PITCH_Z):
         verdict = 'calibration'
     elif z <= _LOW_Z:
         verdict = 'calibration' if novelty_z < _CALM_Z else 'camera'

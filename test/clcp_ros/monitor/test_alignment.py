@@ -337,8 +337,12 @@ def test_feed_forgets_across_jumps_and_gaps(reference: AlignmentReference) -> No
     assert feed.update(10 * SECOND, logits(), None) is None
 
 
-def agreement(z: float = 0.0, yaw: float = 0.0, lidar: float = 1.0) -> Alignment:
-    return Alignment(0.3, z, 900, np.zeros(3), np.array([yaw, 0, yaw, 0]), lidar, 2000)
+def agreement(
+    z: float = 0.0, yaw: float = 0.0, lidar: float = 1.0, turned: float = 0.3
+) -> Alignment:
+    """A frame's; `turned` is the agreement of the points when they are turned."""
+    curve = np.array([0.3 + 0.1 * z, turned, 0])
+    return Alignment(0.3, z, 900, curve, np.array([yaw, 0, yaw, 0]), lidar, 2000)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +354,8 @@ def agreement(z: float = 0.0, yaw: float = 0.0, lidar: float = 1.0) -> Alignment
         (agreement(z=-4), 0.0, 'calibration'),
         (agreement(z=-1, yaw=4), math.nan, 'calibration'),
         (agreement(z=-4, yaw=-4), 6.0, 'calibration'),
+        # No turning makes it agree: the side is chance.
+        (agreement(z=-4, yaw=-4, turned=0.0), 6.0, 'camera'),
         (agreement(z=-4, yaw=4, lidar=9), 0.0, 'lidar'),
     ],
 )

@@ -64,8 +64,9 @@ class KindReference:
         weights: (12, D) of the logistic regression, a row for each of `CLASSES`.
         bias: (12,) of the same.
         prototypes: (P, R) where known families and severities lie, whitened.
+        radius: (P,) how far their frames lie from there.
         whitening: (R, S) takes squashed statistics there.
-        limit: () distance to the nearest prototype beyond which a frame is unknown.
+        limit: () radii from the nearest prototype beyond which a frame is unknown.
         least: () probability below which no kind is named.
     """
 
@@ -74,6 +75,7 @@ class KindReference:
     weights: np.ndarray
     bias: np.ndarray
     prototypes: np.ndarray
+    radius: np.ndarray
     whitening: np.ndarray
     limit: np.ndarray
     least: np.ndarray
@@ -83,16 +85,19 @@ class KindReference:
         z = (np.asarray(statistics, np.float64) - self.location) / self.scale
         return np.asarray(np.clip(z, -_CLIP, _CLIP))
 
-    def probabilities(self, z: np.ndarray) -> np.ndarray:
+    def probabilities(self, z: np.ndarray, novel: bool = False) -> np.ndarray:
         """How likely each of `CLASSES` is.
 
         Args:
             z: (..., S) from `z`.
+            novel: It is known that the frame is out of domain.
 
         Returns:
             (..., 12) of sum 1.
         """
         logits = descriptor(z) @ self.weights.T + self.bias
+        if novel:
+            logits[..., 0] = -np.inf
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         known = 1 / (1 + np.exp((self.distance(z) / self.limit - 1) / _SOFTNESS))[..., None]
         share = known * odds / odds.sum(axis=-1, keepdims=True)
@@ -100,26 +105,27 @@ class KindReference:
         return np.asarray(share)
 
     def distance(self, z: np.ndarray) -> np.ndarray:
-        """(...) whitened distance of (..., S) to the nearest family and severity shown."""
+        """(...) radii between (..., S) and the nearest family and severity that was shown."""
         here = np.arcsinh(z) @ self.whitening.T
         squared = (
             (here**2).sum(axis=-1)[..., None]
             - 2 * here @ self.prototypes.T
             + (self.prototypes**2).sum(axis=1)
         )
-        return np.asarray(np.sqrt(np.maximum(squared.min(axis=-1), 0)))
+        return np.asarray(np.sqrt(np.maximum(squared / self.radius**2, 0).min(axis=-1)))
 
-    def classify(self, statistics: np.ndarray) -> Kind:
+    def classify(self, statistics: np.ndarray, novel: bool = False) -> Kind:
         """Name the kind of one frame.
 
         Args:
             statistics: (S,) from `image_statistics`.
+            novel: It is known that the frame is out of domain, so that it must be of some kind.
 
         Raises:
             ValueError: They are not finite, or not so many.
         """
         z = self.z(self._checked(statistics))
-        return self.name(self.probabilities(z), z)
+        return self.name(self.probabilities(z, novel), z)
 
     def name(self, probabilities: np.ndarray, z: np.ndarray) -> Kind:
         """Decide.
@@ -154,15 +160,15 @@ class KindReference:
         s, p, r = len(STATISTICS), len(values['prototypes']), len(values['whitening'])
         shapes = {
             'location': (s,), 'scale': (s,), 'weights': (len(CLASSES), 2 * s),
-            'bias': (len(CLASSES),), 'prototypes': (p, r), 'whitening': (r, s), 'limit': (),
-            'least': (),
+            'bias': (len(CLASSES),), 'prototypes': (p, r), 'radius': (p,), 'whitening': (r, s),
+            'limit': (), 'least': (),
         }  # fmt: skip
         for name, shape in shapes.items():
             if values[name].shape != shape or not values[name].size:
                 raise ValueError(f'kinds: {name} has shape {values[name].shape}, not {shape}')
             if not np.isfinite(values[name]).all():
                 raise ValueError(f'kinds: {name} holds numbers that are not finite')
-        if not (values['scale'] > 0).all() or not values['limit'] > 0:
+        if any((values[name] <= 0).any() for name in ('scale', 'radius', 'limit')):
             raise ValueError('kinds: a scale is not positive')
         if not 0 <= values['least'] < 1:
             raise ValueError('kinds: the least probability is none')
@@ -200,7 +206,7 @@ class KindWindow:
 
     def reset(self) -> None:
         """Forget all frames."""
-        self._frames: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
+        self._frames: deque[tuple[int, np.ndarray]] = deque()
 
     def forget(self, before_ns: int) -> None:
         """Forget the frames before a time: after an abrupt change the old ones say nothing.
@@ -211,12 +217,13 @@ class KindWindow:
         while self._frames and self._frames[0][0] < before_ns:
             self._frames.popleft()
 
-    def update(self, stamp_ns: int, statistics: np.ndarray) -> Kind:
+    def update(self, stamp_ns: int, statistics: np.ndarray, novel: bool = False) -> Kind:
         """Take in a frame.
 
         Args:
             stamp_ns: The image's stamp.
             statistics: (S,) from `image_statistics`.
+            novel: It is known that the window is out of domain, so that it must be of some kind.
 
         Returns:
             The kind that the window shows.
@@ -227,11 +234,12 @@ class KindWindow:
         z = self.reference.z(self.reference._checked(statistics))
         if self._frames and not 0 < stamp_ns - self._frames[-1][0] <= self.max_gap_s * 1e9:
             self.reset()
-        self._frames.append((stamp_ns, self.reference.probabilities(z), z))
+        self._frames.append((stamp_ns, z))
         self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
-        _, probabilities, distances = zip(*self._frames, strict=True)
         # Averaged anew each time: a running mean would drift over hours.
-        return self.reference.name(np.mean(probabilities, axis=0), np.mean(distances, axis=0))
+        all_z = np.array([frame[1] for frame in self._frames])
+        share = self.reference.probabilities(all_z, novel).mean(axis=0)
+        return self.reference.name(share, all_z.mean(axis=0))
 
 
 def descriptor(z: np.ndarray) -> np.ndarray:

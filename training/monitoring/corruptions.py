@@ -34,6 +34,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 Effect = Callable[[Array, int, np.random.Generator], Array]
 
 
+_WARM = np.array([1.12, 1.0, 0.85], np.float32)
+
+
 class CorruptionError(ClcpError):
     """There is no such family or severity, or the image is none."""
 
@@ -142,8 +145,8 @@ def _dusk(image: Array, level: int, rng: np.random.Generator) -> Array:
     # The sky is the only light now: what lies below it turns darker than it does.
     ground = np.float32(1 - rng.uniform(0, 0.75)) + np.zeros((height, width), np.float32)
     ground += (1 - ground) * _is_sky(x)
-    lit = x * (ground[..., None] * np.float32(light) * optics.tint(rng, 0.25))
-    lit += light**0.5 * optics.lamps(height, width, int(rng.integers(0, 9)), rng)
+    lit = x * (ground[..., None] * np.float32(light) * _evening(rng))
+    lit += light**0.5 * _lamplight(x, int(rng.integers(0, 13)), rng)
     # An automatic gain that leaves a darker scene darker.
     gain = light**-0.45 * np.float32(rng.uniform(0.75, 1.2))
     return optics.encode(gain * optics.grain(lit, _electrons(rng), 4.0, rng))
@@ -163,8 +166,8 @@ def _night(image: Array, level: int, rng: np.random.Generator) -> Array:
     beam = strength * cone / (1 + (distance / np.float32(rng.uniform(8, 20))) ** 2)
     # The bright sky of the day is what turns darkest.
     glow = light * (1 - np.float32(rng.uniform(0.3, 0.9)) * _is_sky(x))
-    lit = x * (glow[..., None] * optics.tint(rng, 0.25) + beam[..., None])
-    lit += 2 * light**0.5 * optics.lamps(height, width, int(rng.integers(3, 19)), rng)
+    lit = x * (glow[..., None] * _evening(rng) + beam[..., None])
+    lit += 1.5 * light**0.5 * _lamplight(x, int(rng.integers(3, 19)), rng)
     gain = np.float32(0.7 * light**-0.5)
     return optics.encode(gain * optics.grain(lit, _electrons(rng), 4.0, rng))
 
@@ -186,9 +189,9 @@ def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Flakes from fine and far to large and out of focus, in a paler, hazy scene."""
     x = LINEAR[image]
     height, width = x.shape[:2]
-    pale = (0.1, 0.2, 0.3, 0.4, 0.5)[level]
+    pale = (0.1, 0.2, 0.3, 0.4, 0.5)[level] * rng.uniform(0.3, 1)
     sky = _sky(x, rng)
-    visibility_m = (2000, 900, 450, 240, 130)[level] * float(np.exp(rng.normal(0, 0.4)))
+    visibility_m = (2500, 1200, 600, 320, 170)[level] * float(np.exp(rng.normal(0, 0.5)))
     scene = x * (1 - pale) + (x @ LUMINANCE)[..., None] * pale
     scene = optics.veil(scene, optics.distance(x, rng), visibility_m, sky)
     amount = (0.25, 0.5, 1.0, 1.7, 2.6)[level]
@@ -198,17 +201,18 @@ def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 def _flakes(height: int, width: int, amount: float, rng: np.random.Generator) -> Array:
     """(H, W) float32 share of the light that flakes replace."""
-    scale, lean = width / WIDTH_PX, rng.uniform(-0.5, 0.5)
+    scale, lean, fall = width / WIDTH_PX, rng.uniform(-0.4, 0.4), rng.uniform(0, 1.5)
     cover = np.zeros((height, width), np.float32)
     for radius, share, opacity in ((0.7, 0.01, 0.6), (1.4, 0.006, 0.8), (3.0, 0.004, 0.5)):
         # Flakes of one size cover a given share of the picture, whatever its size in pixels.
         radius = radius * scale * rng.uniform(0.8, 1.25)
         area = np.pi * max(radius, 0.7) ** 2
         flecks = optics.flecks(height, width, 3 * share / area, amount / 3, rng)
-        kernel = cv2.warpAffine(
-            optics.disc(radius), np.float32([[1, lean, 0], [0, 1, 0]]), None,
-            borderMode=cv2.BORDER_CONSTANT,
-        )  # fmt: skip
+        # They fall while the shutter is open.
+        path = optics.line(radius * fall * lean, radius * fall)
+        kernel = cv2.filter2D(
+            np.pad(optics.disc(radius), len(path) // 2), -1, path, borderType=cv2.BORDER_CONSTANT
+        )
         flakes = cv2.filter2D(flecks, -1, kernel / max(float(kernel.max()), 1e-6))
         cover = np.maximum(cover, opacity * np.minimum(flakes, 1))
     return cover
@@ -396,7 +400,7 @@ def _exposed(x: Array, before: Array, rng: np.random.Generator, most: float = 1.
 def _sky(x: Array, rng: np.random.Generator) -> Array:
     """The light of the sky that this picture has, (3,) float32, nearly neutral."""
     bright = float(np.quantile(x[::4, ::4] @ LUMINANCE, 0.9))
-    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.0)) * optics.tint(rng, 0.04)
+    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.1)) * optics.tint(rng, 0.04)
 
 
 def _is_sky(x: Array) -> Array:
@@ -405,9 +409,23 @@ def _is_sky(x: Array) -> Array:
     return np.clip((x @ LUMINANCE - 0.5) * 3, 0, 1) * np.clip(1.2 - 2 * row, 0, 1)
 
 
+def _evening(rng: np.random.Generator) -> Array:
+    """The colour of dusk or of street lamps, (3,) float32: more often warm than cold."""
+    return optics.tint(rng, 0.3) ** np.float32(rng.uniform(0.5, 1)) * _WARM ** rng.choice(
+        [0, 1, 2]
+    )
+
+
+def _lamplight(x: Array, lamps: int, rng: np.random.Generator) -> Array:
+    """(H, W, 3) float32 lamps, and what some of them light up nearby."""
+    height, width = x.shape[:2]
+    pools = optics.lamps(height, width, int(rng.integers(0, 5)), rng, 12.0, 0.9)
+    return optics.lamps(height, width, lamps, rng) + np.float32(0.7) * pools * x
+
+
 def _electrons(rng: np.random.Generator) -> float:
-    """That make white, of cameras from a small to a large pixel."""
-    return float(np.exp(rng.uniform(np.log(6e3), np.log(1e5))))
+    """That make white: of small and large pixels, and of cameras that take their noise away."""
+    return float(np.exp(rng.uniform(np.log(6e3), np.log(1e6))))
 
 
 _EFFECTS: dict[str, tuple[Effect, str]] = {

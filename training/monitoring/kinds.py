@@ -27,12 +27,13 @@ MIN_FRAMES = 8
 LEAST_PROBABILITY = 0.5
 """Below it no kind is named."""
 
-_REGULARISATION = 1.0  # inverse strength, of scikit-learn
+_REGULARISATION = 0.3  # inverse strength, of scikit-learn
 _MILD_WEIGHT = 0.3  # of severity 1, much of which is hard to tell from nominal
 _QUANTILE = 0.99  # of the distances of frames that are known
 _SPREAD_FLOOR = 1e-2  # a statistic that never changes must not decide
 _ABSENT = -50.0  # bias of a kind that was not shown
 _FOLDS = 5
+_VARIANCE_FLOOR = 0.05  # of the mean: tones of grey are nearly collinear
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ def kind_figures(frames: Described) -> dict[str, Any]:
     return figures(frames.take(named != ''), named[named != '']) if (named != '').any() else {}
 
 
-def names(reference: KindReference, low: np.ndarray) -> np.ndarray:
-    """(N,) str, what the kinds of (N, S) statistics are called."""
+def names(reference: KindReference, low: np.ndarray, novel: bool = False) -> np.ndarray:
+    """(N,) str, what the kinds of (N, S) statistics are called; `novel` as in `classify`."""
     z = reference.z(low)
-    share = reference.probabilities(z)
+    share = reference.probabilities(z, novel)
     return np.array([reference.name(p, row).name for p, row in zip(share, z, strict=True)])
 
 
@@ -206,9 +207,9 @@ def _fit(frames: Described, limit: float) -> KindReference:
     bias = np.full(len(CLASSES), _ABSENT)
     rows = [CLASSES.index(name) for name in model.classes_]
     weights[rows], bias[rows] = model.coef_, model.intercept_
-    whitening, prototypes = _prototypes(np.arcsinh(z), frames.tag)
+    whitening, prototypes, radius = _prototypes(np.arcsinh(z), frames.tag)
     return KindReference(
-        location, scale, weights, bias, prototypes, whitening, np.array(limit),
+        location, scale, weights, bias, prototypes, radius, whitening, np.array(limit),
         np.array(LEAST_PROBABILITY),
     )  # fmt: skip
 
@@ -233,7 +234,9 @@ def _weights(frames: Described) -> np.ndarray:
     return weights * len(weights) / weights.sum()
 
 
-def _prototypes(squashed: np.ndarray, tag: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _prototypes(
+    squashed: np.ndarray, tag: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each family and severity lies, in units of the spread within them.
 
     Args:
@@ -241,12 +244,16 @@ def _prototypes(squashed: np.ndarray, tag: np.ndarray) -> tuple[np.ndarray, np.n
         tag: (N,) str.
 
     Returns:
-        (S, S) whitening and (P, S) prototypes.
+        (S, S) whitening, (P, S) prototypes and (P,) root mean square distance of their frames.
     """
     known, index = np.unique(tag, return_inverse=True)
     means = np.array([squashed[index == i].mean(axis=0) for i in range(len(known))])
-    covariance, _ = ledoit_wolf(squashed - means[index], assume_centered=True)
+    away = squashed - means[index]
+    covariance, _ = ledoit_wolf(away, assume_centered=True)
     variance, direction = np.linalg.eigh(covariance)
-    variance = np.maximum(variance, 1e-3 * variance.mean())
+    variance = np.maximum(variance, _VARIANCE_FLOOR * variance.mean())
     whitening = direction.T / np.sqrt(variance)[:, None]
-    return whitening, means @ whitening.T
+    squared = ((away @ whitening.T) ** 2).sum(axis=1)
+    radius = np.sqrt(np.bincount(index, squared) / np.bincount(index))
+    # Of a few frames of one scene the spread is no more than a guess.
+    return whitening, means @ whitening.T, np.maximum(radius, np.median(radius))

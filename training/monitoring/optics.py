@@ -140,13 +140,29 @@ def flecks(
     return flecks
 
 
-def lamps(height: int, width: int, number: int, rng: np.random.Generator) -> Array:
-    """(H, W, 3) float32: lamps with their glow."""
+def lamps(
+    height: int,
+    width: int,
+    number: int,
+    rng: np.random.Generator,
+    larger: float = 1.0,
+    lowest: float = 0.6,
+) -> Array:
+    """(H, W, 3) float32: lamps with their glow.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        number: Of lamps.
+        rng: Where they are, how strong, and of which colour.
+        larger: So many times as wide as a street lamp or head lamp in the distance.
+        lowest: Row of the lowest, 1 is the lower edge.
+    """
     row, column = axes(-(-height // 2), -(-width // 2))  # glow is smooth: half the size will do
     light = np.zeros((len(row), column.shape[1], 3), np.float32)
     for _ in range(number):
-        u, v = rng.uniform(0, 1), rng.uniform(0.15, 0.6)
-        size = np.float32(0.003 * np.exp(rng.uniform(0, 1.5)))
+        u, v = rng.uniform(0, 1), rng.uniform(0.15, lowest)
+        size = np.float32(larger * 0.003 * np.exp(rng.uniform(0, 1.5)))
         away = ((column - u) / size) ** 2 + ((row - v) * height / width / size) ** 2
         shine = np.exp(-np.minimum(away, 50)) + 0.03 / (1 + away / 9)
         light += (rng.uniform(0.3, 1.5) * shine)[..., None] * tint(rng, 0.3)

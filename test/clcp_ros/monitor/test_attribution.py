@@ -32,7 +32,8 @@ def make_reference() -> KindReference:
     prototypes[3:5, NOISE] = np.arcsinh([3, 8])
     return KindReference(
         location=np.full(S, 0.5), scale=np.full(S, 0.1), weights=weights, bias=bias,
-        prototypes=prototypes, whitening=np.eye(S), limit=np.array(2.0), least=np.array(0.5),
+        prototypes=prototypes, radius=np.ones(5), whitening=np.eye(S),
+        limit=np.array(2.0), least=np.array(0.5),
     )  # fmt: skip
 
 
@@ -79,6 +80,17 @@ def test_what_might_be_two_kinds_is_other(reference: KindReference) -> None:
     assert kind.name == 'other'
     assert kind.probability == pytest.approx(0.5, abs=0.05)
     assert unsure.classify(frame(luminance_mean=-6, noise=3)).name == 'dark'
+
+
+def test_what_is_known_to_be_novel_is_of_some_kind(reference: KindReference) -> None:
+    mild = frame(luminance_mean=-1.2)
+    assert reference.classify(mild).name == 'none'
+    assert reference.classify(mild, novel=True).name == 'dark'
+    assert reference.classify(frame(), novel=True).name == 'other'
+    window = KindWindow(reference)
+    assert window.update(0, mild).name == 'none'
+    assert window.update(SECOND, mild, novel=True).name == 'dark'
+    assert window.update(2 * SECOND, mild).name == 'none'
 
 
 def test_one_absurd_statistic_is_bounded(reference: KindReference) -> None:
@@ -203,6 +215,8 @@ def test_what_was_fitted_on_other_statistics_is_refused(reference: KindReference
         ('whitening', np.full((S, S), np.nan), 'not finite'),
         ('scale', np.zeros(S), 'scale is not positive'),
         ('limit', np.array(0.0), 'scale is not positive'),
+        ('radius', np.ones(4), 'radius has shape'),
+        ('radius', np.zeros(5), 'scale is not positive'),
         ('limit', np.array([1.0]), 'limit has shape'),
         ('least', np.array(1.0), 'least probability'),
     ],

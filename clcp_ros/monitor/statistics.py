@@ -70,7 +70,9 @@ def image_statistics(image: np.ndarray, luminance: np.ndarray | None = None) -> 
     small = cv2.resize(small, _SIZE, interpolation=cv2.INTER_AREA)
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     counts = np.bincount(gray.ravel(), minlength=256)
-    gradient = cv2.magnitude(*(cv2.Sobel(gray, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))))
+    across, down = (cv2.Sobel(gray, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1)))
+    # cv2.magnitude rounds by where in memory its arguments lie, and two runs would differ.
+    gradient = np.sqrt(across * across + down * down)
     native = image if luminance is None else luminance
     return np.array(
         [

@@ -37,8 +37,8 @@ MIN_FRAMES = 8
 _KNOTS = 513
 _LEAST_SPREAD = 0.02  # of a log distance
 _LEAST_RESIDUAL = 0.05  # variance of a standardised channel: a fit of few frames underestimates it
-_SCENE_GAIN = 0.05  # by which a model of the scene must lower the spread of the drives
-_SCENE_DRIVES = 4  # with fewer, a class that one street has would explain that street
+_SCENE_GAIN = 0.1  # by which a model of the scene must lower the spread of the drives
+_SCENE_DRIVES = 6  # with fewer, a class that one street has would explain that street
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ def fit_novelty(
     fit: Samples,
     calibration: Samples | None = None,
     options: NoveltyOptions | None = None,
-    model_sha256: str = '',
 ) -> NoveltyFit:
     """Fit on nominal frames, take location and spread of the scores from drives left out.
 
@@ -104,7 +103,6 @@ def fit_novelty(
         calibration: Frames of other drives of the same domain; None leaves each drive of `fit` out
             in turn.
         options: How to fit.
-        model_sha256: Hash of the model that gave the features.
 
     Returns:
         The reference, the held-out series and figures.
@@ -142,7 +140,6 @@ def fit_novelty(
         knots=np.quantile(novelty, np.linspace(0, 1, _KNOTS)),
         frames=len(novelty),
         scene=scene,
-        model_sha256=model_sha256,
     )
     series = _series(held_out, novelty)
     return NoveltyFit(reference, series, _figures(fit, series, scene_figures, calibration is None))

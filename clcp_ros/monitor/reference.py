@@ -14,13 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 
-from clcp_ros.errors import BundleError
 from clcp_ros.monitor.statistics import STATISTICS
 
 TAPS = ('low', 'early', 'deep')
@@ -248,8 +245,13 @@ class SceneModel:
         """Undo `arrays`; raises KeyError or ValueError on nonsense."""
         weights = _numbers(arrays, 'weights', (None,))
         shape = weights.shape
-        model = cls(weights, *(_numbers(arrays, n, shape) for n in ('mean', 'least', 'largest')),
-                    range=_numbers(arrays, 'range', (2,)))  # fmt: skip
+        model = cls(
+            weights=weights,
+            mean=_numbers(arrays, 'mean', shape),
+            least=_numbers(arrays, 'least', shape),
+            largest=_numbers(arrays, 'largest', shape),
+            range=_numbers(arrays, 'range', (2,)),
+        )
         if (model.least > model.largest).any() or model.range[0] > model.range[1]:
             raise ValueError('the scene model has an empty range')
         return model
@@ -292,7 +294,6 @@ class ShiftReference:
             is allowed.
         frames: How many held-out frames there were.
         scene: What the scene explains; None where it did not help.
-        model_sha256: Hash of the model whose features these are.
     """
 
     low: TapReference
@@ -303,7 +304,6 @@ class ShiftReference:
     knots: np.ndarray = field(default_factory=lambda: np.empty(0))
     frames: int = 0
     scene: SceneModel | None = None
-    model_sha256: str = ''
 
     def score(
         self,
@@ -330,8 +330,14 @@ class ShiftReference:
         correction = 0.0
         if self.scene is not None and scene is not None:
             correction = self.scene.expected(scene)
+        low, early, deep = z
         return FrameScore(
-            novelty - correction, *z, p=self.p(novelty - correction), correction=correction
+            novelty=novelty - correction,
+            low=low,
+            early=early,
+            deep=deep,
+            p=self.p(novelty - correction),
+            correction=correction,
         )
 
     def p(self, novelty: float) -> float:
@@ -350,7 +356,7 @@ class ShiftReference:
         return float((1 + (1 - below) * self.frames) / (1 + self.frames))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything but the model's hash, as arrays that hold numbers and strings."""
+        """Everything, as arrays that hold numbers and strings."""
         result = {
             'location': np.asarray(self.location), 'spread': np.asarray(self.spread),
             'knots': self.knots, 'frames': np.asarray(self.frames),
@@ -390,42 +396,6 @@ class ShiftReference:
             frames=int(_numbers(arrays, 'frames', ())),
             scene=SceneModel.from_arrays(scene) if scene else None,
         )
-
-    def save(self, path: Path) -> None:
-        """Write arrays only.
-
-        Args:
-            path: File name ending in .npz.
-        """
-        np.savez_compressed(
-            path, allow_pickle=False, model_sha256=np.array(self.model_sha256), **self.arrays()
-        )
-
-    @classmethod
-    def load(cls, path: Path, model_sha256: str) -> ShiftReference:
-        """Read a reference and check that it belongs to the model.
-
-        Args:
-            path: The .npz file.
-            model_sha256: Hash of the model in use.
-
-        Raises:
-            BundleError: The file is damaged or was fitted on another model's features.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            fitted_on = str(arrays['model_sha256'])
-            reference = cls.from_arrays(arrays)
-        except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
-            raise BundleError(f'{path}: not a monitor reference ({error}); export again') from None
-        if fitted_on != model_sha256:
-            raise BundleError(
-                f'{path}: fitted on features of another model '
-                f'({fitted_on[:12]}, not {model_sha256[:12]}); export again'
-            )
-        object.__setattr__(reference, 'model_sha256', fitted_on)
-        return reference
 
 
 def normalized(features: np.ndarray) -> np.ndarray:

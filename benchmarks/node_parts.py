@@ -16,13 +16,12 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
 
-from clcp_ros.bundle import InputSpec, sha256_of, write_description
+from clcp_ros.bundle import Bundle, InputSpec, sha256_of, write_description
 from clcp_ros.classes import CITYSCAPES
 from clcp_ros.image_codec import encode_jpeg
-from clcp_ros.inference import preprocess
-from clcp_ros.monitor import image_statistics
+from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.knowledge import Facts, Knowledge
 
 HEIGHT, WIDTH = 1208, 1920
 STAGES = ('decode', 'preprocess', 'decide', 'monitor', 'publish')
@@ -108,21 +107,18 @@ def make_bundle(folder: Path, height: int, width: int, layers: int) -> Path:
 
 
 def _fit_monitor(folder: Path, spec: InputSpec) -> None:
-    from training.monitor_fit import fit_reference
+    from training.monitoring.novelty import fit_novelty
+    from training.monitoring.samples import Item, collect
 
-    session = onnxruntime.InferenceSession(folder / 'model.onnx')
-    rows: dict[str, list[np.ndarray]] = {'low': [], 'early': [], 'deep': []}
-    for image in photographs(40, 604, 960):
-        early, deep = session.run(['early', 'deep'], {'image': preprocess(image, spec)[None]})
-        for name, row in (
-            ('low', image_statistics(image)),
-            ('early', early[0]),
-            ('deep', deep[0]),
-        ):
-            rows[name].append(row)
-    frames = {name: np.stack(values) for name, values in rows.items()}
-    halves = ({name: v[i::2] for name, v in frames.items()} for i in range(2))
-    fit_reference(*halves, sha256_of(folder / 'model.onnx')).save(folder / 'reference.npz')
+    bundle = Bundle(folder, 'benchmark', CITYSCAPES, spec)
+    segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
+    images = photographs(40, 604, 960)
+    halves = (
+        collect(segmenter, (Item(x, None, name, i, 'day') for i, x in enumerate(images[start::2])))
+        for start, name in enumerate(('fit', 'held out'))
+    )
+    facts = Facts(sha256_of(folder / 'model.onnx'))
+    Knowledge(fit_novelty(*halves).reference, facts=facts).save(folder / 'reference.npz')
 
 
 # Cameras -----------------------------------------------------------------------------------------

@@ -22,7 +22,10 @@ from clcp_ros.bundle import InputSpec, sha256_of, write_description
 from clcp_ros.classes import ClassSet
 from clcp_ros.inference import preprocess
 from clcp_ros.monitor import image_statistics
-from training.monitor_fit import fit_reference
+from clcp_ros.monitor.knowledge import Facts, Knowledge
+from clcp_ros.monitor.reference import class_shares
+from training.monitoring.novelty import fit_novelty
+from training.monitoring.samples import Samples
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,20 +108,23 @@ def make_tiny_bundle(folder: Path, height: int = 48, width: int = 80) -> Path:
     spec = InputSpec(height, width, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     session = onnxruntime.InferenceSession(folder / 'model.onnx')
 
-    def describe(seeds: range) -> dict[str, np.ndarray]:
+    def describe(drive: str, seeds: range) -> Samples:
         images = [daylight(seed) for seed in seeds]
         batch = np.stack([preprocess(image, spec) for image in images])
-        early, deep = session.run(['early', 'deep'], {'image': batch})
-        return {
-            'low': np.stack([image_statistics(i) for i in images]),
-            'early': early,
-            'deep': deep,
-        }
+        logits, early, deep = session.run(['logits', 'early', 'deep'], {'image': batch})
+        return Samples(
+            drive=np.full(len(images), drive),
+            stamp_ns=np.arange(len(images)) * 500_000_000,
+            tag=np.full(len(images), 'clear'),
+            low=np.stack([image_statistics(i) for i in images]),
+            early=early,
+            deep=deep,
+            scene=np.stack([class_shares(row) for row in logits]),
+        )
 
     sha = sha256_of(folder / 'model.onnx')
-    fit_reference(describe(range(60)), describe(range(100, 140)), sha).save(
-        folder / 'reference.npz'
-    )
+    fitted = fit_novelty(describe('a', range(60)), describe('b', range(100, 140)))
+    Knowledge(fitted.reference, facts=Facts(sha)).save(folder / 'reference.npz')
     write_description(
         folder, name='tiny', classes=classes, input_spec=spec, provenance={'commit': 'test'}
     )

@@ -144,7 +144,9 @@ def _domain(
     if data is None:
         how = f'{drives} recorded drives, each left out in turn'
         note = 'the reference was fitted on recordings, not on frames of the training'
-        return Domain(recordings, pairs=first, how=how, notes=(note,))
+        return Domain(
+            recordings, pairs=first, conditions=tuple(nominal), how=how, notes=(note,)
+        )  # fmt: skip
     chosen = labelled_domain(
         data, bundle.classes, trained, split, conditions, calibration, layout, most
     ).domain
@@ -153,7 +155,9 @@ def _domain(
     if chosen.calibration:
         raise ClcpError('scale and thresholds come of --calibration or of recordings, not of both')
     how = f'calibrated on {drives} recorded drives'
-    return replace(chosen, calibration=recordings, pairs=first, how=how)
+    return replace(
+        chosen, calibration=recordings, pairs=first, conditions=tuple(nominal), how=how
+    )  # fmt: skip
 
 
 def _site(

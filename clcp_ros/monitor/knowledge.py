@@ -8,19 +8,21 @@ is used: its size, its version, every number and, by the parts themselves, every
 
 from __future__ import annotations
 
-import importlib
 import math
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 
 from clcp_ros.errors import BundleError
+from clcp_ros.monitor.alignment import AlignmentReference
+from clcp_ros.monitor.attribution import KindReference
+from clcp_ros.monitor.harm import HarmReference
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.monitor.sequential import SequentialReference
 
@@ -35,6 +37,7 @@ _DAMAGED = (
     OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, EOFError,
     RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
+_Part = TypeVar('_Part', HarmReference, KindReference, AlignmentReference)
 _LEAST_H, _LEAST_C = 1.0, 2.0  # thresholds for a short interval do not sink into the noise
 
 
@@ -112,17 +115,11 @@ class Knowledge:
         facts: What the thresholds were made of.
     """
 
-    PARTS: ClassVar[dict[str, tuple[str, str]]] = {
-        'harm': ('clcp_ros.monitor.harm', 'HarmReference'),
-        'kinds': ('clcp_ros.monitor.attribution', 'KindReference'),
-        'alignment': ('clcp_ros.monitor.alignment', 'AlignmentReference'),
-    }
-
     novelty: ShiftReference
     sequential: SequentialReference = field(default_factory=SequentialReference)
-    harm: Any = None
-    kinds: Any = None
-    alignment: Any = None
+    harm: HarmReference | None = None
+    kinds: KindReference | None = None
+    alignment: AlignmentReference | None = None
     facts: Facts = field(default_factory=Facts)
 
     def sequential_for(self, interval_h: float = 0.0, cameras: int = 1) -> SequentialReference:
@@ -207,9 +204,6 @@ class Knowledge:
         """
         try:
             arrays = _read(path)
-            if 'facts.version' not in arrays and 'model_sha256' in arrays:
-                # Of a release that knew novelty alone.
-                return cls(ShiftReference.load(path, model_sha256))
             version = int(arrays.pop('facts.version'))
             if version != VERSION:
                 raise ValueError(f'version {version}, this release reads {VERSION}')
@@ -228,7 +222,9 @@ class Knowledge:
                 novelty=ShiftReference.from_arrays(_part(arrays, 'novelty')),
                 sequential=SequentialReference.from_arrays(_part(arrays, 'sequential')),
                 facts=facts,
-                **{name: _optional(name, _part(arrays, name)) for name in cls.PARTS},
+                harm=_optional(HarmReference, _part(arrays, 'harm')),
+                kinds=_optional(KindReference, _part(arrays, 'kinds')),
+                alignment=_optional(AlignmentReference, _part(arrays, 'alignment')),
             )
         except _DAMAGED as error:
             raise BundleError(
@@ -259,8 +255,5 @@ def _part(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {key[len(start) :]: a for key, a in arrays.items() if key.startswith(start)}
 
 
-def _optional(name: str, arrays: dict[str, np.ndarray]) -> Any:
-    if not arrays:
-        return None
-    module, kind = Knowledge.PARTS[name]
-    return getattr(importlib.import_module(module), kind).from_arrays(arrays)
+def _optional(kind: type[_Part], arrays: dict[str, np.ndarray]) -> _Part | None:
+    return kind.from_arrays(arrays) if arrays else None

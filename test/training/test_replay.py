@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from clcp_ros.bundle import InputSpec, load_bundle, sha256_of, write_description
 from clcp_ros.classes import CITYSCAPES
 from clcp_ros.errors import LabelError
 from clcp_ros.image_codec import encode_png
-from clcp_ros.monitor import ShiftReference
+from clcp_ros.monitor.knowledge import Knowledge
 from training.replay import COLUMNS, Written, replay_to_folder
 from training.reporting import Section, Table, image_uri, render_page
 from training.reporting.stored import SECTIONS, load_sections
@@ -101,10 +102,9 @@ def make_cityscapes_bundle(tiny_bundle: Path, folder: Path, brightness: float = 
     logits.dim_value = 19
     onnx.save(model, folder / 'model.onnx')
     old = load_bundle(tiny_bundle)
-    reference = ShiftReference.load(old.reference_path, old.sha256['model.onnx'])
-    fields = {name: getattr(reference, name) for name in reference.__dataclass_fields__}
-    fields['model_sha256'] = sha256_of(folder / 'model.onnx')
-    ShiftReference(**fields).save(folder / 'reference.npz')
+    known = Knowledge.load(old.reference_path, old.sha256['model.onnx'])
+    facts = replace(known.facts, model_sha256=sha256_of(folder / 'model.onnx'))
+    replace(known, facts=facts).save(folder / 'reference.npz')
     spec = InputSpec(48, 80, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     write_description(folder, name='tiny19', classes=CITYSCAPES, input_spec=spec, provenance={})
     return folder

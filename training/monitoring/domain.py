@@ -65,6 +65,7 @@ class Domain:
         labelled: What the expected mIoU is fitted on; may be empty.
         labels_seen: The network was trained on `labelled`.
         pairs: A pair set with scans for the alignment of image and lidar.
+        conditions: Conditions that count as nominal in it, where pairs name them.
         how: Origin of the scale and thresholds, for people.
         notes: What is to be known of it, for people.
     """
@@ -74,6 +75,7 @@ class Domain:
     labelled: tuple[Source, ...] = ()
     labels_seen: bool = False
     pairs: Path | None = None
+    conditions: tuple[str, ...] = ()
     how: str = ''
     notes: tuple[str, ...] = field(default=())
 

@@ -18,17 +18,18 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from clcp_ros.errors import ModelError
+from clcp_ros.errors import ClcpError, ModelError
 from clcp_ros.inference import Segmenter
 from clcp_ros.monitor.knowledge import Facts, Knowledge
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.monitor.statistics import STATISTICS
 from clcp_ros.replay_scores import mean_iou
+from training.monitoring.alignment import fit_alignment_on_pairs
 from training.monitoring.corruptions import FAMILIES, degrade
 from training.monitoring.domain import Domain, Source, drive_of, thirds
 from training.monitoring.harm import fit_harm
 from training.monitoring.kinds import describe, fit_described, kind_figures
-from training.monitoring.novelty import NoveltyFit, Series, fit_novelty
+from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty
 from training.monitoring.run_length import RunLength, solve
 from training.monitoring.samples import Item, Samples, collect
 
@@ -118,15 +119,18 @@ def fit_knowledge(
     families = options.families
     reader = _Reader(segmenter, model_sha256, cache)
     fit = reader.all(domain.fit, 'monitor: training frames')
-    novelty = _novelty(reader, domain, fit, model_sha256)
+    novelty = _novelty(reader, domain, fit)
     labelled = reader.all(domain.labelled, 'monitor: labelled frames', logits=True)
     clean = labelled or fit
     degraded = list(_degraded(reader, domain, options, families, len(clean)))
     missing: list[str] = []
-    ladder = _ladder(novelty, labelled, degraded)
+    # Frames that novelty was fitted on look more ordinary than any new street will.
+    seen = labelled is not None and bool(set(labelled.drives) & set(fit.drives))
+    nominal, scores = _unseen(novelty, fit, degraded)
+    ladder = _ladder(nominal, scores, labelled, degraded)
     run = _thresholds(novelty, domain, options, ladder)
     parts = {
-        'harm': _harm(labelled, degraded, novelty.reference, missing),
+        'harm': _harm(labelled, degraded, None if seen else novelty.reference, missing),
         'kinds': _kinds(clean, degraded, missing),
         'alignment': _alignment(domain, segmenter, missing),
     }
@@ -231,15 +235,13 @@ class _Reader:
         return samples
 
 
-def _novelty(
-    reader: _Reader, domain: Domain, fit: Samples | None, model_sha256: str
-) -> NoveltyFit:
+def _novelty(reader: _Reader, domain: Domain, fit: Samples | None) -> NoveltyFit:
     if fit is None:
         raise ModelError('there are no frames of the training domain to fit the monitor on')
     calibration = reader.all(domain.calibration, 'monitor: other drives')
     if domain.thirds:
         fit = replace(fit, drive=thirds(fit.drive))
-    return fit_novelty(fit, calibration, model_sha256=model_sha256)
+    return fit_novelty(fit, calibration)
 
 
 def _degraded(
@@ -293,14 +295,42 @@ class _Ladder:
     figures: dict[str, Any]
 
 
-def _ladder(novelty: NoveltyFit, labelled: Samples | None, degraded: Sequence[Samples]) -> _Ladder:
+def _unseen(
+    novelty: NoveltyFit, fit: Samples, degraded: Sequence[Samples]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Novelty of nominal and of degraded frames by references that do not know their drives.
+
+    Returns:
+        (M,) of nominal frames, and (N,) of each part.
+    """
+    known = set(fit.drives) & {drive for part in degraded for drive in part.drives}
+    # Half of the drives judge the other half: a reference for each drive would take long.
+    halves = [np.isin(fit.drive, fit.drives[start::2]) for start in range(2)]
+    if not known or min(int(half.sum()) for half in halves) < MIN_FRAMES:
+        nominal = np.concatenate([s.novelty for s in novelty.series])
+        return nominal, [_scores(novelty.reference, part) for part in degraded]
+    scores = [_scores(novelty.reference, part) for part in degraded]
+    found = []
+    for own, other in (halves, halves[::-1]):
+        judge = fit_novelty(fit.take(own), fit.take(other))
+        found += [s.novelty for s in judge.series]
+        for part, values in zip(degraded, scores, strict=True):
+            rows = np.isin(part.drive, fit.drive[other])
+            values[rows] = _scores(judge.reference, part.take(rows))
+    return np.concatenate(found), scores
+
+
+def _ladder(
+    nominal: np.ndarray,
+    novelty: Sequence[np.ndarray],
+    labelled: Samples | None,
+    degraded: Sequence[Samples],
+) -> _Ladder:
     if not degraded:
         return _Ladder(0.0, None, {})
-    nominal = np.concatenate([s.novelty for s in novelty.series])
     source = math.nan if labelled is None else _miou(labelled)
     rows = []
-    for part in degraded:
-        scores = _scores(novelty.reference, part)
+    for part, scores in zip(degraded, novelty, strict=True):
         for tag in dict.fromkeys(part.tag.tolist()):
             own = part.tag == tag
             family, _, severity = tag.partition(':')
@@ -379,7 +409,7 @@ def _thresholds(
 def _harm(
     labelled: Samples | None,
     degraded: Sequence[Samples],
-    novelty: ShiftReference,
+    novelty: ShiftReference | None,
     missing: list[str],
 ) -> tuple[Any, dict[str, Any] | None]:
     if labelled is None:
@@ -411,8 +441,16 @@ def _kinds(
 def _alignment(
     domain: Domain, segmenter: Segmenter, missing: list[str]
 ) -> tuple[Any, dict[str, Any] | None]:
-    missing.append('alignment of image and lidar: no pair set with scans was given')
-    return None, None
+    if domain.pairs is None:
+        missing.append('alignment of image and lidar: no pair set with scans was given')
+        return None, None
+    conditions = domain.conditions or ('clear', 'day')
+    try:
+        reference = fit_alignment_on_pairs(domain.pairs, segmenter, (*conditions, ''))
+    except ClcpError as error:
+        missing.append(f'alignment of image and lidar: {error}')
+        return None, None
+    return reference, {'pairs': domain.pairs.name}
 
 
 def _counted(samples: Samples | None) -> dict[str, Any]:

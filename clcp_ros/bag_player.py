@@ -25,18 +25,25 @@ import numpy as np
 from clcp_ros.environment import environment
 from clcp_ros.errors import ClcpError, RecordingError
 from clcp_ros.replay_bag import BagFrame, Camera, ReplayBag
+from clcp_ros.replay_lidar import STATIC_TOPIC, static_transforms
 from clcp_ros.transport import FASTDDS_VARIABLE, ROS_HINT, fastdds_profile
 
 try:
     import rclpy
     from rclpy.executors import ExternalShutdownException
+    from rclpy.qos import DurabilityPolicy, QoSProfile
     from rclpy.utilities import remove_ros_args
     from rosgraph_msgs.msg import Clock
-    from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+    from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 except ImportError as error:
     if __name__ == '__main__':
         sys.exit(f'error: playing a bag needs ROS 2 ({error}): {ROS_HINT}')
     raise ClcpError(f'playing a bag needs ROS 2 ({error}): {ROS_HINT}') from None
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # a ROS 2 without tf2
+    TFMessage = None
 
 TICK_S = 0.01
 """Period of /clock in wall time."""
@@ -71,6 +78,8 @@ class BagPlayer:
         self.clock = node.create_publisher(Clock, '/clock', 10)
         self.images: dict[str, Any] = {}
         self._infos: dict[str, tuple[str, Any]] = {}
+        self._points: dict[str, tuple[str, Any]] = {}
+        self._static: Any = None
         self._cameras = {camera.name: camera for camera in source.cameras}
         for camera in source.cameras:
             base = f'{camera.name}/' if several else ''
@@ -80,6 +89,22 @@ class BagPlayer:
             if camera.camera_info is not None and source.is_ros2:
                 publisher = node.create_publisher(CameraInfo, f'{base}camera_info', 10)
                 self._infos[camera.camera_info] = (camera.name, publisher)
+
+    def add_lidar(self, node: Any, topic: str) -> None:
+        """Publish a lidar's scans as well, under their own name, and what /tf_static said.
+
+        Args:
+            node: Owns the publishers.
+            topic: Of the scans in the bag, sensor_msgs/PointCloud2 of ROS 2.
+        """
+        self._points[topic] = (topic, node.create_publisher(PointCloud2, topic, 10))
+        found = static_transforms(self._source)
+        if TFMessage is None or not found:
+            return
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._static = node.create_publisher(TFMessage, STATIC_TOPIC, latched)
+        for _, _, raw in found:
+            self._static.publish(raw)
 
     def play(
         self,
@@ -103,9 +128,10 @@ class BagPlayer:
         origin_ns, start = -1, 0.0
 
         def frames() -> Iterator[BagFrame]:
-            for part in self._source.parts(self._infos):
+            beside = self._infos | self._points
+            for part in self._source.parts(beside):
                 for topic, _, raw in part.others:
-                    self._infos[topic][1].publish(raw)
+                    beside[topic][1].publish(raw)
                 if part.frame is not None:
                     yield part.frame
 

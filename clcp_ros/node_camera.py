@@ -21,6 +21,7 @@ from clcp_ros.node_outputs import Outputs
 from clcp_ros.node_snapshot import Snapshot
 from clcp_ros.node_statistics import InputStatistics, Limits, Surroundings
 from clcp_ros.pipeline import FrameResult
+from clcp_ros.scans import CameraScans
 
 _WARN_EVERY_S = 5.0
 
@@ -51,12 +52,16 @@ class Camera:
         node: Owns the topics.
         name: Namespace of the camera; empty for the only one.
         limits: When its input is at fault; the node may change them.
+        scans: The lidar's scans as this camera sees them.
     """
 
-    def __init__(self, node: LifecycleNode, name: str, limits: Limits) -> None:
+    def __init__(
+        self, node: LifecycleNode, name: str, limits: Limits, scans: CameraScans | None = None
+    ) -> None:
         self.name = name
         self._node = node
         self._limits = limits
+        self._scans = scans
         self._label = f'{name.strip("/")}/' if name else ''
         self.topics = resolve_topics(node, name)
         self.statistics = self._new_statistics(TRANSPORTS)
@@ -123,6 +128,8 @@ class Camera:
             self.statistics.count(now_s, 'duplicate')
             return
         self._last = (transport, now_s)
+        if self._scans is not None:
+            self._scans.image_frame(message.header.frame_id)
         self.statistics.received(
             now_s,
             transport,
@@ -146,6 +153,8 @@ class Camera:
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
+        if self._scans is not None:
+            self._scans.camera_info(message)
 
     def _on_lost(self, number: int) -> None:
         self.statistics.count(time.monotonic(), 'lost', number=number)
@@ -246,7 +255,10 @@ class Camera:
         shift = self._shift_status(state, source, self.frame_id)
         if self.statistics.silent(now_s, self._since_s):
             shift = stale_shift(shift)
-        return [self.statistics.status(now_s, self._since_s, around), shift]
+        own = self.statistics.status(now_s, self._since_s, around)
+        if self._scans is not None:
+            own.values['lidar_problem'] = self._scans.problem
+        return [own, shift]
 
     def _surroundings(self, around: Surroundings) -> Surroundings:
         """Fill in what the camera itself knows."""

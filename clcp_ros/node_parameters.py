@@ -15,9 +15,11 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from clcp_ros.bundle import DESCRIPTION
+from clcp_ros.errors import CalibrationError
 from clcp_ros.monitor import MonitorConfig
 from clcp_ros.node_snapshot import default_folder
 from clcp_ros.runtime import RUNTIMES
+from clcp_ros.scans import pose_matrix
 
 TRANSPORTS = ('auto', 'raw', 'compressed')
 RESOLUTIONS = ('network', 'image')
@@ -43,7 +45,7 @@ class _Parameter:
     def type_name(self) -> str:
         """Its ROS type in words."""
         if isinstance(self.default, list):
-            return 'string array'
+            return 'double array' if isinstance(self.default[0], float) else 'string array'
         return {bool: 'bool', int: 'integer', float: 'double', str: 'string'}[type(self.default)]
 
     @property
@@ -158,6 +160,22 @@ PARAMETERS: dict[str, _Parameter] = {
         'off.',
         (0.0, 600.0),
     ),
+    'lidar.topic': _Parameter(
+        '',
+        "Scans (sensor_msgs/PointCloud2) to compare the images with; '' does without. Needs a "
+        'bundle that was fitted with a lidar.',
+        fixed_while='configured',
+    ),
+    'lidar.T_camera_lidar': _Parameter(
+        [0.0],
+        'Where the camera sees the lidar: x y z in metres and the quaternion x y z w, or the 16 '
+        'numbers of a matrix, row by row; [0.0] takes it from /tf_static.',
+        fixed_while='configured',
+    ),
+    'lidar.rectified': _Parameter(
+        False, 'The images are rectified: the P of camera_info holds for them, not K and D.',
+        fixed_while='configured',
+    ),
     'diagnostics.period_s': _Parameter(
         1.0, 'Period of /diagnostics in seconds of wall time.', (0.1, 60.0)
     ),
@@ -232,6 +250,8 @@ def check_parameters(
         if reason := _check_value(change.name, change.value, configured=configured):
             return reason
     values = {**current, **{change.name: change.value for change in changes}}
+    if reason := _check_lidar(values):
+        return reason
     if values.keys() >= _MONITOR:
         try:
             monitor_config(values)
@@ -255,6 +275,28 @@ def _check_value(name: str, value: Any, *, configured: bool) -> str:
     # The rest of what can be wrong with a bundle is found when it is loaded.
     if name == 'bundle.path' and configured and not (Path(value) / DESCRIPTION).is_file():
         return f'{value or "the empty path"} is not a bundle: no {DESCRIPTION} in it'
+    return ''
+
+
+def lidar_transform(values: Mapping[str, Any]) -> list[float]:
+    """T_camera_lidar from parameter values, as 7 or 16 numbers; empty where it is not given."""
+    numbers = list(values.get('lidar.T_camera_lidar') or ())
+    return [] if numbers == [0.0] else numbers
+
+
+def _check_lidar(values: Mapping[str, Any]) -> str:
+    numbers = lidar_transform(values)
+    if not numbers:
+        return ''
+    try:
+        pose_matrix(numbers)
+    except CalibrationError as error:
+        return f'lidar.T_camera_lidar: {error}'
+    if len(camera_names(values.get('cameras'))) > 1:
+        return (
+            'lidar.T_camera_lidar is of one camera; where several see the lidar is taken from '
+            '/tf_static'
+        )
     return ''
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +26,9 @@ from clcp_ros.monitor import (
     ShiftSource,
     ShiftState,
 )
+from clcp_ros.monitor.alignment import ScanView
 from clcp_ros.monitor.heatmap import heat_map
 from clcp_ros.preprocess import resize
-
-if TYPE_CHECKING:
-    from clcp_ros.monitor.alignment import ScanView
 
 
 class FrameError(ClcpError):

@@ -35,6 +35,7 @@ from clcp_ros.replay_bag import (
     ReplayBag,
     Spool,
 )
+from clcp_ros.replay_lidar import BagLidar, points_topic
 from clcp_ros.replay_records import (
     SCORES,
     BadFrame,
@@ -306,6 +307,7 @@ def replay_direct(
     others: Iterable[str] | None = (),
     track: Track | None = None,
     threads: int = 0,
+    points: str | None = None,
 ) -> ReplayResult:
     """Segment and judge every image of a bag, as fast as the model.
 
@@ -324,6 +326,8 @@ def replay_direct(
         others: Topics that `output` gets beside the frames; None for all.
         track: Wraps the iterator of frames, for example in a progress bar; gets it and its length.
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
+        points: Topic of the lidar's scans, for bundles that were fitted with a lidar; default: the
+            likeliest.
 
     Returns:
         Records and sums; images and masks go to the output only.
@@ -343,6 +347,7 @@ def replay_direct(
             if path is not None
         ]
         result = ReplayResult(pipelines[0].bundle, source.image_topic)
+        lidar = _open_lidar(source, pipelines, points)
         result.provider = pipelines[0].segmenter.provider
         if versus is not None:
             result.versus = new_versus(
@@ -353,12 +358,15 @@ def replay_direct(
         heartbeat = _Heartbeat(source.cameras, result, output)
 
         def frames() -> Iterator[tuple[BagFrame, list[Outcome] | str]]:
-            prepared = read_ahead(_prepare(source, others, pipelines))
-            found = read_ahead(_segment(prepared, pipelines))
+            wanted = None if others is None else {*others}
+            topics = wanted if wanted is None or lidar is None else wanted | lidar.topics
+            prepared = read_ahead(_prepare(source, topics, pipelines))
+            found = read_ahead(_segment(prepared, pipelines, lidar))
             stack.callback(found.close)
             for part, outcomes in found:
-                if part.others:
-                    output.others(part.others)
+                asked = [m for m in part.others if wanted is None or m[0] in wanted]
+                if asked:
+                    output.others(asked)
                 if part.frame is not None:
                     yield part.frame, outcomes
 
@@ -417,12 +425,31 @@ def _prepare(
             yield part, str(error)
 
 
+def _open_lidar(
+    source: ReplayBag, pipelines: Sequence[FramePipeline], wanted: str | None
+) -> BagLidar | None:
+    """Give the monitors that know a lidar the bag's."""
+    knowing = [p for p in pipelines if p.knowledge.alignment is not None]
+    topic = points_topic(source, wanted) if knowing else None
+    if topic is None:
+        return None
+    lidar = BagLidar(source, topic)
+    for pipeline in knowing:
+        pipeline.scans.update(lidar.scans)
+    return lidar
+
+
 def _segment(
-    items: Generator[_Ready, None, None], pipelines: Sequence[FramePipeline]
+    items: Generator[_Ready, None, None],
+    pipelines: Sequence[FramePipeline],
+    lidar: BagLidar | None,
 ) -> Iterator[tuple[Part, list[Outcome] | str]]:
     """Run the models and the monitors."""
     with closing(items):
         for part, prepared in items:
+            # Here and not where the bag is read, which is ahead by some frames.
+            if lidar is not None:
+                lidar.take(part.others, part.frame)
             if isinstance(prepared, str):
                 yield part, prepared
                 continue

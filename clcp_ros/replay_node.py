@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from clcp_ros.replay import (
     status_prefixes,
 )
 from clcp_ros.replay_bag import Camera, Spool
+from clcp_ros.replay_lidar import lidar_topic, mounting, rectified
 from clcp_ros.transport import ROS_HINT
 
 try:
@@ -87,6 +89,7 @@ def replay_live(
     track: Track | None = None,
     threads: int = 0,
     domain_id: int | None = None,
+    points: str | None = None,
 ) -> ReplayResult:
     """Play a bag to the segment node and collect what it answers.
 
@@ -104,6 +107,7 @@ def replay_live(
         track: Wraps the iterator of frames while they are played; gets it and its length.
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
         domain_id: ROS domain of the two processes; default: one made from this process' id.
+        points: As of `replay_direct`; of ROS 2 bags only.
 
     Returns:
         As `replay_direct`, with `live` set. The monitor of the node saw only the frames that were
@@ -129,7 +133,9 @@ def replay_live(
         for path in (bundle, versus):
             if path is not None:
                 answers.append(stack.enter_context(Answers(source.cameras)))
-                _play(source, path, answers[-1], rate, track, threads, domain)
+                topic = lidar_topic(source, load_bundle(path), points)
+                run = _Run(source, path, threads, domain, topic if source.is_ros2 else None)
+                _play(run, answers[-1], rate, track)
         result.live = answers[0].figures()
         result.provider = result.live.provider
         if result.versus is not None:
@@ -142,22 +148,25 @@ def replay_live(
     return result
 
 
-def _play(
-    source: ReplayBag,
-    bundle: str | Path,
-    answers: Answers,
-    rate: float,
-    track: Track | None,
-    threads: int,
-    domain: int,
-) -> None:
+@dataclass(frozen=True)
+class _Run:
+    """What is played to which node."""
+
+    source: ReplayBag
+    bundle: str | Path
+    threads: int
+    domain: int
+    points: str | None
+
+
+def _play(run: _Run, answers: Answers, rate: float, track: Track | None) -> None:
     variables = {
-        'ROS_DOMAIN_ID': str(domain),
+        'ROS_DOMAIN_ID': str(run.domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         **transport_variables(),
     }
-    with environment(variables), _NodeProcess(source, bundle, threads) as process:
-        peer = _Peer(source, domain, answers)
+    with environment(variables), _NodeProcess(run) as process:
+        peer = _Peer(run, answers)
         try:
             peer.wait(process)
             peer.play(process, rate, track)
@@ -343,7 +352,8 @@ _NOTHING = Status('shift', Level.STALE, 'no verdict yet')
 class _NodeProcess:
     """The node, started as a user does; killed if it does not end by itself."""
 
-    def __init__(self, source: ReplayBag, bundle: str | Path, threads: int) -> None:
+    def __init__(self, run: _Run) -> None:
+        source = run.source
         kinds = {camera.compressed for camera in source.cameras}
         transport = 'auto' if len(kinds) > 1 else 'compressed' if True in kinds else 'raw'
         names = [camera.name for camera in source.cameras]
@@ -351,12 +361,13 @@ class _NodeProcess:
         self._process = subprocess.Popen(
             [
                 sys.executable, '-m', 'clcp_ros.segment_node', '--ros-args',
-                '-p', f'bundle.path:={Path(bundle).resolve()}',
+                '-p', f'bundle.path:={Path(run.bundle).resolve()}',
                 '-p', f'input_transport:={transport}',
-                '-p', f'model.threads:={threads}',
+                '-p', f'model.threads:={run.threads}',
                 '-p', 'use_sim_time:=true',
                 '-p', f'diagnostics.period_s:={_HEARTBEAT_S}',
                 *(['-p', f'cameras:=[{", ".join(names)}]'] if len(names) > 1 else []),
+                *self._lidar_arguments(run),
             ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -367,6 +378,18 @@ class _NodeProcess:
                 ),
             },
         )  # fmt: skip
+
+    @staticmethod
+    def _lidar_arguments(run: _Run) -> list[str]:
+        if run.points is None:
+            return []
+        flag = str(all(rectified(camera) for camera in run.source.cameras)).lower()
+        found = ['-p', f'lidar.topic:={run.points}', '-p', f'lidar.rectified:={flag}']
+        T = mounting(run.source, run.points)
+        if T is not None:
+            # The wheels of ROS 2 have no tf2.
+            found += ['-p', f'lidar.T_camera_lidar:={T.ravel().tolist()}']
+        return found
 
     def __enter__(self) -> _NodeProcess:
         return self
@@ -409,14 +432,17 @@ class _NodeProcess:
 class _Peer:
     """Plays the bag and listens to the node."""
 
-    def __init__(self, source: ReplayBag, domain: int, answers: Answers) -> None:
+    def __init__(self, run: _Run, answers: Answers) -> None:
+        source = run.source
         self._answers = answers
         self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain)
+        rclpy.init(context=self._context, domain_id=run.domain)
         self._node = rclpy.create_node('clcp_replay', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._player = BagPlayer(self._node, source)
+        if run.points is not None:
+            self._player.add_lidar(self._node, run.points)
         self._prefixes = status_prefixes(source.cameras)
         deep = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
         self._now_ns = 0

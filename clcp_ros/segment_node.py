@@ -43,11 +43,13 @@ from clcp_ros.monitor import Level
 from clcp_ros.node_camera import Arrival, Camera, input_names
 from clcp_ros.node_diagnostics import ModelState, Status, inference_status
 from clcp_ros.node_inputs import TRANSPORTS
+from clcp_ros.node_lidar import Lidar
 from clcp_ros.node_outputs import Labels
 from clcp_ros.node_services import Answer, Services
 from clcp_ros.node_statistics import Limits, Surroundings
 from clcp_ros.pipeline import FramePipeline, FrameResult
 from clcp_ros.runtime import offered_providers
+from clcp_ros.scans import CameraScans
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -69,6 +71,8 @@ class SegmentNode(LifecycleNode):
         self._worker: FrameWorker | None = None
         self._old_worker: FrameWorker | None = None
         self._labels: Labels | None = None
+        self._lidar: Lidar | None = None
+        self._scans: dict[str, CameraScans] = {}
         self._reloaded = (False, '')
         self._told: tuple[Any, ...] = ()
         self._told_s = 0.0
@@ -152,12 +156,41 @@ class SegmentNode(LifecycleNode):
         self._pipeline = self._load()
         self._loaded_on = self._pipeline.segmenter.provider
         names = self._camera_names()
-        self.cameras = {name: Camera(self, name, self._limits) for name in names}
+        self._lidar = self._new_lidar()
+        self.cameras = {
+            name: Camera(self, name, self._limits, self._scans.get(name)) for name in names
+        }
         self._labels = Labels(self)
         self._labels.publish(self._pipeline.bundle.classes)
         self._own_services.add_cameras(names)
         self._reloaded = (False, '')
         return super().on_configure(state)
+
+    def _new_lidar(self) -> Lidar | None:
+        """The lidar that images are compared with, if there is one."""
+        self._scans = {}
+        if not self._value('lidar.topic'):
+            return None
+        lidar = Lidar(
+            self, self._value('lidar.topic'), node_parameters.lidar_transform(self._values())
+        )
+        rectified = self._value('lidar.rectified')
+        self._scans = {name: lidar.scans(rectified) for name in self._camera_names()}
+        assert self._pipeline is not None
+        self._use_scans(self._pipeline)
+        return lidar
+
+    def _use_scans(self, pipeline: FramePipeline) -> None:
+        """Give the monitors the scans, if the bundle knows what to make of them."""
+        if not self._scans:
+            return
+        if pipeline.knowledge.alignment is None:
+            self.get_logger().warning(
+                f'{pipeline.bundle.name} was fitted without a lidar: images are not compared with '
+                f'{self._value("lidar.topic")}'
+            )
+            return
+        pipeline.scans.update(self._scans)
 
     def _guarded(
         self, what: str, transition: Callable[[], TransitionCallbackReturn]
@@ -237,6 +270,8 @@ class SegmentNode(LifecycleNode):
         for camera in self.cameras.values():
             camera.open(transports, self._put)
             self.get_logger().info(f'active: waiting for images on {camera.statistics.topics}')
+        if self._lidar is not None and self._pipeline.scans:
+            self._lidar.open()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -266,6 +301,8 @@ class SegmentNode(LifecycleNode):
             self._old_worker, self._worker = self._worker, None
         for camera in self.cameras.values():
             camera.close()
+        if self._lidar is not None:
+            self._lidar.close()
 
     def _release(self) -> None:
         self._stop()
@@ -279,6 +316,7 @@ class SegmentNode(LifecycleNode):
         if self._labels is not None:
             self._labels.destroy()
             self._labels = None
+        self._lidar, self._scans = None, {}
 
     def start(self) -> bool:
         """Configure and activate without a manager; False when that failed."""
@@ -378,6 +416,9 @@ class SegmentNode(LifecycleNode):
         if reason and not self._pipeline.segmenter.fallback_reason:
             # Two models at once may be too much for an accelerator.
             raise ClcpError(f'it would run on {loaded.segmenter.provider}: {reason}')
+        self._use_scans(loaded)
+        if self._lidar and self._worker and loaded.scans and not self._pipeline.scans:
+            self._lidar.open()
         before, self._pipeline = self._pipeline, loaded
         self._loaded_on = loaded.segmenter.provider
         if self._worker is not None:

@@ -217,6 +217,7 @@ def replay_to_folder(
             'others': _other_topics(source, write, check),
             'track': _progress,
             'threads': threads,
+            'points': points_topic,
         }
         with mcap if mcap is not None else ExitStack():
             if live:

@@ -12,12 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from clcp_ros.frame import Frame
 from clcp_ros.inference import Prediction
+from clcp_ros.monitor.alignment import (
+    Alignment,
+    AlignmentFeed,
+    AlignmentState,
+    AlignmentWindow,
+    ScanView,
+)
 from clcp_ros.monitor.attribution import NONE, OTHER, Kind, KindWindow
 from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
@@ -30,14 +37,6 @@ from clcp_ros.monitor.sequential import SequentialReference, SequentialState, Se
 from clcp_ros.monitor.state import ShiftState, number, verdict_reason
 from clcp_ros.monitor.statistics import frame_statistics
 
-if TYPE_CHECKING:
-    from clcp_ros.monitor.alignment import (
-        Alignment,
-        AlignmentFeed,
-        AlignmentState,
-        AlignmentWindow,
-        ScanView,
-    )
 _EARLY = 0.1  # share of the period by which a frame may come early: stamps jitter
 _REJECTED = 3  # frames in a row that cannot be scored are a fault of the model
 _FAULT_HOLD_NS = 1_000_000_000
@@ -163,10 +162,8 @@ class ShiftMonitor:
         self._feed: AlignmentFeed | None = None
         self._alignment: AlignmentWindow | None = None
         if knowledge.alignment is not None:
-            from clcp_ros.monitor.alignment import AlignmentFeed, AlignmentWindow
-
             self._feed = AlignmentFeed(knowledge.alignment)
-            self._alignment = AlignmentWindow(knowledge.alignment)
+            self._alignment = AlignmentWindow(knowledge.alignment, max_gap_s=config.max_gap_s)
 
     def _follow_config(self) -> None:
         """Take over settings that were changed meanwhile, keeping what the stream has told."""
@@ -175,13 +172,9 @@ class ShiftMonitor:
             return
         self._applied = now
         self._sequential.reference = self._thresholds()
-        windows = (before.window_s, before.max_gap_s, before.expected_classes)
-        if self._harm is not None and windows != (
-            now.window_s, now.max_gap_s, now.expected_classes
-        ):  # fmt: skip
-            self._harm = HarmWindow(
-                self._harm.reference, now.window_s, now.max_gap_s, self._expected()
-            )
+        if self._harm is not None:
+            self._harm.window_s, self._harm.max_gap_s = now.window_s, now.max_gap_s
+            self._harm.expected = self._expected()
         if self._kinds is not None:
             self._kinds.max_gap_s = now.max_gap_s
         if now.frozen_s != before.frozen_s:

@@ -78,7 +78,7 @@ def frames(
 
 
 def ladder(families: Sequence[str] = FAMILIES, **options: object) -> list[Samples]:
-    return [frames(f'{f}:{s}', **options) for f in families for s in (1, 3, 5)]  # type: ignore[arg-type]
+    return [frames(f'{f}:{s}', **options) for f in families for s in (1, 3, 5)]
 
 
 def gaussian(channels: int) -> TapReference:

@@ -125,7 +125,8 @@ def _fog(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Koschmieder's law: `I t + A (1 - t)`, `t = exp(-3 d / visibility)`; patchy, neutral."""
     visibility_m = (500, 250, 130, 70, 35)[level] * rng.uniform(0.8, 1.25)
     x = LINEAR[image]
-    return _exposed(optics.veil(x, optics.distance(x, rng), visibility_m, _sky(x, rng)), x, rng)
+    airlight = _sky(x, rng) * np.float32(rng.uniform(0.6, 1))  # thick fog is no bright sky
+    return _exposed(optics.veil(x, optics.distance(x, rng), visibility_m, airlight), x, rng)
 
 
 def _low_contrast(image: Array, level: int, rng: np.random.Generator) -> Array:

@@ -30,6 +30,7 @@ LEAST_PROBABILITY = 0.5
 _REGULARISATION = 0.3  # inverse strength, of scikit-learn
 _MILD_WEIGHT = 0.3  # of severity 1, much of which is hard to tell from nominal
 _QUANTILE = 0.99  # of the distances of frames that are known
+_SLACK = 1.2  # real dusk is no corruption of a day: farther off than another drive's, still dark
 _SPREAD_FLOOR = 1e-2  # a statistic that never changes must not decide
 _ABSENT = -50.0  # bias of a kind that was not shown
 _FOLDS = 5
@@ -114,7 +115,8 @@ def fit_described(frames: Described) -> KindReference:
         distances.append(part.distance(part.z(frames.low[out])))
     if not distances:  # of one drive: what was fitted on lies nearer than what is new
         distances = [1.5 * reference.distance(reference.z(frames.low))]
-    return _fit(frames, float(np.quantile(np.concatenate(distances), _QUANTILE)))
+    limit = _SLACK * float(np.quantile(np.concatenate(distances), _QUANTILE))
+    return _fit(frames, limit)
 
 
 def kind_figures(frames: Described) -> dict[str, Any]:

@@ -49,12 +49,12 @@ def field(height: int, width: int, rng: np.random.Generator, cells: int) -> Arra
 
 
 def distance(x: Array, rng: np.random.Generator) -> Array:
-    """(H, W) float32 metres: a flat road 1.5 m below the camera, house fronts 15 to 90 m away."""
+    """(H, W) float32 metres: a flat road 1.5 m below the camera, house fronts 10 to 200 m away."""
     height, width = x.shape[:2]
     horizon = rng.uniform(0.4, 0.55)
     below = np.maximum(axes(height, width)[0] - horizon, 1e-3) * height
     ground = np.minimum(1.5 * 0.87 * width / below, 300)
-    fronts = 15 * 6 ** field(height, width, rng, 4)
+    fronts = 10 * 20 ** field(height, width, rng, 4)
     return np.minimum(ground, fronts).astype(np.float32)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +20,6 @@ from sensor_msgs.msg import PointCloud2
 
 from clcp_ros.errors import RecordingError
 from clcp_ros.scans import CameraScans, ScanBuffer, StaticFrames, pose_matrix
-
-try:
-    from tf2_msgs.msg import TFMessage
-except ImportError:  # a ROS 2 without tf2 gets the transform as a parameter
-    TFMessage = None
 
 _WARN_EVERY_S = 30.0
 
@@ -77,14 +73,16 @@ class Lidar:
         )  # fmt: skip
         if self._given is not None:
             return
-        if TFMessage is None:
+        try:
+            kind = importlib.import_module('tf2_msgs.msg').TFMessage
+        except ImportError:  # wheels of rclpy come without it
             self._node.get_logger().warning(
                 'tf2_msgs is not installed, so nobody tells where the lidar is: set '
                 'lidar.T_camera_lidar'
             )
             return
         self._subscribe(
-            TFMessage, '/tf_static', self._on_frames,
+            kind, '/tf_static', self._on_frames,
             QoSProfile(
                 history=HistoryPolicy.KEEP_LAST, depth=100,
                 reliability=ReliabilityPolicy.RELIABLE,

@@ -30,7 +30,7 @@ SCAN_STATISTICS = (
 )  # fmt: skip
 """Entries of `ScanView.statistics`: what a lidar that fails, or a wet one, changes first."""
 
-MAX_POINTS = 3000
+MAX_POINTS = 2000
 """Of a view; a denser scan is thinned evenly: more points cost time and tell nothing new."""
 
 _MAX_SCAN = 40_000  # points of a whole scan that are looked at
@@ -226,7 +226,7 @@ def project_scan(
     inside &= (seen[:, 1] > top * z) & (seen[:, 1] < bottom * z)
     chosen = np.flatnonzero(inside)
     in_view = len(chosen) * step
-    chosen = chosen[:: max(1, -(-len(chosen) // (2 * MAX_POINTS)))]
+    chosen = _thinned(chosen, 2 * MAX_POINTS)
     seen, strength = seen[chosen], strength[chosen]
     uv = camera.project(seen[:, :2] / seen[:, 2:])
     on_image = ((uv >= 0) & (uv < 1)).all(axis=1)
@@ -235,10 +235,17 @@ def project_scan(
     statistics = _statistics(
         squared, descriptors, float(len(xyz) * step), float(in_view), lonely, covered
     )
-    thin = slice(None, None, max(1, -(-len(uv) // MAX_POINTS)))
+    thin = _thinned(np.arange(len(uv)), MAX_POINTS)
     rays, uv = seen[thin, :2] / seen[thin, 2:], uv[thin]
     uv_yaw, uv_pitch = _turned(rays, uv, camera)
     return ScanView(uv, uv_yaw, uv_pitch, descriptors[thin], statistics, len(xyz) * step, stamp_ns)
+
+
+def _thinned(places: np.ndarray, most: int) -> np.ndarray:
+    """Evenly so many of them, and the same each time."""
+    if len(places) <= most:
+        return places
+    return places[np.arange(most) * len(places) // most]
 
 
 def _turned(

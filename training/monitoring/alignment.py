@@ -41,6 +41,7 @@ _RIDGE = 1e-3
 _FOLDS = 6
 _FEWEST_FRAMES = 30
 _FIT_POINTS = 150_000
+_LEAST_DRIFT = 0.2  # between drives, in units of frames: a few drives do not show all that may be
 _NEAR_DEG, _FAR_DEG = 1.0, 3.0  # errors of the mounting that the sides are made to tell
 _HEIGHT_EDGES = (0.3, 1.5, 4.0)  # the road and what is low, cars and people, walls, what is above
 # Smaller spreads would make another environment a broken lidar: of the logarithms of counts and
@@ -285,10 +286,11 @@ def _spreads(values: np.ndarray, folds: np.ndarray) -> tuple[float, float, float
     """Mean, standard deviation, and that between drives in units of the whole one."""
     by_drive = [values[folds == fold] for fold in np.unique(folds)]
     # What remains of the means' variance when that of so many frames is taken away.
-    between = float(np.var([v.mean() for v in by_drive]))
+    between = float(np.var([v.mean() for v in by_drive], ddof=1))
     within = float(np.mean([v.var() / len(v) for v in by_drive]))
     sd = max(float(values.std()), 1e-9)
-    return float(values.mean()), sd, float(np.sqrt(max(between - within, 0.0))) / sd
+    drift = float(np.sqrt(max(between - within, 0.0))) / sd
+    return float(values.mean()), sd, max(drift, _LEAST_DRIFT)
 
 
 def _discriminant(plus: np.ndarray, minus: np.ndarray, plain: np.ndarray) -> np.ndarray:
@@ -297,7 +299,7 @@ def _discriminant(plus: np.ndarray, minus: np.ndarray, plain: np.ndarray) -> np.
     The weights are blind to the curve's level: what a bad camera changes first says no side.
     """
     # Differences to the unshifted value carry everything about sides and nothing of the level.
-    within = sum(np.cov((x - x[:, :1])[:, 1:].T) for x in (plus, minus, plain)) / 3
+    within = np.mean([np.cov((x - x[:, :1])[:, 1:].T) for x in (plus, minus, plain)], axis=0)
     apart = ((minus - minus[:, :1]) - (plus - plus[:, :1])).mean(axis=0)[1:]
     within = within + 0.02 * np.trace(within) / len(within) * np.eye(len(within))
     weights = np.linalg.solve(within, apart)

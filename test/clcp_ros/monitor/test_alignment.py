@@ -74,7 +74,7 @@ def reference() -> AlignmentReference:
         image_map=rng.normal(size=(3 * CLASSES, k)),
         range_edges=np.array([2.0, 3.0]),
         height_edges=np.array([0.5]),
-        shifts=np.radians([[0.0, 0], [1, 0], [-1, 0]]),
+        shifts=np.radians(np.array([[0.0, 0], [1, 0], [-1, 0]])),
         value_location=np.array(0.3),
         value_spread=np.array(0.1),
         value_drift=np.array(0.2),
@@ -352,6 +352,9 @@ def agreement(
         (agreement(z=-4), math.nan, 'camera'),
         (agreement(z=-4), 6.0, 'camera'),
         (agreement(z=-4), 0.0, 'calibration'),
+        (agreement(z=-1.5), 6.0, 'camera'),
+        (agreement(z=-1.5), 0.0, 'ok'),
+        (agreement(z=-0.5), 6.0, 'ok'),
         (agreement(z=-1, yaw=4), math.nan, 'calibration'),
         (agreement(z=-4, yaw=-4), 6.0, 'calibration'),
         # No turning makes it agree: the side is chance.

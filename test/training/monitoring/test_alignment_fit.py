@@ -108,7 +108,7 @@ def scores(reference: AlignmentReference, T: np.ndarray | None = None, **changes
     found = []
     for seed in range(100, 112):
         street = Street(seed)
-        found.append(reference.score(street.logits(seed=seed, **changes), street.view(T)))  # type: ignore[arg-type]
+        found.append(reference.score(street.logits(seed=seed, **changes), street.view(T)))
     assert all(found)
     return found
 
@@ -161,7 +161,9 @@ def test_failing_lidar_is_lidar(reference: AlignmentReference) -> None:
         # Drops on its window: most returns come from a metre away.
         statistics = view.statistics.copy()
         statistics[2] += 0.7
-        found.append(reference.score(Street(seed).logits(), replace(view, statistics=statistics)))
+        told = reference.score(Street(seed).logits(), replace(view, statistics=statistics))
+        assert told is not None
+        found.append(told)
     assert judge(found, reference, 12).verdict == 'lidar'
 
 

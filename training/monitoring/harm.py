@@ -40,6 +40,7 @@ MIN_FRAMES = 8
 MIN_FAMILIES = 4
 """Fewest corruption families that tell something of a family that was left out."""
 
+_MIN_HALF = 4  # labelled frames that can be left out
 _RIDGE = 0.01  # per window, of standardised features
 # A map that may not call a surer network worse, nor a stranger frame better, does nothing wild on
 # what it was not fitted on.
@@ -156,8 +157,11 @@ def _gaps(clean: HarmFrames, degraded: HarmFrames, taps: bool) -> tuple[str, ...
             f'the map to the mIoU: {len(families)} families of corruptions, not {MIN_FAMILIES}; '
             'the expected IoU is scaled as on the source, and the interval is assumed'
         )
-    if len(set(clean.drive.tolist())) < 2:
-        found.append('what another drive is like: one drive only, of which halves were left out')
+    if not _several_drives(clean):
+        found.append(
+            f'what another drive is like: no two drives with {_MIN_HALF} labelled frames; halves '
+            'in time were left out instead'
+        )
     if len(clean) < 2 * SIZES[-1]:
         found.append(
             f'windows of {SIZES[-1]} frames of other drives: {len(clean)} labelled frames, not '
@@ -318,7 +322,7 @@ def _held_out(
 ) -> _HeldOut | None:
     """Each half of the drives, and of it each family, left out in turn; None without halves."""
     first, own = _halves(clean, degraded)
-    if min(np.count_nonzero(f) for f in (first, ~first, own, ~own)) < MIN_FRAMES // 2:
+    if min(np.count_nonzero(f) for f in (first, ~first, own, ~own)) < _MIN_HALF:
         return None
     rows = []
     for half in (True, False):
@@ -337,14 +341,14 @@ def _held_out(
 
 
 def _halves(clean: HarmFrames, degraded: HarmFrames) -> tuple[np.ndarray, np.ndarray]:
-    """Whether frames belong to the first half of the drives, or to the first of the only drive.
+    """Whether frames belong to the first half of the drives, or of time where drives are few.
 
     Returns:
         (N,) and (M,) bool, of the clean and of the degraded frames.
     """
     names = np.concatenate([clean.drive, degraded.drive])
     drives, counts = np.unique(names, return_counts=True)
-    if len(drives) < 2:
+    if not _several_drives(clean):
         middle = np.median(clean.stamp_ns)
         return clean.stamp_ns < middle, degraded.stamp_ns < middle
     counts = np.array([np.count_nonzero(clean.drive == drive) for drive in drives]) + counts / (
@@ -358,6 +362,11 @@ def _halves(clean: HarmFrames, degraded: HarmFrames) -> tuple[np.ndarray, np.nda
         if half == 0:
             first.append(str(drives[i]))
     return np.isin(clean.drive, first), np.isin(degraded.drive, first)
+
+
+def _several_drives(clean: HarmFrames) -> bool:
+    _, counts = np.unique(clean.drive, return_counts=True)
+    return int((counts >= _MIN_HALF).sum()) >= 2
 
 
 def _margins(held_out: _HeldOut, size: int, confidence: float) -> tuple[float, float]:

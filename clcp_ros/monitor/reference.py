@@ -22,6 +22,7 @@ from clcp_ros.monitor.statistics import STATISTICS
 
 TAPS = ('low', 'early', 'deep')
 _CLIP = 30.0  # of a standardised channel: one dead channel must not decide alone
+_DIRECTION_CLIP = 10.0
 _TINY = 1e-12
 _LEAST_COSINE = 1e-6  # distance below which float32 cannot tell two frames apart
 
@@ -147,7 +148,51 @@ class Neighbours:
         return cls(coreset.astype(np.float16), rank)
 
 
-Measure = Gaussian | Neighbours
+@dataclass(frozen=True)
+class Direction:
+    """Where degraded frames lie: log odds of a logistic regression against nominal ones.
+
+    A distance looks all around and so needs a large one; who knows where to look sees more. The
+    degraded frames are synthetic, which is why this never stands alone.
+
+    Attributes:
+        mean: (D,) of nominal frames.
+        scale: (D,) standard deviation, floored.
+        weights: (D,) log odds for each standard deviation.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def channels(self) -> int:
+        """Length of a frame's description."""
+        return self.mean.size
+
+    def log_distance(self, x: np.ndarray) -> float:
+        """Log odds, up to a constant, that a frame is degraded.
+
+        Args:
+            x: (D,) a frame's description at this tap.
+        """
+        z = (x.astype(np.float64) - self.mean) / self.scale
+        return float(np.clip(z, -_DIRECTION_CLIP, _DIRECTION_CLIP) @ self.weights)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The attributes."""
+        return {'mean': self.mean, 'scale': self.scale, 'weights': self.weights}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Direction:
+        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
+        mean = _numbers(arrays, 'mean', (None,))
+        return cls(
+            mean, _positive(arrays, 'scale', mean.shape), _numbers(arrays, 'weights', mean.shape)
+        )
+
+
+Measure = Gaussian | Neighbours | Direction
 """A distance from the training frames."""
 
 
@@ -193,9 +238,7 @@ class TapReference:
         """Undo `arrays`; raises KeyError or ValueError on nonsense."""
         location = _numbers(arrays, 'location', (None,))
         parts = [_part(arrays, str(i)) for i in range(location.size)]
-        measures = tuple(
-            (Neighbours if 'coreset' in part else Gaussian).from_arrays(part) for part in parts
-        )
+        measures = tuple(_measure(part) for part in parts)
         if len({m.channels for m in measures}) != 1:
             raise ValueError('the measures of a tap do not have the same channels')
         return cls(measures, location, _positive(arrays, 'spread', location.shape))
@@ -423,6 +466,14 @@ def class_shares(logits: np.ndarray) -> np.ndarray:
     classes = logits.shape[0]
     counts = np.bincount(logits.reshape(classes, -1).argmax(axis=0), minlength=classes)
     return counts / max(int(counts.sum()), 1)
+
+
+def _measure(arrays: Mapping[str, np.ndarray]) -> Measure:
+    if 'coreset' in arrays:
+        return Neighbours.from_arrays(arrays)
+    if 'weights' in arrays:
+        return Direction.from_arrays(arrays)
+    return Gaussian.from_arrays(arrays)
 
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.reference import (
     TAPS,
+    Direction,
     Gaussian,
     Measure,
     Neighbours,
@@ -37,6 +39,9 @@ MIN_FRAMES = 8
 _KNOTS = 513
 _LEAST_SPREAD = 0.02  # of a log distance
 _LEAST_RESIDUAL = 0.05  # variance of a standardised channel: a fit of few frames underestimates it
+_DIRECTION_PENALTY = (
+    0.003  # inverse, of scikit-learn; larger ones fit the synthetic weather better
+)
 _SCENE_GAIN = 0.1  # by which a model of the scene must lower the spread of the drives
 _SCENE_DRIVES = 6  # with fewer, a class that one street has would explain that street
 
@@ -95,6 +100,8 @@ def fit_novelty(
     fit: Samples,
     calibration: Samples | None = None,
     options: NoveltyOptions | None = None,
+    degraded: Samples | None = None,
+    clean: Samples | None = None,
 ) -> NoveltyFit:
     """Fit on nominal frames, take location and spread of the scores from drives left out.
 
@@ -103,6 +110,10 @@ def fit_novelty(
         calibration: Frames of other drives of the same domain; None leaves each drive of `fit` out
             in turn.
         options: How to fit.
+        degraded: Synthetically degraded frames. With them the low tap also looks where they lie,
+            and sees more of simulated rain, snow and fog. No drive is scored by a direction that
+            was found on it.
+        clean: The undegraded frames of their drives, where those are not in `fit`.
 
     Returns:
         The reference, the held-out series and figures.
@@ -123,6 +134,11 @@ def fit_novelty(
             )
         _require(len(calibration), 'held out to calibrate the monitor')
         held_out, distances = calibration, _distances(measures, calibration)
+    if degraded is not None and len(degraded):
+        nominal = fit if clean is None else Samples.concat([_bare(fit), _bare(clean)])
+        scores = _left_out_directions(held_out, nominal, degraded)
+        distances = np.insert(distances, len(measures['low']), scores, axis=1)
+        measures['low'] = *measures['low'], _direction(nominal, degraded)
     taps = _calibrated_taps(measures, distances)
     raw = np.array([_mean_z(taps, row) for row in distances])
     location, spread = float(raw.mean()), max(float(raw.std()), 0.1)
@@ -238,6 +254,33 @@ def _left_out_distances(frames: Samples, options: NoveltyOptions) -> np.ndarray:
         distances[own] = found
     assert distances is not None  # there are frames, hence drives
     return distances
+
+
+def _direction(nominal: Samples, degraded: Samples) -> Direction:
+    mean, sd = nominal.low.mean(axis=0), nominal.low.std(axis=0)
+    scale = np.maximum(sd, max(0.1 * float(np.median(sd)), 1e-6))
+    z = np.clip((np.concatenate([nominal.low, degraded.low]) - mean) / scale, -10, 10)
+    labels = np.repeat([0, 1], [len(nominal), len(degraded)])
+    model = LogisticRegression(C=_DIRECTION_PENALTY, class_weight='balanced', max_iter=2000)
+    return Direction(mean, scale, model.fit(z, labels).coef_[0])
+
+
+def _left_out_directions(held_out: Samples, nominal: Samples, degraded: Samples) -> np.ndarray:
+    """(N,) log odds of held-out frames, by directions that do not know their drives."""
+    scores = np.empty(len(held_out))
+    for drive in held_out.drives:
+        own = held_out.drive == drive
+        parts = [part.take(part.drive != drive) for part in (nominal, degraded)]
+        for part, what in zip(parts, ('', 'degraded '), strict=True):
+            _require(len(part), f'of {what}frames beside {drive} to fit the monitor')
+        direction = _direction(*parts)
+        scores[own] = [direction.log_distance(row) for row in held_out.low[own]]
+    return scores
+
+
+def _bare(samples: Samples) -> Samples:
+    """Without logits and labels, which not all have."""
+    return replace(samples, logits=None, confusion=None)
 
 
 def _calibrated_taps(

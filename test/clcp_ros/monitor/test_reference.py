@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from clcp_ros.monitor.reference import (
+    Direction,
     Gaussian,
     Neighbours,
     SceneModel,
@@ -47,7 +48,9 @@ def reference(scene: bool = True) -> ShiftReference:
     rng = np.random.default_rng(1)
     one, two = (np.zeros(n) for n in (1, 2))
     return ShiftReference(
-        low=TapReference((gaussian(S),), one, one + 0.3),
+        low=TapReference(
+            (gaussian(S), Direction(np.zeros(S), np.ones(S), rng.normal(size=S))), two, two + 0.3
+        ),
         early=TapReference((gaussian(D1, unit=True),), one, one + 0.3),
         deep=TapReference((gaussian(D2), neighbours(rng.normal(size=(20, D2)))), two, two + 0.3),
         location=np.asarray(0.2),
@@ -122,6 +125,12 @@ def test_black_and_dead_inputs_are_novel_and_finite() -> None:
     assert np.isfinite(zeros.novelty)
 
 
+def test_a_direction_gives_log_odds() -> None:
+    direction = Direction(np.array([1.0, 2.0]), np.array([0.5, 1.0]), np.array([3.0, -1.0]))
+    assert direction.log_distance(np.array([2.0, 3.0])) == 3 * 2 - 1
+    assert direction.log_distance(np.array([1e9, 2.0])) == 30
+
+
 def test_the_scene_explains_no_more_than_it_did_on_nominal_frames() -> None:
     """A blind camera whose mask is one class must not be excused for it."""
     r = reference()
@@ -166,6 +175,7 @@ def test_a_reference_survives_arrays(scene: bool) -> None:
         ('deep.spread', np.array([1.0, -1.0]), 'not positive'),
         ('early.location', np.zeros((1, 1)), 'shape'),
         ('early.0.components', np.full((3, D1), np.inf), 'not finite'),
+        ('low.1.weights', np.full(S, np.inf), 'not finite'),
         ('spread', np.asarray('1'), 'spread'),
         ('knots', np.array([1.0, 0.0]), 'ascend'),
         ('statistics', np.array(STATISTICS[:15]), 'statistics'),

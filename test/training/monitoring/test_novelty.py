@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,34 @@ def test_the_scene_is_taken_off_only_where_that_holds_on_other_drives() -> None:
     assert spread(conditioned) < spread(without)
     held_out = np.concatenate([s.novelty for s in fit.series])
     assert held_out.std() == pytest.approx(1, abs=0.01)
+
+
+def worn(samples: Samples, amount: float) -> Samples:
+    """A mild degradation along one direction that the nominal frames hardly vary in."""
+    low = samples.low.copy()
+    low[:, 5:9] += amount
+    return replace(samples, low=low)
+
+
+def test_who_knows_where_degraded_frames_lie_sees_them_sooner() -> None:
+    nominal = drives(range(8))
+    degraded = Samples.concat([worn(nominal, a) for a in (0.2, 0.4)])
+    blind = fit_novelty(nominal)
+    aware = fit_novelty(nominal, degraded=degraded)
+    mild = worn(drives(range(40, 44)), 0.25)
+    assert novelty(aware.reference, mild).mean() > novelty(blind.reference, mild).mean() + 0.5
+    assert abs(novelty(aware.reference, drives(range(44, 48))).mean()) < 1.5
+    held_out = np.concatenate([s.novelty for s in aware.series])
+    assert held_out.std() == pytest.approx(1)
+    again = ShiftReference.from_arrays(aware.reference.arrays())
+    np.testing.assert_array_equal(novelty(again, mild), novelty(aware.reference, mild))
+
+
+def test_degraded_frames_may_be_of_the_drives_that_calibrate() -> None:
+    other = drives(range(20, 24))
+    fit = fit_novelty(drives(range(4)), other, degraded=worn(other, 0.4), clean=other)
+    assert len(fit.reference.low.measures) == 2
+    assert abs(novelty(fit.reference, drives(range(30, 34))).mean()) < 1.5
 
 
 def test_the_coreset_keeps_to_its_size_and_covers_rare_streets() -> None:

@@ -21,6 +21,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from clcp_ros.monitor.pair_evidence import (
+    ShuffledPairs,
+    image_evidence,
+    lidar_evidence,
+    mapped,
+    sample_grid,
+    unit,
+)
 from clcp_ros.monitor.scan_view import (
     DESCRIPTORS,
     SCAN_STATISTICS,
@@ -44,7 +52,6 @@ MAX_DELAY_NS = 50_000_000
 SHIFTS_DEG = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 """Angles by which the lidar is turned in thought, for yaw, and without the largest for pitch."""
 
-_FLOOR = 8.0  # of log posteriors: how certain a network is says little beyond that
 _LEAST_SELF = 0.05  # agreement of the points with themselves, of a scene without any structure
 _Z_RANGE = (-30.0, 30.0)
 
@@ -84,45 +91,6 @@ class Alignment:
     def pitch_z(self) -> float:
         """Of pitch, in the same way."""
         return float(self.sides[_clearer(self.sides, 1)])
-
-
-def image_evidence(logits: np.ndarray) -> np.ndarray:
-    """What the segmenter says at every place of its grid.
-
-    Args:
-        logits: (C, h, w) float.
-
-    Returns:
-        (h w, 3 C) float32: log posteriors less their mean, floored, and by how much they change
-        across and down.
-    """
-    logits = np.asarray(logits, np.float32)
-    count, height, width = logits.shape
-    shifted = np.maximum(logits - logits.max(axis=0), -_FLOOR)
-    log_p = shifted - shifted.mean(axis=0)
-    padded = np.pad(log_p, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
-    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-    return np.concatenate([log_p, across, down]).reshape(3 * count, height * width).T
-
-
-def lidar_evidence(
-    descriptors: np.ndarray, location: np.ndarray, scale: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Fixed random nonlinear features of descriptors.
-
-    Args:
-        descriptors: (N, D).
-        location: (D,).
-        scale: (D,).
-        weights: (D + 1, F); the last row is added.
-
-    Returns:
-        (N, D + F) float32: standardised descriptors, and what rises above 0 of their mixtures.
-    """
-    x = np.clip((descriptors - location) / scale, -4, 4).astype(np.float32)
-    mixed = x @ weights[:-1].astype(np.float32) + weights[-1].astype(np.float32)
-    return np.concatenate([x, np.maximum(mixed, 0)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -192,17 +160,17 @@ class AlignmentReference:
             (S,) float64.
         """
         evidence = lidar_evidence(view.descriptors, self.location, self.scale, self.weights)
-        points = _unit(_mapped(evidence, self.lidar_mean, self.lidar_map))
-        grid = _mapped(image_evidence(logits), self.image_mean, self.image_map)
+        points = unit(mapped(evidence, self.lidar_mean, self.lidar_map))
+        grid = mapped(image_evidence(logits), self.image_mean, self.image_map)
         bins = np.searchsorted(self.range_edges, view.descriptors[:, 0]) * (
             len(self.height_edges) + 1
         ) + np.searchsorted(self.height_edges, view.descriptors[:, 1])
         order = np.argsort(bins, kind='stable')
         starts = np.flatnonzero(np.diff(bins[order], prepend=-1))
-        null = _Null(points[order], starts)
+        null = ShuffledPairs(points[order], starts)
         uv, yaw, pitch = view.uv[order], view.uv_yaw[order], view.uv_pitch[order]
         found = [
-            null.agreement(_unit(sample_grid(grid, logits.shape[1:], uv + a * yaw + b * pitch)))
+            null.agreement(unit(sample_grid(grid, logits.shape[1:], uv + a * yaw + b * pitch)))
             for a, b in self.shifts.astype(np.float32)
         ]
         return np.array(found) / max(null.agreement(points[order]), _LEAST_SELF)
@@ -274,68 +242,6 @@ class AlignmentReference:
 
 
 AlignmentReference.ARRAYS = tuple(f.name for f in fields(AlignmentReference))
-
-
-class _Null:
-    """Mean cosines of pairs, and of all pairs that a shuffle within bins could make.
-
-    Args:
-        points: (N, k) unit vectors of the points, those of a bin together.
-        starts: First point of each bin.
-    """
-
-    def __init__(self, points: np.ndarray, starts: np.ndarray) -> None:
-        self._points, self._starts = points, starts
-        self._count = np.diff(starts, append=len(points)).astype(np.float64)
-        self._sums = np.add.reduceat(points, starts, axis=0)
-
-    def agreement(self, image: np.ndarray) -> float:
-        """Mean cosine of the pairs less that of other pairs of the same bins.
-
-        The mean over all shuffles is known in closed form, so nothing is drawn.
-
-        Args:
-            image: (N, k) unit vectors of the image, in the same order.
-        """
-        own = np.add.reduceat(np.einsum('ij,ij->i', self._points, image), self._starts)
-        sums = np.add.reduceat(image, self._starts, axis=0)
-        n = self._count
-        many = n > 1
-        others = (np.einsum('ij,ij->i', self._sums, sums) - own)[many] / (n[many] - 1)
-        return float((own[many] - others).sum(dtype=np.float64) / len(image))
-
-
-def _mapped(evidence: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    # float32 halves the time of all that follows.
-    return (evidence - mean.astype(np.float32)) @ weights.astype(np.float32)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / (np.sqrt(np.einsum('ij,ij->i', x, x)) + 1e-6)[:, None]
-
-
-def sample_grid(grid: np.ndarray, shape: tuple[int, ...], uv: np.ndarray) -> np.ndarray:
-    """Values of a grid between its places, bilinear; the border goes on outside.
-
-    Args:
-        grid: (h w, k).
-        shape: h, w.
-        uv: (N, 2) places, 0 to 1 from edge to edge.
-
-    Returns:
-        (N, k).
-    """
-    height, width = shape
-    x = np.clip(uv[:, 0] * width - np.float32(0.5), 0, width - 1)
-    y = np.clip(uv[:, 1] * height - np.float32(0.5), 0, height - 1)
-    left, top = np.minimum(x.astype(np.intp), max(width - 2, 0)), y.astype(np.intp)
-    top = np.minimum(top, max(height - 2, 0))
-    right, down = min(1, width - 1), width * min(1, height - 1)
-    at = top * width + left
-    a, b = (x - left)[:, None], (y - top)[:, None]
-    upper = grid[at] * (1 - a) + grid[at + right] * a
-    lower = grid[at + down] * (1 - a) + grid[at + down + right] * a
-    return upper * (1 - b) + lower * b
 
 
 def _clipped(z: float) -> float:
@@ -477,7 +383,8 @@ class AlignmentWindow:
 
 
 _CORRELATED_S = 2.0  # frames that are closer to each other say the same
-_LOW_Z = -2.5  # with a novel image
+_LOW_Z = -2.5
+_RATHER_LOW_Z, _NOVEL_Z = -1.5, 4.0  # with an image that is novel beyond doubt
 _VERY_LOW_Z = -4.5  # with one that looks as ever
 _MARGIN_Z = 1.5
 _YAW_Z, _PITCH_Z = 6.0, 7.0  # beyond what a drive of eight hours brings by chance
@@ -525,7 +432,7 @@ def judge(
         verdict = 'lidar'
     elif best_z > _LOW_Z and (abs(yaw_z) >= _YAW_Z or abs(pitch_z) >= _PITCH_Z):
         verdict = 'calibration'
-    elif z <= _LOW_Z:
+    elif z <= (_RATHER_LOW_Z if novelty_z >= _NOVEL_Z else _LOW_Z):
         verdict = 'camera'
         if novelty_z < _CALM_Z:
             # Another kind of street lowers the agreement, too.

@@ -352,9 +352,11 @@ def agreement(
         (agreement(z=-4), math.nan, 'camera'),
         (agreement(z=-4), 6.0, 'camera'),
         (agreement(z=-4), 0.0, 'calibration'),
-        (agreement(z=-1.5), 6.0, 'camera'),
+        (agreement(z=-0.8), 6.0, 'camera'),
+        (agreement(z=-0.8), 3.0, 'ok'),
+        (agreement(z=-1.5), 3.0, 'camera'),
         (agreement(z=-1.5), 0.0, 'ok'),
-        (agreement(z=-0.5), 6.0, 'ok'),
+        (agreement(z=-0.3), 6.0, 'ok'),
         (agreement(z=-1, yaw=4), math.nan, 'calibration'),
         (agreement(z=-4, yaw=-4), 6.0, 'calibration'),
         # No turning makes it agree: the side is chance.

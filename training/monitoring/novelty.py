@@ -134,8 +134,9 @@ def fit_novelty(
             )
         _require(len(calibration), 'held out to calibrate the monitor')
         held_out, distances = calibration, _distances(measures, calibration)
-    if degraded is not None and len(degraded):
-        nominal = fit if clean is None else Samples.concat([_bare(fit), _bare(clean)])
+    nominal = fit if clean is None else Samples.concat([_bare(fit), _bare(clean)])
+    directed = degraded is not None and _suffice(held_out, nominal, degraded)
+    if degraded is not None and directed:
         scores = _left_out_directions(held_out, nominal, degraded)
         distances = np.insert(distances, len(measures['low']), scores, axis=1)
         measures['low'] = *measures['low'], _direction(nominal, degraded)
@@ -158,7 +159,8 @@ def fit_novelty(
         scene=scene,
     )
     series = _series(held_out, novelty)
-    return NoveltyFit(reference, series, _figures(fit, series, scene_figures, calibration is None))
+    figures = _figures(fit, series, scene_figures, calibration is None)
+    return NoveltyFit(reference, series, {**figures, 'direction': directed})
 
 
 def coreset(rows: np.ndarray, size: int) -> np.ndarray:
@@ -265,15 +267,21 @@ def _direction(nominal: Samples, degraded: Samples) -> Direction:
     return Direction(mean, scale, model.fit(z, labels).coef_[0])
 
 
+def _suffice(held_out: Samples, nominal: Samples, degraded: Samples) -> bool:
+    """Whether enough is left for a direction when any one drive is left out."""
+    return all(
+        int((part.drive != drive).sum()) >= MIN_FRAMES
+        for drive in held_out.drives
+        for part in (nominal, degraded)
+    )
+
+
 def _left_out_directions(held_out: Samples, nominal: Samples, degraded: Samples) -> np.ndarray:
     """(N,) log odds of held-out frames, by directions that do not know their drives."""
     scores = np.empty(len(held_out))
     for drive in held_out.drives:
         own = held_out.drive == drive
-        parts = [part.take(part.drive != drive) for part in (nominal, degraded)]
-        for part, what in zip(parts, ('', 'degraded '), strict=True):
-            _require(len(part), f'of {what}frames beside {drive} to fit the monitor')
-        direction = _direction(*parts)
+        direction = _direction(*(p.take(p.drive != drive) for p in (nominal, degraded)))
         scores[own] = [direction.log_distance(row) for row in held_out.low[own]]
     return scores
 

@@ -167,7 +167,15 @@ def test_degraded_frames_may_be_of_the_drives_that_calibrate() -> None:
     other = drives(range(20, 24))
     fit = fit_novelty(drives(range(4)), other, degraded=worn(other, 0.4), clean=other)
     assert len(fit.reference.low.measures) == 2
+    assert fit.figures['direction']
     assert abs(novelty(fit.reference, drives(range(30, 34))).mean()) < 1.5
+
+
+def test_degraded_frames_of_one_drive_give_no_direction() -> None:
+    """None would be left for that drive; what it is scored by must not know it."""
+    fit = fit_novelty(drives(range(4)), degraded=worn(drive(2), 0.4))
+    assert len(fit.reference.low.measures) == 1
+    assert not fit.figures['direction']
 
 
 def test_the_coreset_keeps_to_its_size_and_covers_rare_streets() -> None:

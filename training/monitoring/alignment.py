@@ -41,7 +41,9 @@ _RIDGE = 1e-3
 _FOLDS = 6
 _FEWEST_FRAMES = 30
 _FIT_POINTS = 150_000
-_LEAST_DRIFT = 0.2  # between drives, in units of frames: a few drives do not show all that may be
+# Between drives, in units of frames: a few drives do not show all that may be. Pitch differs more
+# from street to street than yaw, as all that reaches from the road to the sky is at some slope.
+_LEAST_DRIFT, _LEAST_PITCH_DRIFT = 0.2, 0.5
 _NEAR_DEG, _FAR_DEG = 1.0, 3.0  # errors of the mounting that the sides are made to tell
 _HEIGHT_EDGES = (0.3, 1.5, 4.0)  # the road and what is low, cars and people, walls, what is above
 # Smaller spreads would make another environment a broken lidar: of the logarithms of counts and
@@ -264,7 +266,7 @@ def _judged(
         sides.append(weights)
         location.append(mean)
         spread.append(sd)
-        drift.append(between)
+        drift.append(max(between, _LEAST_PITCH_DRIFT) if pitch else between)
         degrees.append(max(yaw, pitch) / max(response, 1e-9))
     statistics = np.stack([f.view.statistics for f in frames])
     return replace(

@@ -28,9 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import shift_baselines
 from benchmarks.shift_alignment import alignment_rows, simulate_scans
-from benchmarks.shift_baselines import LIBRARIES, make_environment
+from benchmarks.shift_baselines import LIBRARIES, VERSIONS, make_environment
 from benchmarks.shift_cost import cost_rows
 from benchmarks.shift_detectors import (
     LEAD_OURS_S,
@@ -43,7 +42,7 @@ from benchmarks.shift_detectors import (
 )
 from benchmarks.shift_events import Event, Streams
 from benchmarks.shift_evidence import Described, describe_pieces
-from benchmarks.shift_knowledge import Ladder, describe_ladder, fit_monitor
+from benchmarks.shift_knowledge import KNOWLEDGE, Ladder, describe_ladder, fit_monitor, read_drives
 from benchmarks.shift_libraries import library_rows
 from benchmarks.shift_plan import SIZES, Size
 from benchmarks.shift_plots import plot
@@ -60,7 +59,7 @@ from benchmarks.shift_report import (
 )
 from benchmarks.shift_rows import Row, figure, write_rows
 from benchmarks.shift_streams import ShiftBenchmarkError, pieces, simulate, start_worker
-from clcp_ros.bundle import load_bundle
+from clcp_ros.bundle import load_bundle, sha256_of
 from clcp_ros.errors import ClcpError
 from clcp_ros.monitor import MonitorConfig
 from clcp_ros.monitor.knowledge import Knowledge
@@ -128,14 +127,19 @@ class Benchmark:
     @cached_property
     def knowledge(self) -> Knowledge:
         """What the monitor knows."""
-        return fit_monitor(
-            self.size, self.root, self.streams, self.bundle, self.interval_h, self.fitted
-        )
+        return fit_monitor(self.size, self.root, self.bundle, self.interval_h, self.fitted)
+
+    @cached_property
+    def results(self) -> Path:
+        """Folder of what this very monitor says: another fit has a folder of its own."""
+        _ = self.knowledge
+        return self.fitted / f'results-{sha256_of(self.fitted / KNOWLEDGE)[:8]}'
 
     def evidence(self) -> None:
         """Describe all frames and fit the monitor."""
         for part in ('fit', 'calibration'):
             self._describe(part, 1.0)
+        read_drives(self.size, self.root, self.bundle, self.fitted, self.workers)
         self._check_temperature()
         for part in ('test', 'events'):
             self._describe(part, self.temperature)
@@ -169,20 +173,19 @@ class Benchmark:
 
     def detectors(self) -> list[Outcome]:
         """Run the monitor and the libraries' detectors, or take what they said."""
-        stored = [self.fitted / f'outcome-{i}.json' for i in range(2)]
+        stored = [self.results / f'outcome-{i}.json' for i in range(2)]
         if not all(path.is_file() for path in stored):
             found = ours(self.streams, self.events, self.knowledge, MonitorConfig(), self.classes)
             for path, outcome in zip(stored, found, strict=True):
                 outcome.save(path)
         outcomes = [Outcome.load(path) for path in stored]
-        series = self.fitted / 'series.npz'
+        series = self.results / 'series.npz'
         if not series.is_file():
             export_series(self.streams, self.events, self.knowledge, series)
         for library in ('river', 'frouros'):
             python = make_environment(library, self.environments)
-            script = Path(shift_baselines.__file__)
-            out = self.fitted / f'alarms-{library}.json'
-            outcomes += rivals(python, script, library, series, out)
+            out = self.results / f'alarms-{library}.json'
+            outcomes += rivals(python, library, series, out)
         return outcomes
 
     def rows(
@@ -203,7 +206,7 @@ class Benchmark:
         rows += separation_rows(self.streams, self.events, test, scores)
         python = make_environment('pytorch-ood', self.environments)
         rows += library_rows(
-            self.streams, self.events, self.root, self.bundle, python, self.fitted
+            self.streams, self.events, self.root, self.bundle, python, self.results
         )
         found = list(
             estimates(
@@ -236,19 +239,20 @@ class Benchmark:
         found['false alarms asked for'] = f'one in {self.interval_h:g} h'
         found['false alarms supported by the calibration'] = f'one in {facts.supported_h:.3g} h'
         for library in LIBRARIES:
-            out = self.fitted / (
+            out = self.results / (
                 'ood.json' if library == 'pytorch-ood' else f'alarms-{library}.json'
             )
             if out.is_file():
-                versions = json.loads(out.read_text())[shift_baselines.VERSIONS]
+                versions = json.loads(out.read_text())[VERSIONS]
                 found[library] = ', '.join(f'{n} {v}' for n, v in versions.items())
         return found
 
     def ramp(self) -> tuple[Event, Watched, int] | None:
         """A ramp and what the monitor said of it."""
-        event = next((e for e in self.events if e.case.ramp_s), None)
-        if event is None:
+        ramps = [e for e in self.events if e.case.ramp_s and e.drop == e.drop]
+        if not ramps:
             return None
+        event = max(ramps, key=lambda e: e.drop)
         begin = event.stop.begin
         lead = self.streams.drive(event.stop.drive).take(slice(max(0, begin - LEAD_OURS_S), begin))
         joined = Described.concat([lead, event.frames])
@@ -257,7 +261,7 @@ class Benchmark:
 
 def main(
     bundle: Path = Path('runs/bundle'),
-    size: Literal['tiny', 'small', 'full'] = 'small',
+    size: Literal['tiny', 'small', 'day', 'full'] = 'small',
     stage: Stage = 'all',
     out: Path = Path('shift'),
     interval_h: float = 8.0,
@@ -271,8 +275,8 @@ def main(
     Args:
         bundle: Its network is measured; finetuned on simdg's training towns (simdg small). What
             its monitor knows is not used: one is fitted on the benchmark's own drives.
-        size: tiny (shows only that everything runs), small (that it works), full (for figures: a
-            day of clear driving; hours of computing).
+        size: tiny (shows only that everything runs), small (that it works), day and full (for
+            figures: a day of clear driving to test on, 8 and 24 hours to calibrate on).
         stage: The last stage that is run.
         out: Folder; streams are kept there and serve every network.
         interval_h: Hours between two false alarms that the monitor is fitted for.
@@ -301,16 +305,16 @@ def main(
         return
     real = None if real_bundle is None or camvid is None else (real_bundle, camvid)
     rows, found = run.rows(outcomes, real)
-    write_rows(run.fitted / 'shift.csv', rows)
-    write_events(run.fitted / 'events.csv', run.events, outcomes)
-    with atomic_path(run.fitted / 'shift.md') as partial:
+    write_rows(run.results / 'shift.csv', rows)
+    write_events(run.results / 'events.csv', run.events, outcomes)
+    with atomic_path(run.results / 'shift.md') as partial:
         partial.write_text(markdown(rows, 'The shift monitor, measured', run.facts()))
-    plot(run.fitted / 'shift.png', chosen, run.events, outcomes, found, run.ramp())
+    plot(run.results / 'shift.png', chosen, run.events, outcomes, found, run.ramp())
     for row in rows:
         if row.goal:
             value = figure(row.value) or '-'
             print(f'{row.met:>12}: {row.what}, {row.quantity}: {value} (goal {row.goal})')
-    print(f'{time.monotonic() - begin:.0f} s; {run.fitted}/shift.md, shift.csv, shift.png')
+    print(f'{time.monotonic() - begin:.0f} s; {run.results}/shift.md, shift.csv, shift.png')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.shift_baselines import EPISODES
+from benchmarks.shift_baselines import EPISODES, run_library
 from benchmarks.shift_events import Event, Streams
 from benchmarks.shift_evidence import RIVALS, Described, scores_of
 from benchmarks.shift_metrics import onsets
@@ -26,7 +25,7 @@ from training.cli import atomic_path
 LEAD_OURS_S = 120
 """Of the clear drive before an event: longer than anything that the monitor remembers."""
 
-LEAD_RIVALS_S = 600
+LEAD_RIVALS_S = 300
 """The libraries' detectors learn what is normal as they go."""
 
 SERIES = ('novelty', *RIVALS[:1])
@@ -235,20 +234,17 @@ def _event_series(
         yield event.name, 'event', end - begin, joined
 
 
-def rivals(python: Path, script: Path, library: str, series: Path, out: Path) -> list[Outcome]:
+def rivals(python: Path, library: str, series: Path, out: Path) -> list[Outcome]:
     """Run a library's detectors in its own environment.
 
     Args:
         python: Of the environment.
-        script: `benchmarks/shift_baselines.py`.
         library: Its name.
         series: From `export_series`.
         out: The JSON file that it writes.
     """
     if not out.is_file():
-        subprocess.run(
-            [str(python), str(script), 'detect', library, str(series), str(out)], check=True
-        )
+        run_library(python, 'detect', library, str(series), str(out))
     with np.load(series, allow_pickle=False) as stored:
         names, begins, kinds = (stored[key] for key in ('name', 'begin', 'kind'))
     content = json.loads(out.read_text())

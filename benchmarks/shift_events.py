@@ -143,7 +143,7 @@ def ramp_onset(clear: np.ndarray, changed: np.ndarray) -> float:
         NaN when it never is.
     """
     count = len(changed)
-    size = min(TRUTH_FRAMES, count)
+    size = max(1, min(TRUTH_FRAMES, count // 4))
     drops = np.array([
         paired_drop(clear[i : i + size], changed[i : i + size]) for i in range(count - size + 1)
     ])  # fmt: skip

@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shift_events import Streams
 from benchmarks.shift_evidence import Described, Describer, Sight, scores_of, segmenter_of
 from benchmarks.shift_plan import Clip, Drive, Size, clips
 from benchmarks.shift_streams import (
     CHUNK,
     CLEAR,
     Piece,
-    ShiftBenchmarkError,
     read_frames,
     run_jobs,
 )
@@ -34,12 +32,13 @@ from clcp_ros.monitor.knowledge import Knowledge
 from training.cli import atomic_path
 from training.monitoring.corruptions import FAMILIES, degrade
 from training.monitoring.domain import Domain, Source
-from training.monitoring.fit import FitOptions, fit_knowledge
+from training.monitoring.fit import FitOptions, fit_knowledge, read_samples
 from training.monitoring.harm import HarmFit, HarmFrames, fit_frames
 from training.monitoring.samples import Item, Samples
 
 KNOWLEDGE = 'reference.npz'
 CARD = 'card.json'
+CACHE = 'fit'
 
 
 def families_of(size: Size) -> tuple[str, ...]:
@@ -145,15 +144,12 @@ class Ladder:
         return HarmFrames.concat(parts)
 
 
-def fit_monitor(
-    size: Size, root: Path, streams: Streams, bundle: Path, interval_h: float, out: Path
-) -> Knowledge:
+def fit_monitor(size: Size, root: Path, bundle: Path, interval_h: float, out: Path) -> Knowledge:
     """Fit everything that the monitor knows as export does, or take what was fitted.
 
     Args:
         size: The size.
         root: Its folder, with `streams`.
-        streams: With the described drives of `fit` and `calibration`.
         bundle: Of the network.
         interval_h: Hours between two false alarms that are asked for.
         out: Folder of what is written.
@@ -162,14 +158,14 @@ def fit_monitor(
     path = out / KNOWLEDGE
     if not path.is_file():
         domain = Domain(
-            _drive_sources(streams, 'fit'),
-            _drive_sources(streams, 'calibration'),
+            _drive_sources(root, size, 'fit'),
+            _drive_sources(root, size, 'calibration'),
             tuple(_clip_source(root, clip) for clip in clips(size, 'calibration')),
             how='simulated drives of their own',
         )
         options = FitOptions(interval_h, ','.join(size.families) or 'all')
         fitted = fit_knowledge(
-            segmenter_of(bundle), domain, options, model_sha256=sha, cache=out / 'fit'
+            segmenter_of(bundle), domain, options, model_sha256=sha, cache=out / CACHE
         )
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(out / CARD) as partial:
@@ -178,22 +174,39 @@ def fit_monitor(
     return Knowledge.load(path, sha)
 
 
-def _drive_sources(streams: Streams, part: str) -> tuple[Source, ...]:
+def read_drives(size: Size, root: Path, bundle: Path, out: Path, workers: int) -> None:
+    """Describe the drives for the fit, several at a time; it finds them in its cache.
+
+    Args:
+        size: The size.
+        root: Its folder, with `streams`.
+        bundle: Of the network.
+        out: Folder of the fit.
+        workers: Processes.
+    """
+    sources = [s for part in ('fit', 'calibration') for s in _drive_sources(root, size, part)]
+    files = [(out / CACHE / f'{source.drive}.read', source.count or 0) for source in sources]
+    jobs = [(_read_drive, bundle, source, out) for source in sources]
+    run_jobs('read for the fit', jobs, files, workers)
+
+
+def _read_drive(bundle: Path, source: Source, out: Path) -> None:
+    marker = out / CACHE / f'{source.drive}.read'
+    if not marker.is_file():
+        segmenter = segmenter_of(bundle)
+        read_samples(segmenter, (source,), load_bundle(bundle).sha256[MODEL], out / CACHE)
+        marker.touch()
+
+
+def _drive_sources(root: Path, size: Size, part: str) -> tuple[Source, ...]:
     return tuple(
-        Source(
-            drive.name, drive.name, drive.seconds, _nothing,
-            functools.partial(_samples_of, streams, drive),
-        )
-        for drive in streams.size.drives_of(part)
-    )  # fmt: skip
+        Source(drive.name, drive.name, drive.seconds, functools.partial(_drive_items, root, drive))
+        for drive in size.drives_of(part)
+    )
 
 
-def _samples_of(streams: Streams, drive: Drive) -> Samples:
-    return streams.drive(drive).samples(drive.name)
-
-
-def _nothing() -> Iterator[Item]:
-    raise ShiftBenchmarkError('the frames of drives are described already')
+def _drive_items(root: Path, drive: Drive) -> Iterator[Item]:
+    return items_of(root, Clip('drive', 0, drive, 0, drive.seconds))
 
 
 def _clip_source(root: Path, clip: Clip) -> Source:

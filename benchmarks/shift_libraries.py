@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import shift_baselines
+from benchmarks.shift_baselines import run_library
 from benchmarks.shift_events import Event, Streams
 from benchmarks.shift_evidence import Describer, segmenter_of
 from benchmarks.shift_metrics import auroc, fpr_at_tpr
@@ -45,8 +44,7 @@ def library_rows(
     if not arrays.is_file():
         _export(streams, events, root, bundle, arrays)
     if not found.is_file():
-        script = str(Path(shift_baselines.__file__))
-        subprocess.run([str(python), script, 'score', str(arrays), str(found)], check=True)
+        run_library(python, 'score', str(arrays), str(found))
     scores = json.loads(found.read_text())['scores']
     with np.load(arrays, allow_pickle=False) as stored:
         labels = {kind: stored[f'{kind}_of'] for kind in ('features', 'logits')}

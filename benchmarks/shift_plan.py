@@ -246,10 +246,15 @@ SIZES = {
             severities=(0.6,), per_stop=6,
             families=('fog', 'night', 'noise', 'defocus', 'jpeg', 'dirt', 'snow', 'rain'),
         ),
+        Size(
+            'day', drives=((6, 300), (16, 1800), (48, 1800)), repeats=3, switch_s=60, ramps=4,
+            ramp_s=300, places=30, clips=(16, 8), scans=(32, 32),
+        ),
         Size('full'),
     )
 }  # fmt: skip
-"""`tiny` shows only that everything runs, `small` that it works, `full` is for figures."""
+"""`tiny` shows only that everything runs, `small` that it works; `full` is for figures, `day` for
+figures whose thresholds rest on fewer hours."""
 
 
 def stops(size: Size) -> tuple[Stop, ...]:

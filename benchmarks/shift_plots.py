@@ -20,6 +20,7 @@ from benchmarks.shift_report import delay_of
 from training.cli import atomic_path
 
 _LEVELS = ('OK', 'WARN', 'ERROR', 'STALE')
+_MARKERS = 'oosD^v<>PXsD^v<>'
 
 
 def plot(
@@ -68,32 +69,43 @@ def _delays(ax: Any, size: Size, events: Sequence[Event], outcome: Outcome) -> N
         ax.axvline(drop, color='0.8', lw=0.8, zorder=0)
     ax.axhline(missed, color='0.8', lw=0.8, ls=':', zorder=0)
     ax.text(ax.get_xlim()[0], missed, ' no alarm', va='bottom', fontsize=7)
-    ax.set(yscale='log', xlabel='true drop of mIoU', ylabel='seconds to WARN or ERROR',
-           title='Switches: how soon the monitor warns')  # fmt: skip
+    ax.set(yscale='log', ylim=(0.4, 2 * missed), xlabel='true drop of mIoU',
+           ylabel='seconds to WARN or ERROR', title='Switches: how soon the monitor warns')  # fmt: skip
+    _plain(ax)
     ax.legend(fontsize=7)
 
 
 def _detectors(ax: Any, size: Size, events: Sequence[Event], outcomes: Sequence[Outcome]) -> None:
     harmful = [e for e in events if e.group == 'harmful' and not e.case.ramp_s]
-    if not harmful:
-        ax.set_title('no harmful switch')
-        return
     limit = size.switch_s * 1.3
-    for outcome in outcomes:
+    for number, outcome in enumerate(outcomes):
         alarms = sum(len(v.alarms) for v in outcome.nominal.values())
         rate = FalseAlarms(alarms, size.nominal_hours).per_8h
         free = [e for e in harmful if not outcome.events[e.name].before]
         median = delays([delay_of(e, outcome.events[e.name]) for e in free]).median
         own = outcome.detector.startswith('monitor')
         y = max(median, 0.5) if math.isfinite(median) else limit
-        ax.scatter(max(rate, 0.1), y, s=30, color='C3' if own else 'C0', zorder=3)
-        ax.annotate(outcome.detector, (max(rate, 0.1), y), fontsize=6, xytext=(3, 3),
-                    textcoords='offset points')  # fmt: skip
+        marker = _MARKERS[number % len(_MARKERS)]
+        color = 'C3' if own else f'C{0 if outcome.detector.startswith("river") else 2}'
+        ax.scatter(max(rate, 0.1), y, s=34, color=color, marker=marker, alpha=0.7,
+                   label=outcome.detector)  # fmt: skip
     ax.axvline(1, color='0.8', lw=0.8, zorder=0)
     ax.axhline(limit, color='0.8', lw=0.8, ls=':', zorder=0)
-    ax.set(xscale='log', yscale='log', xlabel='false alarms in 8 h (0.1: none)',
-           ylabel='median seconds (dotted: missed)',
+    ax.set(xscale='log', yscale='log', xlim=(0.07, None), ylim=(0.4, 2 * limit),
+           xlabel='false alarms in 8 h (0.1: none)', ylabel='median seconds (dotted: missed)',
            title='Drops of 0.10 or more: delay against false alarms')  # fmt: skip
+    _plain(ax)
+    ax.legend(fontsize=5.5, ncols=2)
+
+
+def _plain(ax: Any) -> None:
+    """Numbers instead of powers of ten."""
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == 'log':
+            axis.set_major_formatter(FormatStrFormatter('%g'))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _estimates(ax: Any, found: Sequence[Estimate]) -> None:
@@ -125,10 +137,12 @@ def _ramp(ax: Any, ramp: tuple[Event, Watched, int] | None) -> None:
     seconds = np.arange(len(watched.level)) - lead
     ax.plot(seconds, watched.drop, color='C0', label='expected drop')
     ax.plot(seconds[lead:], event.frames.severity, color='0.6', lw=1, label='severity')
-    ax.step(seconds, watched.level / 4, where='post', color='C3', label='level / 4')
-    ax.axvline(0, color='0.8', lw=0.8)
     if math.isfinite(event.onset):
         ax.axvline(event.onset, color='C2', lw=1, label='true drop reaches 0.05')
-    ax.set(xlabel='seconds', title=f'{event.case.condition} coming up; levels '
-           + ', '.join(f'{i / 4:g} {name}' for i, name in enumerate(_LEVELS)))  # fmt: skip
-    ax.legend(fontsize=7)
+    ax.axhline(event.drop, color='C2', lw=1, ls=':', label='true drop at the end')
+    ax.set(xlabel='seconds', title=f'{event.case.condition} comes up')
+    ax.legend(fontsize=7, loc='upper left')
+    levels = ax.twinx()
+    levels.step(seconds, watched.level, where='post', color='C3', lw=1)
+    levels.set_yticks(range(len(_LEVELS)), _LEVELS, color='C3')
+    levels.set_ylim(-0.2, 6)

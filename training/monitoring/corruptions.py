@@ -181,7 +181,7 @@ def _rain(image: Array, level: int, rng: np.random.Generator) -> Array:
     visibility_m = (1500, 700, 400, 250, 150)[level] * float(np.exp(rng.normal(0, 0.3)))
     wet = optics.veil(dim, optics.distance(x, rng), visibility_m, sky)
     covered = (0.006, 0.015, 0.03, 0.05, 0.08)[level] * rng.uniform(0.2, 1.5)
-    streaks = optics.streaks(*x.shape[:2], (150, 350, 700, 1100, 1600)[level], rng)
+    streaks = optics.streaks(len(x), x.shape[1], (150, 350, 700, 1100, 1600)[level], rng)
     wet += (1.3 * sky - wet) * np.minimum(streaks, 0.9)[..., None]
     return optics.refract(_exposed(wet, x, rng), covered, rng)
 
@@ -211,10 +211,10 @@ def _flakes(height: int, width: int, amount: float, rng: np.random.Generator) ->
         flecks = optics.flecks(height, width, 3 * share / area, amount / 3, rng)
         # They fall while the shutter is open.
         path = optics.line(radius * fall * lean, radius * fall)
-        kernel = cv2.filter2D(
-            np.pad(optics.disc(radius), len(path) // 2), -1, path, borderType=cv2.BORDER_CONSTANT
-        )
-        flakes = cv2.filter2D(flecks, -1, kernel / max(float(kernel.max()), 1e-6))
+        flake: Array = np.pad(optics.disc(radius), len(path) // 2)
+        smeared = cv2.filter2D(flake, -1, path, borderType=cv2.BORDER_CONSTANT)
+        kernel: Array = smeared / np.float32(max(float(smeared.max()), 1e-6))
+        flakes = cv2.filter2D(flecks, -1, kernel)
         cover = np.maximum(cover, opacity * np.minimum(flakes, 1))
     return cover
 
@@ -381,7 +381,8 @@ def _posterize(image: Array, level: int, rng: np.random.Generator) -> Array:
 def _recode(image: Array, quality: int) -> Array:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     coded = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
 def _exposed(x: Array, before: Array, rng: np.random.Generator, most: float = 1.0) -> Array:

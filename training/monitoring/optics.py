@@ -83,10 +83,10 @@ def grain(
         rng: Source of the randomness.
         smooth: Standard deviation in pixels of a smoothing that keeps the noise's variance.
     """
-    noise = rng.standard_normal(x.shape, np.float32)
+    noise: Array = rng.standard_normal(x.shape, np.float32)
     if smooth > 0.2:
         noise = cv2.GaussianBlur(noise, (0, 0), smooth)
-        noise /= max(float(noise.std()), 1e-6)
+        noise = noise / max(float(noise.std()), 1e-6)
     deviation = np.sqrt(
         np.maximum(x, 0) / np.float32(electrons) + np.float32(read / electrons) ** 2
     )

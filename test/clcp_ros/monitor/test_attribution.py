@@ -151,8 +151,9 @@ def test_a_new_kind_is_named_when_it_fills_most_of_the_window(reference: KindRef
     names = [window.update((6 + i) * SECOND // 2, frame(noise=6)).name for i in range(6)]
     assert names[0] == 'dark'
     assert names[-1] == 'noise'
-    kind = window.update(7 * SECOND, frame(noise=6))
-    assert kind.top[0] == ('noise', pytest.approx(6))
+    name, z = window.update(7 * SECOND, frame(noise=6)).top[0]
+    assert name == 'noise'
+    assert z == pytest.approx(6)
 
 
 def test_the_window_is_forgotten_in_part_or_whole(reference: KindReference) -> None:

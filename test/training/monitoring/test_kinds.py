@@ -186,7 +186,7 @@ def test_dusk_of_a_real_camera_is_dark(sample_data: Path) -> None:
         files = sorted((sample_data / 'camvid' / 'train').glob(pattern))
         chosen = [files[i] for i in np.linspace(0, len(files) - 1, number).astype(int)]
         return [
-            Item(cv2.imread(str(f))[..., ::-1].copy(), None, f.name[:6], i, 'clear')
+            Item(np.asarray(cv2.imread(str(f)))[..., ::-1].copy(), None, f.name[:6], i, 'clear')
             for i, f in enumerate(chosen)
         ]
 

@@ -28,7 +28,6 @@ from clcp_ros.errors import ClcpError
 from clcp_ros.inference import Segmenter
 from clcp_ros.monitor.knowledge import Knowledge
 from training.cli import atomic_path, next_step, run_command
-from training.defaults import BUNDLE
 from training.monitoring.card import read_card, summary, write_monitor
 from training.monitoring.domain import Domain, labelled_domain, nominal_sources
 from training.monitoring.fit import FitOptions, fit_knowledge, read_samples
@@ -37,7 +36,7 @@ from training.segmentation.frames import DATA
 
 
 def fit_monitor(
-    bundle: Path = BUNDLE,
+    bundle: Path,
     data: Path | None = None,
     split: str = 'train',
     conditions: str = '',

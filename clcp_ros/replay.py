@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -211,13 +211,14 @@ class Evaluation:
         if versus is not None:
             other = self._compare(frame, outcome, versus)
         confidence = outcome.confidence
+        said: dict[str, Any] = {name: outcome.scores.get(name, math.nan) for name in SCORES}
+        said |= {name: outcome.texts.get(name, '') for name in TEXTS}
         record = FrameRecord(
             frame.stamp_ns,
             (frame.stamp_ns - self._start_ns) * 1e-9,
             outcome.status.level,
             outcome.status.message,
-            **{name: outcome.scores.get(name, math.nan) for name in SCORES},
-            **{name: outcome.texts.get(name, '') for name in TEXTS},
+            **said,
             samples=int(outcome.status.values.get('samples', 0)),
             condition=frame.condition,
             miou=self._score(frame, outcome.mask, classes, result.confusion),

@@ -192,7 +192,8 @@ class ShiftMonitor:
 
     def _new_faults(self) -> FaultDetector:
         return FaultDetector(
-            FaultConfig(frozen_s=self.config.frozen_s or math.inf, gap_s=self.config.max_gap_s)
+            FaultConfig(frozen_s=self.config.frozen_s, gap_s=self.config.max_gap_s),
+            getattr(self.knowledge.facts, 'static', None),
         )
 
     # Frames --------------------------------------------------------------------------------------

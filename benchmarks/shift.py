@@ -46,7 +46,7 @@ from benchmarks.shift_knowledge import KNOWLEDGE, Ladder, describe_ladder, fit_m
 from benchmarks.shift_libraries import library_rows
 from benchmarks.shift_plan import SIZES, Size
 from benchmarks.shift_plots import plot
-from benchmarks.shift_quality import estimates, namings
+from benchmarks.shift_quality import Estimate, estimates, namings
 from benchmarks.shift_real import real_rows
 from benchmarks.shift_report import (
     FrameScores,
@@ -55,6 +55,7 @@ from benchmarks.shift_report import (
     quality_rows,
     separation_rows,
     stream_rows,
+    true_drop_rows,
     write_events,
 )
 from benchmarks.shift_rows import Row, figure, write_rows
@@ -190,7 +191,7 @@ class Benchmark:
 
     def rows(
         self, outcomes: Sequence[Outcome], real: tuple[Path, Path] | None
-    ) -> tuple[list[Row], list]:
+    ) -> tuple[list[Row], list[Estimate]]:
         """All figures, and the estimates of the mIoU.
 
         Args:
@@ -202,6 +203,7 @@ class Benchmark:
         rows = [
             row for outcome in outcomes for row in stream_rows(self.size, self.events, outcome)
         ]
+        rows += true_drop_rows(self.streams, outcomes[0])
         scores = FrameScores(self.knowledge)
         rows += separation_rows(self.streams, self.events, test, scores)
         python = make_environment('pytorch-ood', self.environments)

@@ -70,7 +70,8 @@ def _delays(ax: Any, size: Size, events: Sequence[Event], outcome: Outcome) -> N
     ax.axhline(missed, color='0.8', lw=0.8, ls=':', zorder=0)
     ax.text(ax.get_xlim()[0], missed, ' no alarm', va='bottom', fontsize=7)
     ax.set(yscale='log', ylim=(0.4, 2 * missed), xlabel='true drop of mIoU',
-           ylabel='seconds to WARN or ERROR', title='Switches: how soon the monitor warns')  # fmt: skip
+           ylabel='seconds to WARN or ERROR',
+           title='Switches: how soon the monitor warns')  # fmt: skip
     _plain(ax)
     ax.legend(fontsize=7)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shift_detectors import Outcome, Verdict
-from benchmarks.shift_events import Event, Streams
+from benchmarks.shift_events import MILD, TRUTH_FRAMES, Event, Streams, source_drop
 from benchmarks.shift_evidence import RIVALS, Described, scores_of
 from benchmarks.shift_knowledge import Ladder
 from benchmarks.shift_metrics import (
@@ -150,6 +150,24 @@ def stream_rows(size: Size, events: Sequence[Event], outcome: Outcome) -> Iterat
             ]  # fmt: skip
             kind = 'ramps' if ramps else 'switches'
             yield from _delay_rows(kind, group, text, own, outcome, ours and not ramps)
+
+
+def true_drop_rows(streams: Streams, outcome: Outcome) -> Iterator[Row]:
+    """How many of the false alarms came where the network really was worse than on the source.
+
+    They count as false all the same: nothing but the place was unusual.
+
+    Args:
+        streams: The described streams.
+        outcome: Of the monitor.
+    """
+    bad = 0
+    for drive, described in streams.drives('test'):
+        for k in outcome.nominal[drive.name].alarms:
+            around = slice(max(0, k - TRUTH_FRAMES), k + TRUTH_FRAMES)
+            drop = source_drop(described.confusion[around].sum(axis=0), streams.source_iou)
+            bad += drop >= MILD
+    yield Row('false alarms', outcome.detector, 'at a true drop of 0.05', float(bad))
 
 
 def _delay_rows(

@@ -29,6 +29,7 @@ import timm
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
+from torch.utils.data import Dataset
 
 from clcp_ros.errors import ModelError
 from training.cli import git_commit, next_step, run_command
@@ -60,6 +61,7 @@ from training.segmentation.batches import (
 from training.segmentation.frames import DATA, FrameSet, open_frames
 from training.segmentation.frequencies import balanced_weights, class_counts
 from training.segmentation.frequencies import report as frequency_report
+from training.segmentation.keeping import KeepConfig, KeptSamples, open_kept
 from training.segmentation.task import OptimizerConfig, SegmentationTask
 from training.segmentation.transforms import AugmentationConfig
 from training.worker_errors import plain_worker_errors
@@ -98,6 +100,7 @@ def finetune(
     head: HeadConfig = HeadConfig(),
     augmentation: AugmentationConfig = AugmentationConfig(),  # noqa: B008  # never changed
     optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    keep: KeepConfig = KeepConfig(),  # noqa: B008
     drop_path: float = 0.0,
     balance: float = 0.0,
     max_steps: int = 450,
@@ -132,6 +135,8 @@ def finetune(
         head: The mask transformer.
         augmentation: Random scale, crop and colours.
         optimizer: Optimizer and schedule.
+        keep: Let a pretraining run go on while the head learns, so that the encoder does not
+            forget it; it is also where `encoder` auto comes from then.
         drop_path: Stochastic depth of the encoder.
         balance: Weight classes in the loss by their frequency to the minus this power: 0 for none,
             0.5 helps what is thin or rare, 1 makes all classes count alike.
@@ -163,12 +168,17 @@ def finetune(
     frames = open_frames(data, split, layout)
     if conditions:
         frames = frames.only(c.strip() for c in conditions.split(','))
+    if keep.run is not None:
+        if freeze_encoder:
+            raise ModelError('a frozen encoder keeps all of it: leave --keep.run out')
+        encoder = keep.encoder if encoder == 'auto' and start is None else encoder
     L.seed_everything(seed, verbose=False)
     model = build_model(
         len(frames.classes), encoder, weights, head, freeze_encoder, input_size, drop_path, start
     )  # fmt: skip
     _check_sizes(model.encoder, input_size, augmentation.crop or input_size)
     model.freeze_unused(augmentation.crop or input_size)
+    kept = None if keep.run is None else open_kept(keep, model.encoder)
     settings = to_settings(
         data=str(data), layout=frames.layout, split=split, conditions=frames.conditions,
         frames=_digest('\n'.join(f.name for f in frames.frames).encode()),
@@ -176,6 +186,7 @@ def finetune(
         freeze_encoder=freeze_encoder, input_size=list(input_size), head=head,
         augmentation=augmentation, optimizer=optimizer, drop_path=drop_path, balance=balance,
         max_steps=max_steps, batch_size=batch_size, precision=precision, seed=seed,
+        **({'keep': keep.describe()} if kept else {}),
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
     if run.state == 'done':
@@ -183,12 +194,11 @@ def finetune(
         return run.result
     _describe(model, frames, max_steps, batch_size, run.state)
     stats = model.encoder.mean, model.encoder.std
-    data_module = SegmentationData(
-        AugmentedFrames(frames, input_size, augmentation, *stats),
-        StepBatches(np.arange(len(frames)), batch_size, max_steps, seed),
-        collate,
-        workers,
-    )  # fmt: skip
+    samples: Dataset[Any] = AugmentedFrames(frames, input_size, augmentation, *stats)
+    batches: Any = StepBatches(np.arange(len(frames)), batch_size, max_steps, seed)
+    if kept is not None:
+        samples, batches = KeptSamples(samples, kept.pairs), kept.batches(batches, seed)
+    data_module = SegmentationData(samples, batches, kept.collate if kept else collate, workers)
     if validate_every:
         data_module.validation = ValidationFrames(
             open_frames(data, validation_split, layout), input_size, *stats
@@ -203,7 +213,7 @@ def finetune(
     if trainer.is_global_zero:
         print(f'percent of the labelled pixels: {frequency_report(counts, frames.classes.names)}')
     class_weights = balanced_weights(counts, balance) if balance else None
-    task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights)
+    task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights, kept)
     with plain_worker_errors():
         fit(trainer, task, data_module)
     if trainer.is_global_zero:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""A toy data set in Cityscapes' layout, and a model that learnt it."""
+"""A toy data set in Cityscapes' layout, a model that learnt it, and a pair set of noise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from PIL import Image
 
 from training.export import export
 from training.finetune import finetune
+from training.pairs.pair import Pair
+from training.pairs.writer import PairSetWriter
 from training.segmentation.task import OptimizerConfig
 from training.segmentation.transforms import AugmentationConfig
 
@@ -47,6 +49,27 @@ def toy_bundle(
 ) -> Path:
     """The toy model's bundle."""
     return export(toy_model, toy_cityscapes, tmp_path_factory.mktemp('exported') / 'bundle')
+
+
+@pytest.fixture(scope='session')
+def noise_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of noise with points in front of the camera."""
+    folder = tmp_path_factory.mktemp('set') / 'pairs'
+    K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
+    T = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+
+    def pair(i: int) -> Pair:
+        rng = np.random.default_rng(i)
+        return Pair(
+            f's/{i:03d}', 's', 'c', 'l', i * 10**9, i * 10**9,
+            rng.integers(0, 255, (64, 96, 3)).astype(np.uint8),
+            rng.uniform([3, -5, -2, 0], [30, 5, 1, 1], (300, 4)).astype(np.float32), K, T,
+        )  # fmt: skip
+
+    writer = PairSetWriter(folder)
+    writer.write_sequence('s', [pair(i) for i in range(12)])
+    writer.finish(['s'], {}, 0.25)
+    return folder
 
 
 def write_scene(root: Path, split: str, city: str, index: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from clcp_ros.errors import ModelError
 from training.finetune import finetune
+from training.segmentation.keeping import KeepConfig
 from training.simdg.benchmark import Recipe
 from training.simdg.sizes import Size
 
@@ -22,6 +23,7 @@ BASELINE = 'none'
 """Without pretraining: the size's network, finetuned as all arms are."""
 
 FROZEN = '+frozen'
+KEPT = '+kept'
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Arm:
         options: Options of training/pretrain.py that replace the file's and the common ones.
         finetune: Options of training/finetune.py that replace the size's where everything is
             finetuned, such as `optimizer.encoder_factor`.
+        keep: Also finetune everything while the pretraining goes on.
     """
 
     name: str
@@ -42,6 +45,22 @@ class Arm:
     domains: list[str] = field(default_factory=lambda: ['clear', 'all'])
     options: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
+    keep: bool = False
+
+
+@dataclass
+class Frames:
+    """Labelled frames to compare on instead of the benchmark, such as real ones.
+
+    Attributes:
+        split: What is measured, as of training/evaluate.py.
+        source: The condition among them that was trained on.
+        config: Recipe file of training/finetune.py.
+    """
+
+    split: str
+    source: str
+    config: str = ''
 
 
 @dataclass
@@ -55,6 +74,7 @@ class Plan:
         finetune: Options of training/finetune.py for all recipes that replace the size's.
         full: Finetune everything.
         frozen: Finetune the head alone.
+        frames: Labelled frames instead of the benchmark.
     """
 
     arms: list[Arm]
@@ -63,6 +83,7 @@ class Plan:
     finetune: dict[str, Any] = field(default_factory=dict)
     full: bool = True
     frozen: bool = True
+    frames: Frames | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,9 @@ def recipe_name(arm: Arm | None, domain: str) -> str:
         arm: None for the baseline.
         domain: What it was pretrained on.
     """
-    return BASELINE if arm is None else f'{arm.name}.{domain}'
+    if arm is None:
+        return BASELINE
+    return f'{arm.name}.{domain}' if domain else arm.name
 
 
 def check(plan: Plan, size: Size) -> None:
@@ -111,9 +134,23 @@ def check(plan: Plan, size: Size) -> None:
         ModelError: Names that cannot be folders or are used twice, unknown domains or
             options, a missing file; nothing to measure.
     """
+    check_arms(plan)
+    finetune_options('the plan', plan.finetune, size)
+    for arm in plan.arms:
+        finetune_options(arm.name, {**plan.finetune, **arm.finetune}, size)
+
+
+def check_arms(plan: Plan) -> None:
+    """Complain of what makes no sense whatever is measured on.
+
+    Args:
+        plan: Of the experiment.
+
+    Raises:
+        ModelError: As `check`.
+    """
     if not (plan.full or plan.frozen):
         raise ModelError('neither full nor frozen finetuning: there is nothing to measure')
-    finetune_options('the plan', plan.finetune, size)
     names = [arm.name for arm in plan.arms]
     for arm in plan.arms:
         if not arm.name or not all(c.isalnum() or c in '-_' for c in arm.name):
@@ -124,7 +161,6 @@ def check(plan: Plan, size: Size) -> None:
             raise ModelError(f'{arm.name}: no domain {unknown[0]!r}; there are clear and all')
         if arm.config and not Path(arm.config).is_file():
             raise ModelError(f'{arm.config}: no such file, for the arm {arm.name}')
-        finetune_options(arm.name, {**plan.finetune, **arm.finetune}, size)
 
 
 def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
@@ -181,13 +217,18 @@ def recipes_of(job: Job, runs: Path, plan: Plan, size: Size) -> list[Recipe]:
         size: Of the benchmark.
     """
     encoder, own = '', {}
+    run = runs / job.recipe / f'seed{job.seed}'
     if job.arm is not None:
-        encoder = str(runs / job.recipe / 'seed{seed}' / 'image_encoder.safetensors')
+        encoder = str(run / 'image_encoder.safetensors')
         own = job.arm.finetune
     recipes = []
     if plan.full:
         options = finetune_options(job.recipe, {**plan.finetune, **own}, size)
+        keep = options.pop('keep', KeepConfig())
         recipes.append(Recipe(job.recipe, encoder, options=options))
+        if job.arm is not None and job.arm.keep:
+            options = {**options, 'keep': replace(keep, run=run)}
+            recipes.append(Recipe(job.recipe + KEPT, encoder, options=options))
     if plan.frozen:
         options = finetune_options(job.recipe, plan.finetune, size)
         recipes.append(Recipe(job.recipe + FROZEN, encoder, frozen=True, options=options))
@@ -206,11 +247,16 @@ def arguments_of(job: Job, pairs: Path, out: Path, common: dict[str, Any]) -> li
     assert job.arm is not None
     options = {**common, **job.arm.options}
     return [
-        *(['--config', job.arm.config] if job.arm.config else []),
-        *(f'--{name}={_text(value)}' for name, value in options.items()),
+        *(['--config', job.arm.config] if job.arm.config else []), *as_arguments(options),
         f'--pairs={pairs}', f'--out={out}', f'--seed={job.seed}',
     ]  # fmt: skip
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def as_arguments(options: dict[str, Any]) -> list[str]:
+    """Options as a command line has them.
+
+    Args:
+        options: Values that YAML can hold, by name.
+    """
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    return [f'--{name}={text}' for name, text in texts.items()]

@@ -147,6 +147,6 @@ def write_comparison(
             f'{git_commit()}.\n\n{comparison.table()}'
         )
     with atomic_path(out / 'plan.json') as part:
-        plan = [{'recipe': job.recipe, 'seed': job.seed} for job in jobs]
-        part.write_text(json.dumps(plan, indent=1) + '\n')
+        done = [{'recipe': job.recipe, 'seed': job.seed} for job in jobs]
+        part.write_text(json.dumps(done, indent=1) + '\n')
     return comparison

@@ -13,12 +13,13 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clcp_ros.classes import UNLABELLED
 from training.models.segmenter import SegmentationModel
 from training.schedules import decay_groups, layer_decay_groups
 from training.segmentation.batches import Batch
+from training.segmentation.keeping import Kept, KeptBatch, heads_of
 from training.segmentation.labels import LabelReader
 
 
@@ -84,6 +85,7 @@ class SegmentationTask(L.LightningModule):
         max_steps: Length of the schedule.
         labels: Takes the counts of ids outside the class set.
         class_weights: (C,) weight of each class in the loss; none for one.
+        kept: A pretraining method that goes on with the encoder; batches are `KeptBatch` then.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class SegmentationTask(L.LightningModule):
         max_steps: int,
         labels: LabelReader,
         class_weights: np.ndarray | None = None,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         # A fifth faster on a CPU, and what a GPU's convolutions want.
@@ -100,16 +103,34 @@ class SegmentationTask(L.LightningModule):
         self.settings = optimizer
         self.max_steps = max_steps
         self.labels = labels
+        self.kept = None if kept is None else kept.method
+        self.kept_weight = 0.0 if kept is None else kept.config.weight
         weights = None if class_weights is None else torch.from_numpy(class_weights)
         # Not in the checkpoint: it is computed from the data, as the loss is.
         self.register_buffer('class_weights', weights, persistent=False)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch | KeptBatch, _: int) -> Tensor:
         """Loss of a batch.
 
         Args:
-            batch: Images and labels.
+            batch: Images and labels, and pairs where a method goes on.
         """
+        if not isinstance(batch, KeptBatch):
+            return self._labelled_loss(batch)
+        assert self.kept is not None
+        loss, facts = self.kept.loss_of([batch.pairs])
+        self.log('kept_loss', loss.detach(), sync_dist=True)
+        self.log_dict({f'kept_{name}': value for name, value in facts.items()})
+        return self._labelled_loss(batch.frames) + self.kept_weight * loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, and what a method does after each."""
+        super().optimizer_step(*args, **kwargs)
+        if self.kept is not None:
+            with torch.no_grad():
+                self.kept.after_step()
+
+    def _labelled_loss(self, batch: Batch) -> Tensor:
         self.labels.add(batch.outside)
         logits = F.interpolate(
             self.model(batch.images.contiguous(memory_format=torch.channels_last)).logits,
@@ -175,8 +196,10 @@ class SegmentationTask(L.LightningModule):
         """Optimizer with its schedule, by step; the head's groups come last."""
         settings = self.settings
         encoder = settings.lr * settings.encoder_factor
+        kept = nn.Module() if self.kept is None else heads_of(self.kept)
         parts = (
             (self._encoder_groups(), encoder, settings.head_warmup),
+            (decay_groups(kept, settings.weight_decay), settings.lr, 0),
             (decay_groups(self.model.decoder, settings.weight_decay), settings.lr, 0),
         )
         groups: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ import yaml
 
 from clcp_ros.errors import ModelError
 from training.experiment import experiment, read_plan
+from training.experiments.frames import FrameRow, frames_table
 from training.experiments.plan import (
     BASELINE,
     Arm,
@@ -18,10 +19,12 @@ from training.experiments.plan import (
     Plan,
     arguments_of,
     check,
+    check_arms,
     jobs_of,
     recipes_of,
 )
 from training.experiments.summary import compare_rows, signed
+from training.segmentation.keeping import KeepConfig
 from training.simdg.report import Row, Spread, read_csv
 from training.simdg.sizes import ADVERSE, SIZES, SOURCE
 
@@ -52,6 +55,27 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert 'nan' not in table
 
 
+def test_a_table_of_frames_compares_seed_by_seed() -> None:
+    rows = [
+        FrameRow(recipe, seed, condition, 9, miou)
+        for recipe, seed, day, dusk in (
+            ('none', 0, 50, 30), ('none', 1, 60, 30), ('a', 0, 51, 34), ('a', 1, 59, 36),
+        )
+        for condition, miou in (('day', day), ('dusk', dusk))
+    ]  # fmt: skip
+    head, _, none, other = frames_table(rows, 'day').splitlines()
+    assert [c.strip() for c in head.split('|')[1:-1]] == [
+        'recipe', 'seeds', 'day (source)', 'dusk', 'rPD dusk', 'dusk against none',
+        'day against none',
+    ]  # fmt: skip
+    assert [c.strip() for c in none.split('|')[1:-1]][2:] == [
+        '55.0 ± 7.1', '30.0 ± 0.0', '0.550 ± 0.071', '', '',
+    ]  # fmt: skip
+    assert [c.strip() for c in other.split('|')[1:-1]][3:] == [
+        '35.0 ± 1.4', '0.638 ± 0.040', '+5.0 ± 1.4', '0.0 ± 1.4',
+    ]  # fmt: skip
+
+
 def test_signs() -> None:
     assert signed(Spread(1.0, 0.5, 3)) == '+1.0 ± 0.5'
     assert signed(Spread(-1.0, 0.5, 3)) == '-1.0 ± 0.5'
@@ -74,13 +98,17 @@ def test_what_is_finetuned_from_a_job(tmp_path: Path) -> None:
     assert (full.name, frozen.name) == ('a.all', 'a.all+frozen')
     assert not full.frozen
     assert frozen.frozen
-    assert full.encoder_of(1) == str(tmp_path / 'a.all' / 'seed1' / 'image_encoder.safetensors')
+    assert full.encoder == str(tmp_path / 'a.all' / 'seed1' / 'image_encoder.safetensors')
     assert full.options == {
         'optimizer': replace(small.training['optimizer'], encoder_factor=0.1), 'drop_path': 0.1,
         'max_steps': 9,
     }  # fmt: skip
     # An arm's own options are about how the encoder is trained.
     assert frozen.options == {'max_steps': 9, 'drop_path': 0.2}
+    arm.keep, arm.finetune['keep.weight'] = True, 0.5
+    _, kept, _ = recipes_of(Job(arm, 'all', 1), tmp_path, plan, small)
+    assert kept.name == 'a.all+kept'
+    assert kept.options['keep'] == KeepConfig(tmp_path / 'a.all' / 'seed1', weight=0.5)
     nothing = recipes_of(Job(None, '', 0), tmp_path, plan, small)
     assert [(r.name, r.frozen) for r in nothing] == [
         (BASELINE, False), (f'{BASELINE}+frozen', True),
@@ -124,6 +152,8 @@ def test_arms_that_make_no_sense(arms: list[Arm], message: str) -> None:
         ('{arms: [], steps: 5}', 'unknown key steps'),
         ('arms: [{config: x}]', 'an arm has a name'),
         ('arms: [{name: a, colour: red}]', 'an arm has a name'),
+        ('{arms: [], frames: {split: val}}', 'frames have a split and a source'),
+        ('{arms: [], frames: {split: val, source: day, seeds: 3}}', 'frames: '),
     ],
 )
 def test_damaged_plans(text: str, message: str, tmp_path: Path) -> None:
@@ -138,7 +168,9 @@ def test_plans_of_the_repository_can_be_run(root: Path, monkeypatch: pytest.Monk
     assert plans
     for plan in plans:
         content = read_plan(plan)
-        check(content, SIZES[content.size])
+        check_arms(content)
+        if content.frames is None:
+            check(content, SIZES[content.size])
 
 
 @pytest.mark.slow

@@ -349,7 +349,7 @@ class Interrupt(L.Callback):
 
 @pytest.mark.slow
 def test_resumed_equals_uninterrupted(
-    pairs: Path, weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noise_pairs: Path, weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Average, predictor and frozen copy included; with workers and in chunks."""
     options: dict[str, Any] = {
@@ -361,7 +361,7 @@ def test_resumed_equals_uninterrupted(
             image_size=SIZE, augment='weather', flip=True, voxel_size_m=0.5, crop_fraction=[0.8, 1]
         ),
     }  # fmt: skip
-    whole = load_file(pretrain(pairs, tmp_path / 'whole', **options))
+    whole = load_file(pretrain(noise_pairs, tmp_path / 'whole', **options))
     real = L.Trainer.fit
 
     def fit(self: L.Trainer, *args: object, **kwargs: object) -> None:
@@ -371,9 +371,9 @@ def test_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         patch.setattr(L.Trainer, 'fit', fit)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            pretrain(pairs, tmp_path / 'parts', **options)
+            pretrain(noise_pairs, tmp_path / 'parts', **options)
     options['workers'] = 0
-    parts = load_file(pretrain(pairs, tmp_path / 'parts', **options))
+    parts = load_file(pretrain(noise_pairs, tmp_path / 'parts', **options))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     first = load_file(weights['test_vit'])

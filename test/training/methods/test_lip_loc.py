@@ -264,7 +264,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_rates_fall_on_a_plateau(
-    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noise_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The schedule is told the loss of each validation, once."""
     told = []
@@ -277,7 +277,7 @@ def test_rates_fall_on_a_plateau(
     monkeypatch.setattr(ReduceLROnPlateau, 'step', step)
     options = LipLocConfig(factor=0.5, patience=0, dropout=0.0)
     pretrain(
-        pairs, tmp_path / 'run', method='lip_loc', model=MODEL, views=VIEWS, max_steps=6,
+        noise_pairs, tmp_path / 'run', method='lip_loc', model=MODEL, views=VIEWS, max_steps=6,
         batch_size=4, batch_gap=0, validate_every=2, lip_loc=options,
     )  # fmt: skip
     rows = read_metrics(tmp_path / 'run' / 'metrics.csv')

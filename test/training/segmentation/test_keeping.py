@@ -115,7 +115,7 @@ def test_what_cannot_go_on(pretrained: Path, toy_cityscapes: Path, tmp_path: Pat
         open_kept(KeepConfig(pretrained, weight=0.0), own)
     with pytest.raises(ModelError, match=r'embedding\.safetensors'):
         open_kept(KeepConfig(tmp_path), own)
-    with pytest.raises(ModelError, match='leave --keep.run out'):
+    with pytest.raises(ModelError, match=r'leave --keep\.run out'):
         run(toy_cityscapes, tmp_path / 'a', KeepConfig(pretrained), freeze_encoder=True)
     moved = tmp_path / 'moved'
     shutil.copytree(pretrained, moved)

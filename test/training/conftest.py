@@ -48,7 +48,10 @@ def toy_bundle(
     toy_model: Path, toy_cityscapes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The toy model's bundle."""
-    return export(toy_model, toy_cityscapes, tmp_path_factory.mktemp('exported') / 'bundle')
+    return export(
+        toy_model, toy_cityscapes, tmp_path_factory.mktemp('exported') / 'bundle',
+        corruptions='fog,night,noise,dirt,jpeg',
+    )  # fmt: skip
 
 
 @pytest.fixture(scope='session')

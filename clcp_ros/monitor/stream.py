@@ -361,8 +361,6 @@ class ShiftMonitor:
         harm = None
         if self._harm is not None:
             harm = self._harm.update(stamp_ns, evidence.confusion, score)
-        if self._kinds is not None:
-            self._kind = self._kinds.update(stamp_ns, evidence.statistics)
         if self._alignment is not None:
             self._aligned = self._alignment.update(stamp_ns, evidence.alignment, score.novelty)
         signs = Signs(
@@ -375,7 +373,9 @@ class ShiftMonitor:
             signs = replace(
                 signs, drop=harm.drop, drop_low=harm.drop_low, drop_samples=harm.samples
             )
-        self._machine.update(stamp_ns, signs, config)
+        level = self._machine.update(stamp_ns, signs, config)
+        if self._kinds is not None:
+            self._kind = self._kinds.update(stamp_ns, evidence.statistics, novel=level > Level.OK)
         self._samples += 1
         self._last_taken_ns = stamp_ns
 
@@ -484,7 +484,7 @@ class ShiftMonitor:
             return {}
         if level not in (Level.WARN, Level.ERROR):
             return {'kind': NONE}
-        # Something is wrong; that none of the known kinds is likely means another one.
+        # A fault alarms without a sample that would have asked for a kind.
         name = OTHER if kind.name == NONE else kind.name
         return {'kind': name, 'kind_prob': number(kind.probability), 'ranked_stats': kind.top}
 

@@ -33,10 +33,11 @@ from clcp_ros.monitor import (
     TapReference,
     image_statistics,
 )
-from clcp_ros.monitor.faults import Fault
+from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector, static_tiles
 from clcp_ros.monitor.harm import FEATURES, HarmReference
 from clcp_ros.monitor.heatmap import heat_map
 from clcp_ros.monitor.sequential import SequentialReference
+from training.monitoring.kinds import fit_kinds
 from training.monitoring.novelty import fit_novelty
 from training.monitoring.samples import Samples
 
@@ -280,6 +281,41 @@ def test_observing_changes_no_state(daylight_image: Callable[..., Any]) -> None:
     assert all(apart == together for apart, together in found)
 
 
+def test_the_kind_is_told_while_something_is_wrong(daylight_image: Callable[..., Any]) -> None:
+    """With `training.monitoring.kinds`, which needs several frames of each of several drives."""
+
+    def low(change: Callable[[np.ndarray], np.ndarray], seeds: range) -> np.ndarray:
+        return np.stack(
+            [image_statistics(change(daylight_image(s)).astype(np.uint8)) for s in seeds]
+        )
+
+    def samples(rows: np.ndarray, tag: str) -> Samples:
+        n = len(rows)
+        empty = np.zeros((n, 1))
+        return Samples(
+            drive=np.array([f'drive{i % 4}' for i in range(n)]), stamp_ns=np.arange(n),
+            tag=np.array([tag] * n), low=rows, early=empty, deep=empty, scene=empty,
+        )  # fmt: skip
+
+    seeds = range(3000, 3040)
+    kinds = fit_kinds(
+        samples(low(lambda image: image, seeds), 'clear'),
+        [
+            samples(low(lambda image: image // 6, seeds), 'night:3'),
+            samples(low(lambda image: 190 + image // 5, seeds), 'fog:3'),
+        ],
+    )
+    monitor = make_monitor(kinds=kinds, harm=None)
+    bright = [daylight_image(i) for i in range(20)]
+    states = film(monitor, [*bright, *(image // 6 for image in bright)], step_ns=STEP_NS)
+    assert {s.kind for s in states[5:20]} == {'none'}
+    assert states[-1].level == Level.WARN
+    assert states[-1].kind == 'dark'
+    assert 'looks like dark' in states[-1].reason
+    assert len(states[-1].ranked_stats) == 3
+    assert 0.5 < states[-1].kind_prob <= 1
+
+
 def test_the_heat_map_shows_where_the_network_is_unsure() -> None:
     logits = np.zeros((3, 4, 5), np.float32)
     logits[0, :, :3] = 9.0
@@ -473,6 +509,40 @@ def test_edge_11_another_resolution_or_encoding_is_stale_with_a_message(
     )
     assert png[0].level == Level.STALE
     assert 'to 80x48 png' in png[0].reason
+
+
+def covered(image: np.ndarray) -> np.ndarray:
+    """With something on the lens that does not move with the street."""
+    image = image.copy()
+    image[32:64, 40:100] = 20
+    return image
+
+
+def test_edge_12_a_partial_cover_is_found_while_the_rest_moves(
+    daylight_image: Callable[..., Any],
+) -> None:
+    def last(images: Iterable[np.ndarray]) -> ShiftState:
+        return film(make_monitor(harm=None), images, step_ns=SECOND // 2)[-1]
+
+    dirty = last(covered(daylight_image(i)) for i in range(60))
+    assert dirty.fault == 'partly_covered'
+    assert dirty.level == Level.WARN
+    assert 'have not changed' in dirty.reason
+    assert last(daylight_image(i) for i in range(60)).fault == ''
+
+
+def test_edge_13_what_is_always_in_view_is_no_cover(daylight_image: Callable[..., Any]) -> None:
+    """The own bonnet by its place, a mount or an overlay by the mask of the bundle."""
+    images = [daylight_image(i) for i in range(60)]
+    for image in images:
+        image[76:] = (40, 42, 45)
+    assert film(make_monitor(harm=None), images, step_ns=SECOND // 2)[-1].fault == ''
+    mounted = [covered(image) for image in images]
+    static = static_tiles(mounted)
+    assert static.any()
+    detector = FaultDetector(FaultConfig(), static)
+    found = [detector.update(i * SECOND // 2, image) for i, image in enumerate(mounted)]
+    assert not any(found)
 
 
 def test_edge_14_no_histogram_whose_shape_depends_on_the_version_of_opencv() -> None:

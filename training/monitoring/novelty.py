@@ -163,27 +163,21 @@ def fit_novelty(
     return NoveltyFit(reference, series, {**figures, 'direction': directed})
 
 
-def coreset(rows: np.ndarray, size: int) -> np.ndarray:
-    """Frames that stand for all, each the farthest from those chosen before it (greedy k-center).
+def coreset(number: int, size: int) -> np.ndarray:
+    """Frames that stand for all: evenly spread over the drives and over each drive's time.
 
-    Random ones would be many from the longest street and none from the shortest.
+    As dense as the frames are where they are many. Greedy k-center, which covers the odd ones
+    first, told simulated rain and snow from new drives worse (AUROC 0.985 against 0.995 at a
+    quarter of the frames).
 
     Args:
-        rows: (N, D) unit rows.
+        number: Of frames, in the order of their drives.
         size: How many to choose.
 
     Returns:
-        Indices of min(N, size) rows, ascending.
+        Indices of min(number, size) frames, ascending.
     """
-    if len(rows) <= size:
-        return np.arange(len(rows))
-    nearest = 1 - rows @ normalized(rows.mean(axis=0))  # begin with the oddest frame
-    chosen = [int(nearest.argmax())]
-    nearest = 1 - rows @ rows[chosen[0]]
-    while len(chosen) < size:
-        chosen.append(int(nearest.argmax()))
-        np.minimum(nearest, 1 - rows @ rows[chosen[-1]], out=nearest)
-    return np.sort(chosen)
+    return np.linspace(0, number - 1, min(number, size)).round().astype(int)
 
 
 def _require(count: int, what: str) -> None:
@@ -229,7 +223,7 @@ def _gaussian(rows: np.ndarray, max_components: int, unit: bool) -> Gaussian:
 def _neighbours(rows: np.ndarray, options: NoveltyOptions) -> Neighbours:
     units = _units(rows)
     size = min(options.coreset_frames, options.coreset_bytes // (2 * units.shape[1]))
-    chosen = units[coreset(units, max(size, 1))]
+    chosen = units[coreset(len(units), max(size, 1))]
     return Neighbours(chosen.astype(np.float16), min(options.rank, len(chosen)))
 
 

@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clcp_ros.bundle import MODEL, load_bundle
+from clcp_ros.errors import BundleError
+from clcp_ros.monitor.knowledge import MOST_BYTES, Facts, Knowledge
+
+
+@pytest.fixture(scope='module')
+def known(tiny_bundle: Path) -> Knowledge:
+    bundle = load_bundle(tiny_bundle)
+    knowledge = Knowledge.load(bundle.reference_path, bundle.sha256[MODEL])
+    facts = Facts(
+        'sha', interval_h=8, supported_h=0.5, hours=1.5, drives=3, slope_h=2.0, slope_c=0.3
+    )
+    return replace(knowledge, facts=facts)
+
+
+@pytest.fixture
+def file(known: Knowledge, tmp_path: Path) -> Path:
+    known.save(tmp_path / 'k.npz')
+    return tmp_path / 'k.npz'
+
+
+def changed(file: Path, **arrays: np.ndarray | None) -> Path:
+    """The file with some arrays replaced or left out."""
+    stored = dict(np.load(file, allow_pickle=False))
+    for name, array in arrays.items():
+        key = name.replace('__', '.')
+        stored.pop(key, None)
+        if array is not None:
+            stored[key] = array
+    np.savez(file, **stored)
+    return file
+
+
+def test_knowledge_survives_the_disk(known: Knowledge, file: Path) -> None:
+    again = Knowledge.load(file, 'sha')
+    assert again.facts == known.facts
+    assert again.sequential == known.sequential
+    for name, array in known.novelty.arrays().items():
+        np.testing.assert_array_equal(again.novelty.arrays()[name], array)
+    assert again.harm is again.kinds is again.alignment is None
+
+
+def test_writing_twice_gives_the_same_bytes(known: Knowledge, file: Path, tmp_path: Path) -> None:
+    known.save(tmp_path / 'other.npz')
+    assert (tmp_path / 'other.npz').read_bytes() == file.read_bytes()
+
+
+def test_another_model_is_refused(file: Path) -> None:
+    with pytest.raises(BundleError, match='another model'):
+        Knowledge.load(file, 'other')
+
+
+@pytest.mark.parametrize(
+    ('arrays', 'says'),
+    [
+        ({'facts__version': np.asarray(99)}, 'version 99'),
+        ({'facts__version': None}, 'facts.version'),
+        ({'novelty__location': None}, 'location'),
+        ({'novelty__location': np.zeros(3)}, 'location'),
+        ({'novelty__location': np.asarray(np.nan)}, 'not finite'),
+        ({'sequential__h': np.asarray(-1.0)}, 'positive'),
+        ({'sequential__h': np.asarray('8')}, 'not a number'),
+        ({'facts__hours': np.asarray(-1.0)}, 'negative'),
+        ({'facts__hours': np.zeros(2)}, 'hours'),
+        ({'magic__x': np.zeros(2)}, "unknown part 'magic'"),
+        ({'kinds__x': np.zeros(2)}, 'not what a monitor'),
+        ({'novelty__location': np.array([object()])}, 'not what a monitor'),
+    ],
+)
+def test_nonsense_is_refused(file: Path, arrays: dict, says: str) -> None:
+    with pytest.raises(BundleError, match=says):
+        Knowledge.load(changed(file, **arrays), 'sha')
+
+
+@settings(deadline=None, max_examples=40)
+@given(cut=st.floats(0, 1), flip=st.booleans())
+def test_damage_is_an_error_or_changes_nothing(
+    cut: float, flip: bool, known: Knowledge, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp('damaged') / 'k.npz'
+    known.save(file)
+    data = bytearray(file.read_bytes())
+    place = min(int(cut * len(data)), len(data) - 1)
+    if flip:
+        data[place] ^= 255
+    else:
+        del data[place:]
+    file.write_bytes(data)
+    # Nothing but a BundleError may come out, and what comes through is what was written.
+    with contextlib.suppress(BundleError):
+        assert Knowledge.load(file, 'sha').sequential == known.sequential
+
+
+def test_what_is_too_large_is_neither_written_nor_read(
+    known: Knowledge, file: Path, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).random(MOST_BYTES // 4)
+    large = replace(known, novelty=replace(known.novelty, knots=np.sort(noise)))
+    with pytest.raises(BundleError, match='MB, more than 4'):
+        large.save(tmp_path / 'large.npz')
+    assert not (tmp_path / 'large.npz').exists()
+    with pytest.raises(BundleError, match='more than 4 MB'):
+        Knowledge.load(changed(file, novelty__knots=np.sort(noise)), 'sha')
+    # A small file that unpacks to much is no way in either.
+    stored = dict(np.load(file, allow_pickle=False))
+    np.savez_compressed(file, **(stored | {'novelty.knots': np.zeros(9 * MOST_BYTES)}))
+    with pytest.raises(BundleError, match='unpacked'):
+        Knowledge.load(file, 'sha')
+
+
+def test_numbers_that_are_not_finite_are_not_written(known: Knowledge, tmp_path: Path) -> None:
+    broken = replace(known, novelty=replace(known.novelty, location=np.asarray(np.inf)))
+    with pytest.raises(BundleError, match='not finite'):
+        broken.save(tmp_path / 'k.npz')
+    assert not (tmp_path / 'k.npz').exists()
+
+
+def test_thresholds_rise_with_the_interval_and_with_the_cameras(known: Knowledge) -> None:
+    assert known.sequential_for() == known.sequential
+    later = known.sequential_for(8 * math.e)
+    assert later.h == pytest.approx(known.sequential.h + 2.0)
+    assert later.c == pytest.approx(known.sequential.c + 0.3)
+    assert known.sequential_for(2, cameras=4) == known.sequential_for(8)
+    assert known.sequential_for(1e-9).h == 1.0
+
+
+def test_more_than_the_drives_support_is_said(known: Knowledge) -> None:
+    assert '1.5 h of 3 held-out drives' in known.reservation()
+    assert known.reservation(0.5) == ''
+    assert known.reservation(0.5, cameras=2) != ''
+    unknown = replace(known, facts=replace(known.facts, supported_h=math.nan))
+    assert 'nobody has counted' in unknown.reservation()

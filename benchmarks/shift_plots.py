@@ -92,7 +92,7 @@ def _detectors(ax: Any, size: Size, events: Sequence[Event], outcomes: Sequence[
                    label=outcome.detector)  # fmt: skip
     ax.axvline(1, color='0.8', lw=0.8, zorder=0)
     ax.axhline(limit, color='0.8', lw=0.8, ls=':', zorder=0)
-    ax.set(xscale='log', yscale='log', xlim=(0.07, None), ylim=(0.4, 2 * limit),
+    ax.set(xscale='log', yscale='log', xlim=(0.07, 2000), ylim=(0.4, 2 * limit),
            xlabel='false alarms in 8 h (0.1: none)', ylabel='median seconds (dotted: missed)',
            title='Drops of 0.10 or more: delay against false alarms')  # fmt: skip
     _plain(ax)
@@ -110,7 +110,8 @@ def _plain(ax: Any) -> None:
 
 
 def _estimates(ax: Any, found: Sequence[Estimate]) -> None:
-    sizes = [s for s in WINDOWS if any(e.frames == s for e in found)]
+    shown = {e.frames for e in found if e.group != 'clear'}
+    sizes = [s for s in WINDOWS if s in shown]
     if not sizes:
         ax.set_title('no estimate of the mIoU')
         return

@@ -143,7 +143,8 @@ def estimates(
     for _, described in streams.drives('test'):
         yield from _windows('clear', CLEAR, described, knowledge, full, source)
     for event in events:
-        if event.case.condition != PLACE and not event.case.ramp_s:
+        # What a frozen picture is worth is not to be seen in it: a fault, not an estimate.
+        if event.case.condition not in (PLACE, 'frozen') and not event.case.ramp_s:
             frames = event.frames
             yield from _windows(
                 'conditions', event.case.condition, frames, knowledge, full, source

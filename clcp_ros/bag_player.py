@@ -12,6 +12,7 @@ publishes on the names the node listens to: `image` or `image/compressed` of one
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -39,11 +40,6 @@ except ImportError as error:
     if __name__ == '__main__':
         sys.exit(f'error: playing a bag needs ROS 2 ({error}): {ROS_HINT}')
     raise ClcpError(f'playing a bag needs ROS 2 ({error}): {ROS_HINT}') from None
-
-try:
-    from tf2_msgs.msg import TFMessage
-except ImportError:  # a ROS 2 without tf2
-    TFMessage = None
 
 TICK_S = 0.01
 """Period of /clock in wall time."""
@@ -99,10 +95,12 @@ class BagPlayer:
         """
         self._points[topic] = (topic, node.create_publisher(PointCloud2, topic, 10))
         found = static_transforms(self._source)
-        if TFMessage is None or not found:
+        try:
+            kind = importlib.import_module('tf2_msgs.msg').TFMessage
+        except ImportError:  # a ROS 2 without tf2
             return
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._static = node.create_publisher(TFMessage, STATIC_TOPIC, latched)
+        self._static = node.create_publisher(kind, STATIC_TOPIC, latched)
         for _, _, raw in found:
             self._static.publish(raw)
 

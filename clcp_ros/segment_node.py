@@ -132,9 +132,12 @@ class SegmentNode(LifecycleNode):
     def _on_parameters_set(self, _: list[Parameter]) -> None:
         self._apply_limits()
         if self._pipeline is not None:
-            config = node_parameters.monitor_config(self._values())
-            for monitor in self._pipeline.monitors.values():
-                monitor.config = config
+            self._set_config(self._pipeline)
+
+    def _set_config(self, pipeline: FramePipeline) -> None:
+        config = node_parameters.monitor_config(self._values())
+        for monitor in pipeline.monitors.values():
+            monitor.config = config
 
     def _apply_limits(self) -> None:
         self._limits.stale_s = self._value('diagnostics.stale_s')
@@ -416,6 +419,9 @@ class SegmentNode(LifecycleNode):
         if reason and not self._pipeline.segmenter.fallback_reason:
             # Two models at once may be too much for an accelerator.
             raise ClcpError(f'it would run on {loaded.segmenter.provider}: {reason}')
+        # The settings may have changed while it was loading.
+        loaded.check_config(node_parameters.monitor_config(self._values()))
+        self._set_config(loaded)
         self._use_scans(loaded)
         if self._lidar and self._worker and loaded.scans and not self._pipeline.scans:
             self._lidar.open()

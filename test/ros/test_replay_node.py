@@ -150,6 +150,11 @@ def test_cameras_are_played_side_by_side(tmp_path: Path, tiny_bundle: Path, writ
     direct = {(r.camera, r.stamp_ns): r for r in replay_direct(bag, tiny_bundle).records}
     for record in result.records:
         assert record.shares == direct[record.camera, record.stamp_ns].shares
+    if len(result.records) == 20:  # a busy machine may drop frames
+        for record in result.records:
+            other = direct[record.camera, record.stamp_ns]
+            for column in COLUMNS:
+                assert text(getattr(record, column)) == text(getattr(other, column)), column
 
 
 def test_two_bundles_are_played_to_in_turn(bag: Path, tiny_bundle: Path) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from clcp_ros.errors import BundleError
 from clcp_ros.monitor.alignment import AlignmentReference
 from clcp_ros.monitor.attribution import KindReference
+from clcp_ros.monitor.faults import TILES
 from clcp_ros.monitor.harm import HarmReference
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.monitor.sequential import SequentialReference
@@ -59,6 +60,8 @@ class Facts:
         slope_c: The same of `c`.
         hours_from: How the hours were counted, for people.
         site: What a site calibration changed, for people; empty without one.
+        static: (6, 8) bool, tiles of the image in which something that belongs to the robot always
+            stands; None when not known.
     """
 
     model_sha256: str = ''
@@ -71,11 +74,14 @@ class Facts:
     slope_c: float = 0.3
     hours_from: str = ''
     site: str = ''
+    static: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields; what is not known is left out."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {n: np.asarray(v) for n, v in values.items() if v == v}
+        if math.isnan(self.supported_h):
+            del values['supported_h']
+        return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Facts:
@@ -87,13 +93,19 @@ class Facts:
         """
         values: dict[str, Any] = {}
         for known in fields(cls):
-            if known.name == 'supported_h' and known.name not in arrays:
+            if known.name in ('supported_h', 'static') and known.name not in arrays:
                 continue
             value = np.asarray(arrays[known.name])
+            if known.name == 'static':
+                if value.shape != TILES or value.dtype != bool:
+                    raise ValueError(f'static is {value.dtype} of shape {value.shape}')
+                values['static'] = value
+                continue
             text = isinstance(known.default, str)
             if value.shape != () or value.dtype.kind not in ('U' if text else 'fiu'):
                 raise ValueError(f'{known.name} is {value.dtype} of shape {value.shape}')
-            values[known.name] = type(known.default)(value.item())
+            kind: type[Any] = type(known.default)
+            values[known.name] = kind(value.item())
         facts = cls(**values)
         if not facts.interval_h > 0 or facts.supported_h <= 0:
             raise ValueError('an interval between false alarms is not positive')

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from clcp_ros.errors import ClcpError, ModelError
 from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.faults import static_tiles
 from clcp_ros.monitor.knowledge import Facts, Knowledge
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.monitor.statistics import STATISTICS
@@ -119,25 +121,32 @@ def fit_knowledge(
     families = options.families
     reader = _Reader(segmenter, model_sha256, cache)
     fit = reader.all(domain.fit, 'monitor: training frames')
-    novelty = _novelty(reader, domain, fit)
+    if fit is None:
+        raise ModelError('there are no frames of the training domain to fit the monitor on')
+    calibration = reader.all(domain.calibration, 'monitor: other drives')
     labelled = reader.all(domain.labelled, 'monitor: labelled frames', logits=True)
-    clean = labelled or fit
+    clean = fit if labelled is None else labelled
     degraded = list(_degraded(reader, domain, options, families, len(clean)))
+    left_out = replace(fit, drive=thirds(fit.drive)) if domain.thirds else fit
+    novelty = _novelty(left_out, calibration, labelled, degraded)
     missing: list[str] = []
-    # Frames that novelty was fitted on look more ordinary than any new street will.
-    seen = labelled is not None and bool(set(labelled.drives) & set(fit.drives))
-    nominal, scores = _unseen(novelty, fit, degraded)
+    # Frames that novelty was fitted on look more ordinary, and corruptions that it has seen more
+    # novel, than any new street and weather will.
+    judged = bool(novelty.figures.get('direction')) or (
+        labelled is not None and bool(set(labelled.drives) & set(fit.drives))
+    )
+    nominal, scores = _unseen(novelty, fit, calibration, labelled, degraded)
     ladder = _ladder(nominal, scores, labelled, degraded)
     run = _thresholds(novelty, domain, options, ladder)
     parts = {
-        'harm': _harm(labelled, degraded, None if seen else novelty.reference, missing),
+        'harm': _harm(labelled, degraded, None if judged else novelty.reference, missing),
         'kinds': _kinds(clean, degraded, missing),
         'alignment': _alignment(domain, segmenter, missing),
     }
     facts = Facts(
         model_sha256=model_sha256, interval_h=run.interval_h, supported_h=run.supported_h,
         hours=run.hours, drives=run.drives, alarms=run.alarms, slope_h=run.slope_h,
-        slope_c=run.slope_c, hours_from=run.hours_from,
+        slope_c=run.slope_c, hours_from=run.hours_from, static=reader.static(domain.fit),
     )  # fmt: skip
     knowledge = Knowledge(
         novelty=novelty.reference,
@@ -146,6 +155,11 @@ def fit_knowledge(
         **{name: part for name, (part, _) in parts.items()},
     )
     notes = list(domain.notes)
+    if novelty.figures.get('direction'):
+        notes.append(
+            'the image statistics look where these families of corruptions lie, as found on other '
+            'drives: other degradations may be seen later than the table says'
+        )
     if domain.labelled and domain.labels_seen:
         notes.append(
             'the network was trained on the labelled frames that the expected mIoU was fitted on: '
@@ -156,7 +170,7 @@ def fit_knowledge(
         'data': {
             'scale_and_thresholds': domain.how,
             'fit': _counted(fit),
-            'calibration': _counted(reader.kept(domain.calibration)),
+            'calibration': _counted(calibration),
             'labelled': _counted(labelled),
             'corruptions': {
                 'families': list(families),
@@ -201,7 +215,7 @@ class _Reader:
     def __init__(self, segmenter: Segmenter, model_sha256: str, cache: Path | None) -> None:
         self._segmenter = segmenter
         self._cache = cache
-        self._kept: dict[str, Samples] = {}
+        self._thumbnails: dict[str, np.ndarray] = {}
         own = [model_sha256, repr(segmenter.bundle.tiling), *STATISTICS]
         self._own = hashlib.sha256('\n'.join(own).encode()).hexdigest()
 
@@ -213,13 +227,6 @@ class _Reader:
             )
             for source in sources
         ]  # fmt: skip
-        for source, part in zip(sources, parts, strict=True):
-            self._kept[source.key] = part
-        return Samples.concat(parts) if parts else None
-
-    def kept(self, sources: Sequence[Source]) -> Samples | None:
-        """What was read of them."""
-        parts = [self._kept[s.key] for s in sources if s.key in self._kept]
         return Samples.concat(parts) if parts else None
 
     def one(self, key: str, read: Any, title: str, logits: bool) -> Samples:
@@ -227,21 +234,45 @@ class _Reader:
         name = hashlib.sha256(f'{self._own}/{key}'.encode()).hexdigest()[:24]
         file = None if self._cache is None else self._cache / f'{name}.npz'
         if file is not None and file.is_file():
-            with contextlib.suppress(ModelError):  # of another release: made anew
-                return Samples.load(file)
-        samples = collect(self._segmenter, read(), title, logits)
+            with contextlib.suppress(ModelError, OSError, ValueError):  # made anew
+                samples = Samples.load(file)
+                self._thumbnails[key] = np.load(file.with_suffix('.npy'), allow_pickle=False)
+                return samples
+        thumbnails: list[np.ndarray] = []
+        samples = collect(self._segmenter, _seen(read(), thumbnails), title, logits)
         if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file.with_suffix('.npy'), np.stack(thumbnails), allow_pickle=False)
             samples.save(file)
+        self._thumbnails[key] = np.stack(thumbnails)
         return samples
 
+    def static(self, sources: Sequence[Source]) -> np.ndarray:
+        """(6, 8) bool, where something that belongs to the robot always stands."""
+        known = [self._thumbnails[f'{source.key}/False'] for source in sources]
+        return static_tiles(image for part in known for image in part)
 
-def _novelty(reader: _Reader, domain: Domain, fit: Samples | None) -> NoveltyFit:
-    if fit is None:
-        raise ModelError('there are no frames of the training domain to fit the monitor on')
-    calibration = reader.all(domain.calibration, 'monitor: other drives')
-    if domain.thirds:
-        fit = replace(fit, drive=thirds(fit.drive))
-    return fit_novelty(fit, calibration)
+
+def _seen(items: Iterable[Item], thumbnails: list[np.ndarray]) -> Iterator[Item]:
+    """Pass items on and keep every eighth, small."""
+    for i, item in enumerate(items):
+        if i % 8 == 0:
+            thumbnails.append(cv2.resize(item.image, (160, 120), interpolation=cv2.INTER_AREA))
+        yield item
+
+
+def _novelty(
+    fit: Samples,
+    calibration: Samples | None,
+    labelled: Samples | None,
+    degraded: Sequence[Samples],
+) -> NoveltyFit:
+    if not degraded:
+        return fit_novelty(fit, calibration)
+    # Not where their drives are in the fit, whole or in thirds: there they are counted already.
+    new = labelled is not None and not set(labelled.drives) & {drive_of(d) for d in fit.drives}
+    bare = Samples.concat([replace(p, logits=None, confusion=None) for p in degraded])
+    return fit_novelty(fit, calibration, degraded=bare, clean=labelled if new else None)
 
 
 def _degraded(
@@ -296,28 +327,37 @@ class _Ladder:
 
 
 def _unseen(
-    novelty: NoveltyFit, fit: Samples, degraded: Sequence[Samples]
+    novelty: NoveltyFit,
+    fit: Samples,
+    calibration: Samples | None,
+    labelled: Samples | None,
+    degraded: Sequence[Samples],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Novelty of nominal and of degraded frames by references that do not know their drives.
 
     Returns:
         (M,) of nominal frames, and (N,) of each part.
     """
-    known = set(fit.drives) & {drive for part in degraded for drive in part.drives}
-    # Half of the drives judge the other half: a reference for each drive would take long.
-    halves = [np.isin(fit.drive, fit.drives[start::2]) for start in range(2)]
-    if not known or min(int(half.sum()) for half in halves) < MIN_FRAMES:
-        nominal = np.concatenate([s.novelty for s in novelty.series])
-        return nominal, [_scores(novelty.reference, part) for part in degraded]
     scores = [_scores(novelty.reference, part) for part in degraded]
+    nominal = np.concatenate([s.novelty for s in novelty.series])
+    drives = list(dict.fromkeys(drive for part in degraded for drive in part.drives))
     found = []
-    for own, other in (halves, halves[::-1]):
-        judge = fit_novelty(fit.take(own), fit.take(other))
+    # Half of the drives judge the other half: a reference for each drive would take long.
+    for own in (drives[::2], drives[1::2]):
+        other = [drive for drive in drives if drive not in own]
+        frames = fit.take(~np.isin(fit.drive, other))
+        rest = fit.take(np.isin(fit.drive, other))
+        known = [part.take(np.isin(part.drive, own)) for part in degraded]
+        base = None if labelled is None else labelled.take(np.isin(labelled.drive, own))
+        judges = calibration if len(rest) < MIN_FRAMES else rest
+        if min(len(frames), sum(map(len, known))) < MIN_FRAMES:
+            return nominal, scores
+        judge = _novelty(frames, judges, base, known)
         found += [s.novelty for s in judge.series]
         for part, values in zip(degraded, scores, strict=True):
-            rows = np.isin(part.drive, fit.drive[other])
+            rows = np.isin(part.drive, other)
             values[rows] = _scores(judge.reference, part.take(rows))
-    return np.concatenate(found), scores
+    return (np.concatenate(found) if found else nominal), scores
 
 
 def _ladder(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2, t
+from scipy.stats import chi2, t  # type: ignore[import-untyped]
 
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.sequential import SequentialReference, SequentialTest
@@ -402,13 +402,14 @@ def _marks(novelty: np.ndarray, k: float, rho: float) -> np.ndarray:
     total, lasted = np.zeros(streams), np.zeros(streams)
     run, high, sudden = (np.full(streams, -np.inf) for _ in range(3))
     events = []
-    for row, new in zip(median, innovation, strict=True):
+    for row, new, latest in zip(median, innovation, newest, strict=True):
         above = row > k
         total += PERIOD_S * (row - k)
         # The sample before the first whose median is above is the first that is above itself.
         lasted = np.where(above, lasted + PERIOD_S, 0.0)
         run = np.where(above, np.maximum(run, new), -np.inf)
-        counts = above & (lasted > reference.onset_s)
+        # The median is a sample late: what is over already raises no alarm.
+        counts = above & (latest > k) & (lasted > reference.onset_s)
         high = np.where(counts, np.maximum(high, total), high)
         sudden = np.where(counts, np.maximum(sudden, run), sudden)
         over = total <= 0

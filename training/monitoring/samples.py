@@ -85,7 +85,7 @@ class Samples:
         """(N,) bool: the frame has a label."""
         if self.confusion is None:
             return np.zeros(len(self), bool)
-        return self.confusion.any(axis=(1, 2))
+        return np.asarray(self.confusion.any(axis=(1, 2)))
 
     def features(self, row: int) -> dict[str, np.ndarray]:
         """`early` (D1,) and `deep` (D2,) of a frame, as a `Prediction` holds them."""

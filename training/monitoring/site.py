@@ -60,9 +60,10 @@ def calibrate_site(
             f'{len(samples)} frames are too few for a site; it takes {MIN_FRAMES} at least, '
             'better ten minutes of driving'
         )
-    novelty, measures = knowledge.novelty, []
+    measures: list[dict[str, Any]] = []
+    taps: dict[str, Any] = {}
     for tap in TAPS:
-        own: TapReference = getattr(novelty, tap)
+        own: TapReference = getattr(knowledge.novelty, tap)
         distances = np.array([
             [m.log_distance(row) for m in own.measures] for row in getattr(samples, tap)
         ])  # fmt: skip
@@ -75,10 +76,10 @@ def calibrate_site(
             {'tap': tap, 'wanted': float(w), 'moved': float(m), 'scaled': float(s)}
             for w, m, s in zip(wanted, moved, scaled, strict=True)
         ]
-        there = replace(
+        taps[tap] = replace(
             own, location=own.location + moved * own.spread, spread=own.spread * scaled
         )
-        novelty = replace(novelty, **{tap: there})
+    novelty = replace(knowledge.novelty, **taps)
     scores = np.array([
         novelty.score(samples.low[i], samples.features(i), samples.scene[i]).novelty
         for i in range(len(samples))

@@ -51,7 +51,7 @@ def test_knowledge_survives_the_disk(known: Knowledge, file: Path) -> None:
     assert again.sequential == known.sequential
     for name, array in known.novelty.arrays().items():
         np.testing.assert_array_equal(again.novelty.arrays()[name], array)
-    assert again.harm is again.kinds is again.alignment is None
+    assert [again.harm, again.kinds, again.alignment] == [None] * 3
 
 
 def test_writing_twice_gives_the_same_bytes(known: Knowledge, file: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.signal import lfilter
+from scipy.signal import lfilter  # type: ignore[import-untyped]
 
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.sequential import SequentialReference

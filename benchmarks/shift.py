@@ -41,7 +41,7 @@ from benchmarks.shift_detectors import (
     watch,
 )
 from benchmarks.shift_events import Event, Streams
-from benchmarks.shift_evidence import Described, describe_pieces
+from benchmarks.shift_evidence import Described, describe_pieces, measurements_digest
 from benchmarks.shift_knowledge import KNOWLEDGE, Ladder, describe_ladder, fit_monitor, read_drives
 from benchmarks.shift_libraries import library_rows
 from benchmarks.shift_plan import SIZES, Size
@@ -96,8 +96,8 @@ class Benchmark:
 
     @property
     def described(self) -> Path:
-        """Folder of what is kept of every frame."""
-        return self.folder / 'described'
+        """Folder of what is kept of every frame: with other measurements it is another."""
+        return self.folder / f'described-{measurements_digest()}'
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -216,7 +216,8 @@ class Benchmark:
             )
         )
         rows += quality_rows(found)
-        rows += kind_rows(namings(self.events, test, self.knowledge.kinds))
+        told = {name: verdict.kind for name, verdict in outcomes[0].events.items()}
+        rows += kind_rows(namings(self.events, test, self.knowledge.kinds, told))
         rows += alignment_rows(self.size, self.root, self.bundle, self.knowledge)
         rows += cost_rows(self.size, self.root, self.bundle, self.knowledge, self.classes)
         if real is not None:

@@ -9,6 +9,7 @@ fitted differently are compared on the same files, and the scores of a reference
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from zipfile import BadZipFile
 import numpy as np
 
 from benchmarks.shift_streams import Piece, ShiftBenchmarkError, read_frames, run_jobs
+from clcp_ros import decision, preprocess
 from clcp_ros.bundle import load_bundle
 from clcp_ros.decision import decide
 from clcp_ros.inference import Prediction, Segmenter
+from clcp_ros.monitor import faults, harm, statistics
 from clcp_ros.monitor.faults import FaultDetector
 from clcp_ros.monitor.harm import soft_counts
 from clcp_ros.monitor.knowledge import Knowledge
@@ -194,6 +197,15 @@ def _confusion(logits: np.ndarray, label: np.ndarray | None, classes: int) -> np
         return np.zeros((classes, classes + 1), np.int32)
     height, width = label.shape
     return confusion_matrix(decide(logits, height, width)[0], label, classes).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=1)
+def measurements_digest() -> str:
+    """Eight digits that change with the code of what is measured on a frame."""
+    digest = hashlib.sha256()
+    for module in (statistics, faults, harm, decision, preprocess):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=1)

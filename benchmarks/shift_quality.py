@@ -10,7 +10,7 @@ thresholded confidence (ATC, Garg et al. 2022) with the greatest probability as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -204,10 +204,10 @@ class Naming(NamedTuple):
     """A kind that was named.
 
     Attributes:
-        group: `conditions` or `ladder`.
+        group: `conditions` or `ladder`; `alarms` of what the running monitor told.
         family: Condition or family.
         truth: Its kind.
-        said: What the monitor said after five frames.
+        said: What was said after five frames, or most often during an alarm.
     """
 
     group: str
@@ -216,13 +216,22 @@ class Naming(NamedTuple):
     said: str
 
 
-def namings(events: Sequence[Event], test: Ladder, kinds: KindReference | None) -> list[Naming]:
-    """What the monitor calls things of middle severity, and clear frames.
+def namings(
+    events: Sequence[Event],
+    test: Ladder,
+    kinds: KindReference | None,
+    told: Mapping[str, str],
+) -> list[Naming]:
+    """What things of middle severity are called, and clear frames.
+
+    The monitor asks for a kind only when it is alarmed; so it is asked here of what is known to be
+    out of domain.
 
     Args:
         events: What happens on the test drives.
         test: The corruption ladder on them.
         kinds: What the monitor knows; None gives nothing.
+        told: By event, the kind that the running monitor told; empty without an alarm.
     """
     if kinds is None:
         return []
@@ -231,25 +240,27 @@ def namings(events: Sequence[Event], test: Ladder, kinds: KindReference | None) 
         name, severity = event.case.condition, event.case.severity
         if name in (PLACE, 'frozen', *COMBINED) or event.case.ramp_s or severity != MIDDLE:
             continue
-        found += [
-            Naming('conditions', name, kind_of(name), said) for said in _said(event.frames, kinds)
-        ]
+        said = _said(event.frames, kinds, novel=True)
+        found += [Naming('conditions', name, kind_of(name), kind) for kind in said]
+        if told[event.name]:
+            found.append(Naming('alarms', name, kind_of(name), told[event.name]))
     for frames in test.frames:
         for tag in dict.fromkeys(frames.case.tolist()):
             family, _, step = tag.partition(':')
             if family == CLEAR or step == str(_MIDDLE_STEP):
                 own = frames.take(frames.case == tag)
                 found += [
-                    Naming('ladder', family, kind_of(family), said) for said in _said(own, kinds)
+                    Naming('ladder', family, kind_of(family), said)
+                    for said in _said(own, kinds, family != CLEAR)
                 ]
     return found
 
 
-def _said(frames: Described, kinds: KindReference) -> Iterator[str]:
+def _said(frames: Described, kinds: KindReference, novel: bool) -> Iterator[str]:
     """The kind after every five frames."""
     window = KindWindow(kinds)
     for i in range(len(frames)):
-        kind = window.update(int(frames.stamp_ns[i]), frames.low[i])
+        kind = window.update(int(frames.stamp_ns[i]), frames.low[i], novel)
         if i % 5 == 4:
             yield kind.name
             window.reset()

@@ -90,7 +90,7 @@ def _quality(
 def _kinds(knowledge: Knowledge, described: Described) -> list[str]:
     window, found = KindWindow(knowledge.kinds), []
     for i in range(len(described)):
-        kind = window.update(int(described.stamp_ns[i]), described.low[i])
+        kind = window.update(int(described.stamp_ns[i]), described.low[i], novel=True)
         if i % 5 == 4:
             found.append(kind.name)
             window.reset()

@@ -113,12 +113,12 @@ def _fit_monitor(folder: Path, spec: InputSpec) -> None:
     bundle = Bundle(folder, 'benchmark', CITYSCAPES, spec)
     segmenter = Segmenter(bundle, ['CPUExecutionProvider'])
     images = photographs(40, 604, 960)
-    halves = (
+    fit, held_out = (
         collect(segmenter, (Item(x, None, name, i, 'day') for i, x in enumerate(images[start::2])))
         for start, name in enumerate(('fit', 'held out'))
     )
     facts = Facts(sha256_of(folder / 'model.onnx'))
-    Knowledge(fit_novelty(*halves).reference, facts=facts).save(folder / 'reference.npz')
+    Knowledge(fit_novelty(fit, held_out).reference, facts=facts).save(folder / 'reference.npz')
 
 
 # Cameras -----------------------------------------------------------------------------------------

@@ -187,4 +187,4 @@ def _write(bundle: Bundle, out: Path, knowledge: Knowledge, card: dict[str, Any]
 
 if __name__ == '__main__':
     run_command(fit_monitor)
-    next_step('python training/replay.py sim/bags/town03 --bundle bundle')
+    next_step('python training/replay.py YOUR_BAG --bundle YOUR_BUNDLE   (docs/monitor.md)')

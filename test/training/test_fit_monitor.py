@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 
 from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError, ClcpError, LabelError, ModelError, RecordingError
+from clcp_ros.inference import Segmenter
 from clcp_ros.monitor.knowledge import MOST_BYTES, Knowledge
 from training.export import export
 from training.fit_monitor import fit_monitor
 from training.frames_to_bag import frames_to_bag
 from training.monitoring import fit as fit_module
 from training.monitoring.card import read_card
+from training.monitoring.samples import Item, Samples
 from training.monitoring.site import MOST_MOVED
 
 FEW = 'fog,night,noise'
@@ -150,11 +153,13 @@ def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
     calls: list[str] = []
     collect = fit_module.collect
 
-    def interrupted(segmenter: object, items: object, title: str = '', logits: bool = True):
+    def interrupted(
+        segmenter: Segmenter, items: Iterable[Item], title: str = '', logits: bool = True
+    ) -> Samples:
         calls.append(title)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return collect(segmenter, items, title, logits)  # type: ignore[arg-type]
+        return collect(segmenter, items, title, logits)
 
     monkeypatch.setattr(fit_module, 'collect', interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -200,6 +205,6 @@ def test_mistakes_are_told_before_any_work(
             'data': toy_cityscapes, 'conditions': 'fog'}),
     ):  # fmt: skip
         with pytest.raises(error, match=says):
-            fit_monitor(plain_bundle, **arguments)  # type: ignore[arg-type]
+            fit_monitor(plain_bundle, **arguments)
     assert (plain_bundle / 'bundle.json').read_bytes() == written
     assert [p.name for p in plain_bundle.parent.iterdir()] == ['bundle']

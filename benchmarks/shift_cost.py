@@ -51,17 +51,11 @@ def cost_rows(
         for image in images:
             large = cv2.resize(image, _HD, interpolation=cv2.INTER_LINEAR)
             stamp_ns += 500_000_000
-            prediction, small = _timed(times, 'network', lambda i=image: describer.predict(i))
-            evidence = _timed(
-                times, 'observe',
-                lambda i=image, p=prediction: monitor.observe(Frame(i), p),
-            )  # fmt: skip
-            _timed(
-                times, 'observe, 1920 x 1080',
-                lambda i=large, p=prediction: monitor.observe(Frame(i), p),
-            )  # fmt: skip
-            _timed(times, 'judge', lambda t=stamp_ns, e=evidence: monitor.judge(t, e, None))
-            _timed(times, 'faults', lambda t=stamp_ns, s=small: faults.update(t, s))
+            prediction, small = _timed(times, 'network', describer.predict, image)
+            evidence = _timed(times, 'observe', monitor.observe, Frame(image), prediction)
+            _timed(times, 'observe, 1920 x 1080', monitor.observe, Frame(large), prediction)
+            _timed(times, 'judge', monitor.judge, stamp_ns, evidence, None)
+            _timed(times, 'faults', faults.update, stamp_ns, small)
     median = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
     rows = [
         Row('cost, one thread', name, 'ms', value, len(times[name]))
@@ -78,8 +72,10 @@ def cost_rows(
     return rows
 
 
-def _timed(times: dict[str, list[float]], name: str, call: Callable[[], Any]) -> Any:
+def _timed(
+    times: dict[str, list[float]], name: str, call: Callable[..., Any], *arguments: Any
+) -> Any:
     begin = time.process_time()
-    result = call()
+    result = call(*arguments)
     times.setdefault(name, []).append(time.process_time() - begin)
     return result

@@ -18,8 +18,8 @@ from benchmarks.shift_metrics import auroc, errors, fpr_at_tpr, runs
 from benchmarks.shift_quality import WINDOWS
 from benchmarks.shift_rows import Row
 from clcp_ros.bundle import Bundle, load_bundle
-from clcp_ros.monitor.attribution import KindWindow
-from clcp_ros.monitor.harm import Window, tap_scores
+from clcp_ros.monitor.attribution import KindReference, KindWindow
+from clcp_ros.monitor.harm import HarmReference, Window, tap_scores
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.replay_scores import mean_iou
 from training.monitoring.corruptions import kind_of
@@ -62,16 +62,17 @@ def real_rows(bundle: Path, camvid: Path, cache: Path) -> list[Row]:
         )
     ]
     if knowledge.harm is not None:
-        rows += _quality(knowledge, described, np.array([tap_scores(s) for s in scores]), section)
+        taps = np.array([tap_scores(s) for s in scores])
+        rows += _quality(knowledge.harm, described, taps, section)
     if knowledge.kinds is not None:
-        said = _kinds(knowledge, described.take(dusk))
+        said = _kinds(knowledge.kinds, described.take(dusk))
         right = float(np.mean([name == kind_of('dusk') for name in said])) if said else np.nan
         rows.append(Row(section, 'monitor', 'kind right', right))
     return rows
 
 
 def _quality(
-    knowledge: Knowledge, described: Described, taps: np.ndarray, section: str
+    harm: HarmReference, described: Described, taps: np.ndarray, section: str
 ) -> Iterator[Row]:
     for size in WINDOWS:
         for condition in ('day', 'dusk'):
@@ -80,15 +81,15 @@ def _quality(
                 if described.case[rows[0]].startswith(condition):
                     soft = described.soft[rows].astype(np.float64).mean(axis=0)
                     window = Window(soft, taps[rows].mean(axis=0), size)
-                    told.append(knowledge.harm.estimate(window).miou)
+                    told.append(harm.estimate(window).miou)
                     truth.append(mean_iou(described.confusion[rows].sum(axis=0)))
             found = errors(told, truth)
             yield Row(section, f'monitor, {condition}, {size} frames', 'mIoU MAE', found.mae)
             yield Row(section, f'monitor, {condition}, {size} frames', 'mIoU bias', found.bias)
 
 
-def _kinds(knowledge: Knowledge, described: Described) -> list[str]:
-    window, found = KindWindow(knowledge.kinds), []
+def _kinds(kinds: KindReference, described: Described) -> list[str]:
+    window, found = KindWindow(kinds), []
     for i in range(len(described)):
         kind = window.update(int(described.stamp_ns[i]), described.low[i], novel=True)
         if i % 5 == 4:

@@ -13,8 +13,7 @@ import concurrent.futures
 import hashlib
 import json
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,11 @@ CHUNK = 300
 JPEG_QUALITY = 95
 PLAN = 'plan.json'
 
-_SCHEMA = pa.schema([
+_FIELDS: list[tuple[str, pa.DataType]] = [
     ('case', pa.string()), ('stamp_ns', pa.int64()), ('severity', pa.float32()),
     ('image', pa.binary()), ('label', pa.binary()),
-])  # fmt: skip
+]  # fmt: skip
+_SCHEMA = pa.schema(_FIELDS)
 _ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
 
 CLEAR = 'clear'
@@ -169,7 +169,8 @@ def simulate(size: Size, root: Path, workers: int) -> None:
     )  # fmt: skip
 
 
-Job = tuple[Callable[..., None], Any, Any, Any]
+Job = tuple[Any, ...]
+"""A function and its arguments."""
 
 
 def run_jobs(
@@ -203,7 +204,7 @@ def run_jobs(
                 workers, multiprocessing.get_context('spawn'), start_worker
             )
             try:
-                running = {pool.submit(*job) for job in jobs}
+                running = {pool.submit(job[0], *job[1:]) for job in jobs}
                 while running:
                     ended, running = concurrent.futures.wait(running, timeout=2.0)
                     for future in ended:
@@ -224,7 +225,7 @@ def _write_pieces(size: Size, root: Path, todo: Sequence[Piece]) -> None:
         if not path.exists():
             frames = list(_stop_frames(size.simulation, piece.stop) if piece.stop
                           else _drive_frames(size.simulation, piece))  # fmt: skip
-            columns = {
+            columns: dict[str, list[Any]] = {
                 'case': [f.case for f in frames], 'stamp_ns': [f.stamp_ns for f in frames],
                 'severity': [f.severity for f in frames], 'image': [f.jpeg for f in frames],
                 'label': [bytes(encode_png(f.label)) for f in frames],
@@ -284,17 +285,9 @@ def read_frames(path: Path) -> Iterator[StreamFrame]:
             for row in batch.to_pylist():
                 label = cv2.imdecode(np.frombuffer(row['label'], np.uint8), cv2.IMREAD_UNCHANGED)
                 yield StreamFrame(
-                    row['case'], row['stamp_ns'], row['severity'], row['image'], label
+                    row['case'],
+                    row['stamp_ns'],
+                    row['severity'],
+                    row['image'],
+                    np.asarray(label),
                 )
-
-
-def measured_rate(seconds: float, frames: int) -> str:
-    """For people: frames a second of one core."""
-    return f'{frames / seconds:.1f} frames/s of a core' if seconds > 0 else 'n/a'
-
-
-def processor_time(function: Callable[[], None]) -> float:
-    """Processor seconds of a call in this process."""
-    begin = time.process_time()
-    function()
-    return time.process_time() - begin

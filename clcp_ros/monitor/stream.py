@@ -25,7 +25,7 @@ from clcp_ros.monitor.alignment import (
     AlignmentWindow,
     ScanView,
 )
-from clcp_ros.monitor.attribution import NONE, OTHER, Kind, KindWindow
+from clcp_ros.monitor.attribution import NONE, Kind, KindWindow
 from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
 from clcp_ros.monitor.fusion import CameraFusion, Scope
@@ -482,11 +482,11 @@ class ShiftMonitor:
         kind = self._kind
         if kind is None:
             return {}
-        if level not in (Level.WARN, Level.ERROR):
+        # A blind camera is no degradation of the image, and its fault says what it is.
+        told = level in (Level.WARN, Level.ERROR) and self._machine.level > Level.OK
+        if self._blind or not told:
             return {'kind': NONE}
-        # A fault alarms without a sample that would have asked for a kind.
-        name = OTHER if kind.name == NONE else kind.name
-        return {'kind': name, 'kind_prob': number(kind.probability), 'ranked_stats': kind.top}
+        return {'kind': kind.name, 'kind_prob': number(kind.probability), 'ranked_stats': kind.top}
 
     def _alignment_values(self) -> dict[str, Any]:
         state = self._aligned

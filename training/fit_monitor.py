@@ -29,7 +29,7 @@ from clcp_ros.inference import Segmenter
 from clcp_ros.monitor.knowledge import Knowledge
 from training.cli import atomic_path, next_step, run_command
 from training.monitoring.card import read_card, summary, write_monitor
-from training.monitoring.domain import Domain, labelled_domain, nominal_sources
+from training.monitoring.domain import MANY_DRIVES, Domain, labelled_domain, nominal_sources
 from training.monitoring.fit import FitOptions, fit_knowledge, read_samples
 from training.monitoring.site import calibrate_site
 from training.segmentation.frames import DATA
@@ -141,7 +141,8 @@ def _domain(
             'say where that is with --data, or give nominal recordings with --bags or --pairs'
         )
     if data is None:
-        how = f'{drives} recorded drives, each left out in turn'
+        part = 'each' if drives >= MANY_DRIVES else 'each third of a drive'
+        how = f'{drives} recorded drives, {part} left out in turn'
         note = 'the reference was fitted on recordings, not on frames of the training'
         return Domain(
             recordings, pairs=first, conditions=tuple(nominal), how=how, notes=(note,)

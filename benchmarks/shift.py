@@ -61,6 +61,7 @@ from benchmarks.shift_report import (
 from benchmarks.shift_rows import Row, figure, write_rows
 from benchmarks.shift_streams import ShiftBenchmarkError, pieces, simulate, start_worker
 from clcp_ros.bundle import load_bundle, sha256_of
+from clcp_ros.classes import CITYSCAPES
 from clcp_ros.errors import ClcpError
 from clcp_ros.monitor import MonitorConfig
 from clcp_ros.monitor.knowledge import Knowledge
@@ -291,6 +292,9 @@ def main(
     if (real_bundle is None) != (camvid is None):
         raise ClcpError('real frames take both, --real_bundle and --camvid')
     count = (os.cpu_count() or 1) if workers is None else workers
+    if stage != 'streams':
+        # Before hours are spent on simulating for it.
+        _check_bundle(bundle)
     start_worker()
     begin = time.monotonic()
     chosen = SIZES[size]
@@ -318,6 +322,15 @@ def main(
             value = figure(row.value) or '-'
             print(f'{row.met:>12}: {row.what}, {row.quantity}: {value} (goal {row.goal})')
     print(f'{time.monotonic() - begin:.0f} s; {run.results}/shift.md, shift.csv, shift.png')
+
+
+def _check_bundle(bundle: Path) -> None:
+    classes = load_bundle(bundle).classes
+    if classes.names != CITYSCAPES.names:
+        raise ShiftBenchmarkError(
+            f'{bundle} tells {classes.name}; the streams are labelled with the classes of '
+            f'Cityscapes: take a bundle that was finetuned on simdg'
+        )
 
 
 if __name__ == '__main__':

@@ -150,11 +150,11 @@ def detect(library: str, source: Path, target: Path) -> None:
             key.partition('.')[2]: np.split(stored[key], ends)
             for key in stored.files if key.startswith('series.')
         }  # fmt: skip
-    found = {
-        f'{name} on {key}': [alarms_of(make, library, stream) for stream in streams]
-        for key, streams in series.items()
-        for name, make in _DETECTORS[library]().items()
-    }
+    found = {}
+    for key, streams in series.items():
+        for name, make in _DETECTORS[library]().items():
+            print(f'{name} on {key}: {sum(map(len, streams))} samples', flush=True)
+            found[f'{name} on {key}'] = [alarms_of(make, library, one) for one in streams]
     _write(target, {EPISODES: found, VERSIONS: _versions(library)})
 
 

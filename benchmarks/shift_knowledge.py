@@ -17,7 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shift_evidence import Described, Describer, Sight, scores_of, segmenter_of
+from benchmarks.shift_evidence import (
+    Described,
+    Describer,
+    Sight,
+    measurements_digest,
+    scores_of,
+    segmenter_of,
+)
 from benchmarks.shift_plan import Clip, Drive, Size, clips
 from benchmarks.shift_streams import (
     CHUNK,
@@ -27,6 +34,7 @@ from benchmarks.shift_streams import (
     run_jobs,
 )
 from clcp_ros.bundle import MODEL, load_bundle
+from clcp_ros.errors import BundleError
 from clcp_ros.monitor.harm import tap_scores
 from clcp_ros.monitor.knowledge import Knowledge
 from training.cli import atomic_path
@@ -38,7 +46,6 @@ from training.monitoring.samples import Item, Samples
 
 KNOWLEDGE = 'reference.npz'
 CARD = 'card.json'
-CACHE = 'fit'
 
 
 def families_of(size: Size) -> tuple[str, ...]:
@@ -156,7 +163,7 @@ def fit_monitor(size: Size, root: Path, bundle: Path, interval_h: float, out: Pa
     """
     sha = load_bundle(bundle).sha256[MODEL]
     path = out / KNOWLEDGE
-    if not path.is_file():
+    if not _fits(path, sha):
         domain = Domain(
             _drive_sources(root, size, 'fit'),
             _drive_sources(root, size, 'calibration'),
@@ -165,13 +172,34 @@ def fit_monitor(size: Size, root: Path, bundle: Path, interval_h: float, out: Pa
         )
         options = FitOptions(interval_h, ','.join(size.families) or 'all')
         fitted = fit_knowledge(
-            segmenter_of(bundle), domain, options, model_sha256=sha, cache=out / CACHE
+            segmenter_of(bundle), domain, options, model_sha256=sha, cache=cache_of(out)
         )
         out.mkdir(parents=True, exist_ok=True)
         with atomic_path(out / CARD) as partial:
             partial.write_text(json.dumps(fitted.card, indent=1) + '\n')
         fitted.knowledge.save(path)
     return Knowledge.load(path, sha)
+
+
+def _fits(path: Path, sha: str) -> bool:
+    """Whether this release can read what was fitted before."""
+    if not path.is_file():
+        return False
+    try:
+        Knowledge.load(path, sha)
+    except BundleError as error:
+        print(f'fitted anew: {error}')
+        return False
+    return True
+
+
+def cache_of(out: Path) -> Path:
+    """Where a fit keeps described frames: with other measurements it is another folder.
+
+    Args:
+        out: Folder of the fit.
+    """
+    return out / f'frames-{measurements_digest()}'
 
 
 def read_drives(size: Size, root: Path, bundle: Path, out: Path, workers: int) -> None:
@@ -185,16 +213,16 @@ def read_drives(size: Size, root: Path, bundle: Path, out: Path, workers: int) -
         workers: Processes.
     """
     sources = [s for part in ('fit', 'calibration') for s in _drive_sources(root, size, part)]
-    files = [(out / CACHE / f'{source.drive}.read', source.count or 0) for source in sources]
+    files = [(cache_of(out) / f'{source.drive}.read', source.count or 0) for source in sources]
     jobs = [(_read_drive, bundle, source, out) for source in sources]
     run_jobs('read for the fit', jobs, files, workers)
 
 
 def _read_drive(bundle: Path, source: Source, out: Path) -> None:
-    marker = out / CACHE / f'{source.drive}.read'
+    marker = cache_of(out) / f'{source.drive}.read'
     if not marker.is_file():
         segmenter = segmenter_of(bundle)
-        read_samples(segmenter, (source,), load_bundle(bundle).sha256[MODEL], out / CACHE)
+        read_samples(segmenter, (source,), load_bundle(bundle).sha256[MODEL], cache_of(out))
         marker.touch()
 
 

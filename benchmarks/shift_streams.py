@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from benchmarks.shift_plan import PLACE, Case, Drive, Size, Stop, stops
+from benchmarks.shift_plan import PLACE, WARM_UP_S, Case, Drive, Size, Stop, stops
 from clcp_ros.environment import environment
 from clcp_ros.errors import ClcpError
 from clcp_ros.image_codec import decode_bytes, encode_jpeg, encode_png
@@ -37,6 +37,7 @@ CHUNK = 300
 
 JPEG_QUALITY = 95
 PLAN = 'plan.json'
+_VERSION = 1  # of what is made of a plan; another one makes all streams anew
 
 _FIELDS: list[tuple[str, pa.DataType]] = [
     ('case', pa.string()), ('stamp_ns', pa.int64()), ('severity', pa.float32()),
@@ -145,7 +146,7 @@ def _facts(size: Size) -> dict[str, Any]:
     plan = [asdict(piece) for piece in pieces(size)]
     digest.update(json.dumps([plan, asdict(size.simulation)], sort_keys=True).encode())
     return {
-        'simulated': True, 'size': size.name, 'camera': list(size.camera),
+        'simulated': True, 'version': _VERSION, 'size': size.name, 'camera': list(size.camera),
         'jpeg_quality': JPEG_QUALITY, 'sha256': digest.hexdigest(),
     }  # fmt: skip
 
@@ -250,7 +251,9 @@ def _stop_frames(config: SimulationConfig, stop: Stop) -> Iterator[StreamFrame]:
         for case in stop.cases:
             severity = case.severity_at(k)
             if case.condition == PLACE:
-                other = Moment(config, case.town, when, with_lidar=False)
+                # Its own time: another place's traffic would have to be simulated up to this one.
+                own = WARM_UP_S + k
+                other = Moment(config, case.town, own, with_lidar=False)
                 yield _seen(other.frame(Condition(CLEAR)), case.name, stamp_ns, severity)
                 continue
             moment = moment or Moment(config, stop.drive.town, when, with_lidar=False)

@@ -22,6 +22,7 @@ What the others said half a second ago is known in the live node and in a replay
 """
 
 _MEMORY_S = 2.0
+_KEPT_S = 30.0
 
 
 class Scope(str, Enum):
@@ -70,27 +71,29 @@ class CameraFusion:
         if said and stamp_ns <= said[-1][0]:
             said.clear()
         said.append((stamp_ns, raised))
-        while said[0][0] < stamp_ns - int((LAG_S + 2 * _MEMORY_S) * 1e9):
+        while said[0][0] < stamp_ns - int(_KEPT_S * 1e9):
             said.popleft()
 
     def forget(self, camera: str) -> None:
         """Forget a camera's past."""
         self._said[camera].clear()
 
-    def scope(self, camera: str, stamp_ns: int) -> Scope:
+    def scope(self, camera: str, stamp_ns: int, period_s: float = 0.0) -> Scope:
         """How far an alarm of a camera reaches.
 
         Args:
             camera: The one that alarms.
             stamp_ns: Stamp of its frame.
+            period_s: Time between two samples of a camera.
 
         Returns:
             ONE, SOME or ALL; UNKNOWN where no other camera has said anything lately.
         """
+        memory_ns = int(max(_MEMORY_S, 2 * period_s) * 1e9)
         others = [
             raised
             for name, said in self._said.items()
-            if name != camera and (raised := self._lately(said, stamp_ns)) is not None
+            if name != camera and (raised := self._lately(said, stamp_ns, memory_ns)) is not None
         ]
         if not others:
             return Scope.UNKNOWN
@@ -99,9 +102,9 @@ class CameraFusion:
         return Scope.SOME if any(others) else Scope.ONE
 
     @staticmethod
-    def _lately(said: deque[tuple[int, bool]], stamp_ns: int) -> bool | None:
+    def _lately(said: deque[tuple[int, bool]], stamp_ns: int, memory_ns: int) -> bool | None:
         newest_ns = stamp_ns - int(LAG_S * 1e9)
         for then_ns, raised in reversed(said):
             if then_ns <= newest_ns:
-                return raised if then_ns >= newest_ns - int(_MEMORY_S * 1e9) else None
+                return raised if then_ns >= newest_ns - memory_ns else None
         return None

@@ -431,7 +431,7 @@ class ShiftMonitor:
         verdict = '' if self._aligned is None else self._aligned.verdict
         if verdict in (Scope.CALIBRATION.value, Scope.LIDAR.value):
             return Scope(verdict)
-        scope = self._fusion.scope(self._camera, stamp_ns)
+        scope = self._fusion.scope(self._camera, stamp_ns, self.config.period_s)
         if scope == Scope.UNKNOWN and verdict == Scope.CAMERA.value:
             return Scope.CAMERA
         return scope

@@ -467,7 +467,7 @@ class ShiftMonitor:
 
     def _harm_values(self) -> dict[str, Any]:
         harm = None if self._harm is None else self._harm.harm
-        if harm is None:
+        if harm is None or self._blind:  # what was to be expected before says nothing now
             return {}
         return {
             'miou_est': harm.miou,
@@ -505,6 +505,6 @@ class ShiftMonitor:
         machine = self._machine
         signs = [name for name in ('novel', 'harmful', 'misaligned') if getattr(machine, name)]
         texts = [] if fault is None else [fault.text]
-        if not texts or machine.level > Level.OK:
+        if not texts or (machine.level > Level.OK and not self._blind):
             texts.append(verdict_reason(state, self._novelty, signs))
         return '; '.join(texts)

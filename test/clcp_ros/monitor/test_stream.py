@@ -363,6 +363,9 @@ def test_edge_03_a_constant_image_is_an_error_without_the_sum(
     assert states[-1].fault in ('black', 'covered', 'white')
     assert all(math.isfinite(s.score.novelty) for s in states if s.score)
     assert not states[-1].novelty_cusum > 0
+    assert states[-1].reason.startswith('image is')
+    assert ';' not in states[-1].reason
+    assert math.isnan(states[-1].miou_est)
     after = film(monitor, [daylight_image(i) for i in range(30)], 7 * SECOND)
     assert levels(after).index(Level.OK) <= 12
 

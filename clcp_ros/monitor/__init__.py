@@ -7,13 +7,14 @@ and get the same scores.
 """
 
 from clcp_ros.monitor.config import MonitorConfig
+from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.fusion import CameraFusion, Scope
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.levels import Level
 from clcp_ros.monitor.reference import FrameScore, ShiftReference, TapReference
 from clcp_ros.monitor.state import ShiftSource, ShiftState
 from clcp_ros.monitor.statistics import STATISTICS, image_statistics
-from clcp_ros.monitor.stream import Evidence, ShiftMonitor
+from clcp_ros.monitor.stream import ShiftMonitor
 
 __all__ = [
     'STATISTICS',

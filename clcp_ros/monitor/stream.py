@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ import numpy as np
 from clcp_ros.frame import Frame
 from clcp_ros.inference import Prediction
 from clcp_ros.monitor.alignment import (
-    Alignment,
     AlignmentFeed,
     AlignmentState,
     AlignmentWindow,
@@ -27,6 +26,7 @@ from clcp_ros.monitor.alignment import (
 )
 from clcp_ros.monitor.attribution import NONE, Kind, KindWindow
 from clcp_ros.monitor.config import MonitorConfig
+from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
 from clcp_ros.monitor.fusion import CameraFusion, Scope
 from clcp_ros.monitor.harm import HarmWindow, soft_confusion
@@ -42,36 +42,6 @@ _REJECTED = 3  # frames in a row that cannot be scored are a fault of the model
 _FAULT_HOLD_NS = 1_000_000_000
 _PARTIAL = 'partly_covered'
 _RAISED = 0.25  # of the threshold: novelty that other cameras' alarms are compared with
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What one frame says by itself, whatever came before it.
-
-    Attributes:
-        statistics: (S,) float64 of the raw image.
-        score: How far it is from the training domain.
-        confusion: (C, C + 1) float64 from `HarmReference.describe`, or (C, C) where the bundle
-            has none.
-        alignment: Agreement with the lidar, of this frame or of one shortly before it; None where
-            it is not known.
-    """
-
-    statistics: np.ndarray
-    score: FrameScore
-    confusion: np.ndarray
-    alignment: Alignment | None = None
-
-    @property
-    def finite(self) -> bool:
-        """Whether it may enter a state."""
-        score = self.score
-        z = (score.novelty, score.low, score.early, score.deep)
-        return bool(
-            np.isfinite(z).all()
-            and np.isfinite(self.confusion).all()
-            and np.isfinite(self.statistics).all()
-        )
 
 
 class ShiftMonitor:

@@ -163,7 +163,7 @@ class ShiftMonitor:
     def _new_faults(self) -> FaultDetector:
         return FaultDetector(
             FaultConfig(frozen_s=self.config.frozen_s, gap_s=self.config.max_gap_s),
-            getattr(self.knowledge.facts, 'static', None),
+            self.knowledge.facts.static,
         )
 
     # Frames --------------------------------------------------------------------------------------

@@ -33,9 +33,10 @@ from clcp_ros.monitor import (
     TapReference,
     image_statistics,
 )
-from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector, static_tiles
+from clcp_ros.monitor.faults import Fault, static_tiles
 from clcp_ros.monitor.harm import FEATURES, HarmReference
 from clcp_ros.monitor.heatmap import heat_map
+from clcp_ros.monitor.knowledge import Facts
 from clcp_ros.monitor.sequential import SequentialReference
 from training.monitoring.kinds import fit_kinds
 from training.monitoring.novelty import fit_novelty
@@ -543,9 +544,9 @@ def test_edge_13_what_is_always_in_view_is_no_cover(daylight_image: Callable[...
     mounted = [covered(image) for image in images]
     static = static_tiles(mounted)
     assert static.any()
-    detector = FaultDetector(FaultConfig(), static)
-    found = [detector.update(i * SECOND // 2, image) for i, image in enumerate(mounted)]
-    assert not any(found)
+    monitor = make_monitor(harm=None, facts=Facts(static=static))
+    assert film(monitor, mounted, step_ns=SECOND // 2)[-1].fault == ''
+    assert film(make_monitor(harm=None), mounted, step_ns=SECOND // 2)[-1].fault
 
 
 def test_edge_14_no_histogram_whose_shape_depends_on_the_version_of_opencv() -> None:

@@ -10,6 +10,7 @@ they are degraded with is one of pictures; the conditions of the test are the si
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError
 from clcp_ros.monitor.harm import tap_scores
 from clcp_ros.monitor.knowledge import Knowledge
+from clcp_ros.monitor.reference import Direction
 from training.cli import atomic_path
 from training.monitoring.corruptions import FAMILIES, degrade
 from training.monitoring.domain import Domain, Source
@@ -63,6 +65,19 @@ def items_of(root: Path, clip: Clip) -> Iterator[Item]:
                 yield Item(frame.image, frame.label, clip.drive.name, frame.stamp_ns, CLEAR)
 
 
+def ladder_file(size: Size, folder: Path, clip: Clip) -> Path:
+    """Where a degraded clip is kept: another ladder has files of its own.
+
+    Args:
+        size: The size.
+        folder: Of what is described.
+        clip: The clip.
+    """
+    steps = [families_of(size), size.draws, size.ladder_severities]
+    digest = hashlib.sha256(json.dumps(steps).encode()).hexdigest()[:8]
+    return folder / f'{clip.name}-{digest}.npz'
+
+
 def describe_ladder(
     size: Size, root: Path, folder: Path, bundle: Path, part: str, temperature: float, workers: int
 ) -> None:
@@ -82,14 +97,14 @@ def describe_ladder(
     tags = size.draws if part == 'calibration' else len(size.ladder_severities)
     jobs = [(_describe_clip, size, bundle, (root, folder, clip, temperature)) for clip in chosen]
     files = [
-        (folder / f'{c.name}.npz', c.frames * (1 + len(families) * tags)) for c in chosen
+        (ladder_file(size, folder, c), c.frames * (1 + len(families) * tags)) for c in chosen
     ]  # fmt: skip
     run_jobs(f'ladder, {part}', jobs, files, workers)
 
 
 def _describe_clip(size: Size, bundle: Path, rest: tuple[Path, Path, Clip, float]) -> None:
     root, folder, clip, temperature = rest
-    path = folder / f'{clip.name}.npz'
+    path = ladder_file(size, folder, clip)
     if path.exists():
         return
     clear = list(items_of(root, clip))
@@ -110,6 +125,12 @@ def _sight(item: Item) -> Sight:
     return Sight(item.tag, item.stamp_ns, severity, item.image, item.label)
 
 
+def _taps(knowledge: Knowledge, frames: Described) -> np.ndarray:
+    if not reads_taps(knowledge):
+        return np.zeros((len(frames), 3))
+    return np.array([tap_scores(score) for score in scores_of(knowledge, frames)])
+
+
 @dataclass(frozen=True)
 class Ladder:
     """The described clips of a set.
@@ -127,7 +148,7 @@ class Ladder:
         """Read what `describe_ladder` wrote."""
         chosen = clips(size, part)
         return cls(
-            tuple(Described.load(folder / f'{clip.name}.npz') for clip in chosen),
+            tuple(Described.load(ladder_file(size, folder, clip)) for clip in chosen),
             tuple(clip.drive.name for clip in chosen),
         )
 
@@ -143,7 +164,7 @@ class Ladder:
             HarmFrames(
                 np.full(len(frames), drive), frames.stamp_ns, frames.case,
                 frames.soft.astype(np.float64),
-                np.array([tap_scores(score) for score in scores_of(knowledge, frames)]),
+                _taps(knowledge, frames),
                 frames.confusion.astype(np.int64),
             )
             for frames, drive in zip(self.frames, self.drives, strict=True)
@@ -242,14 +263,28 @@ def _clip_source(root: Path, clip: Clip) -> Source:
     return Source(clip.drive.name, clip.name, clip.frames, functools.partial(items_of, root, clip))
 
 
-def fit_ladder(frames: HarmFrames, temperature: float, without: Sequence[str] = ()) -> HarmFit:
+def reads_taps(knowledge: Knowledge) -> bool:
+    """Whether the map to the mIoU reads the reference's scores, as the fit decides it.
+
+    A reference that looks where corruptions lie has seen the family that is to be left out.
+
+    Args:
+        knowledge: Of the monitor.
+    """
+    return not any(isinstance(m, Direction) for m in knowledge.novelty.low.measures)
+
+
+def fit_ladder(
+    frames: HarmFrames, temperature: float, without: Sequence[str], taps: bool
+) -> HarmFit:
     """Fit the expected mIoU.
 
     Args:
         frames: Clear and degraded.
         temperature: That they were described with.
         without: Families that are left out.
+        taps: Whether the map reads the reference's scores, see `reads_taps`.
     """
     clear = frames.tag == CLEAR
     left = ~clear & ~np.isin(frames.family, without)
-    return fit_frames(frames.take(clear), frames.take(left), temperature)
+    return fit_frames(frames.take(clear), frames.take(left), temperature, taps=taps)

@@ -142,7 +142,8 @@ class Clip:
     @property
     def name(self) -> str:
         """Unique, for files."""
-        return f'{self.kind}/{self.drive.part}-{self.number:03d}'
+        place = f'{self.begin:05d}x{self.frames}'
+        return f'{self.kind}/{self.drive.part}-{self.number:03d}-{place}'
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ SIZES = {
         ),
         Size(
             'small', drives=((3, 40), (3, 60), (2, 150)), repeats=1, switch_s=12, ramps=1,
-            ramp_s=24, places=1, clips=(3, 1), clip=5, draws=1, ladder_severities=(3,),
+            ramp_s=24, places=1, clips=(3, 1), draws=1, ladder_severities=(3,),
             scans=(4, 2), scan_clip=8,
             severities=(0.6,), per_stop=6,
             families=('fog', 'night', 'noise', 'defocus', 'jpeg', 'dirt', 'snow', 'rain'),

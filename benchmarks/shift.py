@@ -100,6 +100,11 @@ class Benchmark:
         """Folder of what is kept of every frame: with other measurements it is another."""
         return self.folder / f'described-{measurements_digest()}'
 
+    @property
+    def judged(self) -> Path:
+        """Folder of what is kept of the frames that are judged, of the monitor's temperature."""
+        return self.described / f'temperature-{self.temperature:.5f}'
+
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the network's classes."""
@@ -114,7 +119,7 @@ class Benchmark:
     @cached_property
     def streams(self) -> Streams:
         """The described streams."""
-        return Streams(self.size, self.described)
+        return Streams(self.size, self.described, self.judged)
 
     @cached_property
     def events(self) -> list[Event]:
@@ -140,36 +145,23 @@ class Benchmark:
     def evidence(self) -> None:
         """Describe all frames and fit the monitor."""
         for part in ('fit', 'calibration'):
-            self._describe(part, 1.0)
+            self._describe(part, self.described, 1.0)
         read_drives(self.size, self.root, self.bundle, self.fitted, self.workers)
-        self._check_temperature()
         for part in ('test', 'events'):
-            self._describe(part, self.temperature)
+            self._describe(part, self.judged, self.temperature)
         for part in ('calibration', 'test'):
             self._ladder(part)
 
-    def _check_temperature(self) -> None:
-        """What is kept must be of the temperature of this monitor."""
-        marker = self.described / 'temperature.txt'
-        if not marker.is_file():
-            with atomic_path(marker) as partial:
-                partial.write_text(repr(self.temperature))
-        elif float(marker.read_text()) != self.temperature:
-            raise ShiftBenchmarkError(
-                f'{self.described} was made with another temperature of the logits than that of '
-                f'{self.fitted}: remove its folders test, events and ladder, and temperature.txt'
-            )
-
-    def _describe(self, part: str, temperature: float) -> None:
+    def _describe(self, part: str, folder: Path, temperature: float) -> None:
         chosen = [p for p in pieces(self.size) if p.name.split('/')[0] == part]
         describe_pieces(
-            self.root, self.described, self.bundle, chosen, temperature, self.workers,
+            self.root, folder, self.bundle, chosen, temperature, self.workers,
             f'describe {part}',
         )  # fmt: skip
 
     def _ladder(self, part: str) -> None:
         describe_ladder(
-            self.size, self.root, self.described, self.bundle, part, self.temperature,
+            self.size, self.root, self.judged, self.bundle, part, self.temperature,
             self.workers,
         )  # fmt: skip
 
@@ -199,8 +191,8 @@ class Benchmark:
             outcomes: Of the detectors.
             real: Bundle of CamVid's day and folder of CamVid.
         """
-        calibration = Ladder.load(self.size, self.described, 'calibration')
-        test = Ladder.load(self.size, self.described, 'test')
+        calibration = Ladder.load(self.size, self.judged, 'calibration')
+        test = Ladder.load(self.size, self.judged, 'test')
         rows = [
             row for outcome in outcomes for row in stream_rows(self.size, self.events, outcome)
         ]
@@ -222,7 +214,7 @@ class Benchmark:
         rows += alignment_rows(self.size, self.root, self.bundle, self.knowledge)
         rows += cost_rows(self.size, self.root, self.bundle, self.knowledge, self.classes)
         if real is not None:
-            rows += real_rows(*real, self.folder)
+            rows += real_rows(*real, self.described)
         return rows, found
 
     def facts(self) -> dict[str, str]:

@@ -63,11 +63,13 @@ class Streams:
 
     Args:
         size: The size.
-        folder: With the described files.
+        clear: Folder with the described drives of `fit` and `calibration`.
+        judged: Folder with those of `test`, what happens on them, and the corruption ladder, of
+            the temperature of the monitor.
     """
 
-    def __init__(self, size: Size, folder: Path) -> None:
-        self.size, self.folder = size, folder
+    def __init__(self, size: Size, clear: Path, judged: Path) -> None:
+        self.size, self.clear, self.judged = size, clear, judged
         self._pieces: dict[str, list[Piece]] = {}
         for piece in pieces(size):
             if piece.stop is None:
@@ -76,7 +78,8 @@ class Streams:
 
     def _drive(self, drive: Drive) -> Described:
         """All frames of a clear drive, in order."""
-        parts = [Described.load(self.folder / f'{p.name}.npz') for p in self._pieces[drive.name]]
+        folder = self.judged if drive.part == 'test' else self.clear
+        parts = [Described.load(folder / f'{p.name}.npz') for p in self._pieces[drive.name]]
         return Described.concat(parts)
 
     def drives(self, part: str) -> Iterator[tuple[Drive, Described]]:
@@ -94,7 +97,7 @@ class Streams:
     def events(self) -> Iterator[Event]:
         """Everything that happens, by the drive that it happens on."""
         for stop in sorted(stops(self.size), key=lambda s: (s.drive.name, s.number)):
-            seen = Described.load(self.folder / f'{Piece(stop.drive, stop=stop).name}.npz')
+            seen = Described.load(self.judged / f'{Piece(stop.drive, stop=stop).name}.npz')
             clear = self.drive(stop.drive).take(slice(stop.begin, stop.begin + stop.seconds))
             for case in stop.cases:
                 frames = seen.take(seen.case == case.name)

@@ -226,6 +226,8 @@ def quality_rows(found: Sequence[Estimate]) -> Iterator[Row]:
     for group, family in families:
         name = OURS if group == 'conditions' else OURS_WITHOUT
         error = summed(found, group, name, WINDOWS[-1], family)
+        if not error.windows:
+            continue
         yield Row('mIoU without labels, by family', f'{group}, {family}, {name}', 'MAE',
                   error.mae, error.windows)  # fmt: skip
 

@@ -50,6 +50,7 @@ from benchmarks.shift_quality import Estimate, estimates, namings
 from benchmarks.shift_real import real_rows
 from benchmarks.shift_report import (
     FrameScores,
+    drive_rows,
     kind_rows,
     markdown,
     quality_rows,
@@ -198,6 +199,7 @@ class Benchmark:
         ]
         rows += true_drop_rows(self.streams, outcomes[0])
         scores = FrameScores(self.knowledge)
+        rows += drive_rows(self.streams, scores)
         rows += separation_rows(self.streams, self.events, test, scores)
         python = make_environment('pytorch-ood', self.environments)
         rows += library_rows(

@@ -43,6 +43,7 @@ GROUPS = {
 MONITOR, MONITOR_ERROR = 'monitor, WARN or ERROR', 'monitor, ERROR'
 
 _FRAME_GOALS = {'night': '>= 0.98', 'fog': '>= 0.98', 'snow': '>= 0.98', 'rain': '>= 0.95'}
+_DROPS = (0.05, 0.1, 0.2)
 _DELAY_GOALS = {
     ('harmful', 'delay median, s'): '<= 3', ('harmful', 'delay p95, s'): '<= 10',
     ('mild', 'delay median, s'): '<= 30',
@@ -222,6 +223,7 @@ def quality_rows(found: Sequence[Estimate]) -> Iterator[Row]:
                 yield Row('mIoU without labels', what, 'MAE', error.mae, error.windows, goal)
                 yield Row('mIoU without labels', what, 'bias', error.bias, error.windows)
                 yield Row('mIoU without labels', what, 'r', error.correlation, error.windows)
+    yield from _drop_rows(found)
     families = dict.fromkeys((e.group, e.family) for e in found if e.group != 'clear')
     for group, family in families:
         name = OURS if group == 'conditions' else OURS_WITHOUT
@@ -230,6 +232,45 @@ def quality_rows(found: Sequence[Estimate]) -> Iterator[Row]:
             continue
         yield Row('mIoU without labels, by family', f'{group}, {family}, {name}', 'MAE',
                   error.mae, error.windows)  # fmt: skip
+
+
+def _drop_rows(found: Sequence[Estimate]) -> Iterator[Row]:
+    """How well windows that lose so much are told from the others, all groups together."""
+    for size in WINDOWS:
+        own = [e for e in found if e.frames == size and math.isfinite(e.truth)]
+        clear = [e.truth for e in own if e.group == 'clear']
+        if not clear:
+            continue
+        usual = float(np.mean(clear))
+        for name in dict.fromkeys(e.estimator for e in own):
+            told = [e for e in own if e.estimator == name]
+            values = np.array([e.value for e in told])
+            lost = usual - np.array([e.truth for e in told])
+            for drop in _DROPS:
+                bad = lost > drop
+                what = f'{name}, {size} frames'
+                yield Row('drop of the mIoU, windows', what, f'AUROC, over {drop:g}',
+                          auroc(-values[~bad], -values[bad]), int(bad.sum()))  # fmt: skip
+
+
+def drive_rows(streams: Streams, scores: FrameScores) -> Iterator[Row]:
+    """How much unseen drives differ among themselves, with and without the model of the scene.
+
+    Args:
+        streams: The described streams.
+        scores: Of frames.
+    """
+    found = [scores_of(scores.knowledge, described) for _, described in streams.drives('test')]
+    explained = [np.array([s.novelty for s in own]) for own in found]
+    plain = [np.array([s.novelty + s.correction for s in own]) for own in found]
+    for what, values in {'novelty': explained, 'novelty, scene not explained': plain}.items():
+        means = [float(own.mean()) for own in values]
+        between = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
+        within = float(np.sqrt(np.mean([own.var() for own in values])))
+        count = len(values)
+        yield Row('drives', what, 'sd between drives', between, count)
+        yield Row('drives', what, 'sd within drives', within, count)
+        yield Row('drives', what, 'largest mean of a drive', max(means), count)
 
 
 def kind_rows(found: Sequence[Naming]) -> Iterator[Row]:

@@ -17,8 +17,15 @@ from benchmarks.shift_detectors import Outcome, Verdict, rivals
 from benchmarks.shift_events import Event
 from benchmarks.shift_evidence import BINS, Described
 from benchmarks.shift_plan import SIZES, Case, Drive, Stop
-from benchmarks.shift_quality import SOFT, Source
-from benchmarks.shift_report import MONITOR, delay_of, markdown, stream_rows, write_events
+from benchmarks.shift_quality import SOFT, Estimate, Source
+from benchmarks.shift_report import (
+    MONITOR,
+    delay_of,
+    markdown,
+    quality_rows,
+    stream_rows,
+    write_events,
+)
 from benchmarks.shift_rows import Row, figure, write_rows
 from clcp_ros.replay_scores import mean_iou
 
@@ -120,6 +127,19 @@ def test_rivals_give_the_source_its_own_miou() -> None:
     unsure[100] = 100
     worse = source.estimates(unsure, clear.soft.mean(axis=0))
     assert max(worse[name] for name in ('AC', 'DoC', 'ATC')) < source.miou
+
+
+def test_windows_that_lose_much_are_told_from_the_others() -> None:
+    found = [Estimate('clear', 'clear', 5, 'monitor', 0.5, 0.5)] * 3
+    found += [Estimate('conditions', 'fog', 5, 'monitor', 0.35, 0.35)]
+    found += [Estimate('conditions', 'snow', 5, 'monitor', 0.6, 0.2)]
+    rows = {(r.what, r.quantity): r for r in quality_rows(found)}
+    assert rows['monitor, 5 frames', 'AUROC, over 0.1'].value == 0.5
+    assert rows['monitor, 5 frames', 'AUROC, over 0.1'].count == 2
+    assert rows['monitor, 5 frames', 'AUROC, over 0.2'].value == 0.0
+    goal = rows['conditions, monitor, 20 frames', 'MAE']
+    assert (goal.goal, goal.met) == ('<= 0.03', 'not measured')
+    assert rows['conditions, monitor, 5 frames', 'MAE'].value == pytest.approx(0.2)
 
 
 class _Above:

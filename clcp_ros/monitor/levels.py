@@ -53,7 +53,7 @@ class LevelMachine:
 
     | level | enters | leaves, when it was so for `hold_s` |
     |---|---|---|
-    | WARN | novel, misaligned, or drop >= warn_drop with an interval above 0 | evidence < 1/4, drop < 0.6 warn_drop, aligned |
+    | WARN | novel, misaligned, or drop >= warn_drop of five samples, its interval above 0 | evidence < 1/4, drop < 0.6 warn_drop, aligned |
     | ERROR | drop >= error_drop of five samples while novel, or with all of its interval above error_drop | evidence < 1/2 and drop < 0.7 error_drop |
 
     Attributes:
@@ -90,9 +90,10 @@ class LevelMachine:
         self.novel |= signs.novel
         self.misaligned |= signs.misaligned
         # Comparisons with NaN are false: what is not known neither alarms nor keeps an alarm.
-        costs = signs.drop >= config.warn_drop and signs.drop_low > 0
+        known = signs.drop_samples >= HARM_SAMPLES  # the mIoU of a frame or two says little
+        costs = known and signs.drop >= config.warn_drop and signs.drop_low > 0
         degraded = (
-            signs.drop_samples >= HARM_SAMPLES
+            known
             and signs.drop >= config.error_drop
             and (self.novel or signs.drop_low >= config.error_drop)
         )

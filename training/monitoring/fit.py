@@ -350,7 +350,8 @@ def _unseen(
         known = [part.take(np.isin(part.drive, own)) for part in degraded]
         base = None if labelled is None else labelled.take(np.isin(labelled.drive, own))
         judges = calibration if len(rest) < MIN_FRAMES else rest
-        if min(len(frames), sum(map(len, known))) < MIN_FRAMES:
+        few = judges is None and len(frames.drives) < 2
+        if few or min(len(frames), sum(map(len, known))) < MIN_FRAMES:
             return nominal, scores
         judge = _novelty(frames, judges, base, known)
         found += [s.novelty for s in judge.series]

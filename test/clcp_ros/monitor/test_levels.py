@@ -56,6 +56,13 @@ def test_harm_without_novelty_needs_a_sure_estimate(drop: float, low: float, lev
     assert play(LevelMachine(), signs)[0] == level
 
 
+def test_the_estimate_of_a_frame_or_two_says_nothing() -> None:
+    signs = Signs(drop=0.3, drop_low=0.2, drop_samples=HARM_SAMPLES - 1)
+    machine = LevelMachine()
+    assert play(machine, signs)[0] == Level.OK
+    assert not machine.harmful  # nor is it remembered
+
+
 def test_a_warning_stays_until_things_were_well_for_ten_seconds() -> None:
     machine = LevelMachine()
     calm = Signs(evidence=0.2, drop=0.02, drop_samples=20)

@@ -396,11 +396,7 @@ class _NodeProcess:
 
     def check(self) -> None:
         """Raise when the node has ended."""
-        if self._process.poll() == 0:
-            # Nobody but Ctrl-C, which reaches the whole group, ends it cleanly before its time;
-            # a callback of rclpy may have swallowed our own.
-            raise KeyboardInterrupt
-        if self._process.returncode is not None:
+        if self._process.poll() is not None:
             raise ClcpError(
                 f'the node ended with exit code {self._process.returncode}: {self._last_line()}'
             )
@@ -410,7 +406,6 @@ class _NodeProcess:
 
         Raises:
             ClcpError: It does not end, or not cleanly.
-            KeyboardInterrupt: It was interrupted before.
         """
         self.check()
         self._process.send_signal(signal.SIGINT)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from training.monitoring.novelty import fit_novelty
 from training.monitoring.samples import Samples
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Tests that a script starts in its background ignore Ctrl-C, which their children would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A gate must judge the change and not the dice; every other run draws new examples.
 settings.register_profile('gate', derandomize=True)

@@ -25,6 +25,7 @@ from training.experiments.plan import (
     arguments_of,
     as_arguments,
     check_arms,
+    variants,
 )
 from training.experiments.summary import signed
 from training.reporting.evaluation import RESULT
@@ -129,30 +130,20 @@ def frames_table(rows: Iterable[FrameRow], source: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def _variants(plan: Plan, job: Job) -> list[str]:
-    """Ends of the names of what is finetuned."""
-    kept = plan.full and job.arm is not None and job.arm.keep
-    wanted = (('', plan.full), (KEPT, kept), (FROZEN, plan.frozen))
-    return [end for end, asked in wanted if asked]
-
-
 def _one(plan: Plan, data: Path, pairs: Path, weights: Path, out: Path, job: Job) -> None:
     frames = plan.frames
     assert isinstance(frames, Frames)
     log = out / 'logs' / f'{job.recipe}-seed{job.seed}.log'
     encoder = {'encoder': plan.common['model.image_encoder'], 'weights': str(weights)}
-    own = {}
     run = out / 'pretrain' / job.recipe / f'seed{job.seed}'
     if job.arm is not None:
         options = {**plan.common, 'model.image_weights': str(weights)}
         run_script('pretrain.py', arguments_of(job, pairs, run, options), log)
         encoder = {'encoder': str(run / 'image_encoder.safetensors')}
-        own = job.arm.finetune
     config = ['--config', frames.config] if frames.config else []
-    for end in _variants(plan, job):
+    for end, wanted in variants(plan, job).items():
         folder = out / 'runs' / (job.recipe + end) / f'seed{job.seed}'
-        options = {**encoder, **plan.finetune, **({} if end == FROZEN else own)}
-        options |= {'data': str(data), 'out': str(folder), 'seed': job.seed}
+        options = {**encoder, **wanted, 'data': str(data), 'out': str(folder), 'seed': job.seed}
         options |= {'freeze_encoder': end == FROZEN}
         if end == KEPT:
             options['keep.run'] = str(run)
@@ -167,7 +158,7 @@ def _one(plan: Plan, data: Path, pairs: Path, weights: Path, out: Path, job: Job
 
 def _rows(job: Job, plan: Plan, out: Path) -> list[FrameRow]:
     rows = []
-    for name in (job.recipe + end for end in _variants(plan, job)):
+    for name in (job.recipe + end for end in variants(plan, job)):
         found = json.loads((out / 'runs' / name / f'seed{job.seed}' / RESULT).read_text())
         rows += [
             FrameRow(name, job.seed, condition, values['frames'], values['miou'])

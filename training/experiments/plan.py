@@ -207,6 +207,19 @@ def finetune_options(who: str, wanted: dict[str, Any], size: Size) -> dict[str, 
     return options
 
 
+def variants(plan: Plan, job: Job) -> dict[str, dict[str, Any]]:
+    """What is finetuned from a job's pretraining: options of finetune, by the end of the name.
+
+    Args:
+        plan: Of the experiment.
+        job: The job.
+    """
+    arm = job.arm or Arm('')
+    full = {**plan.finetune, **arm.finetune}
+    asked = {'': plan.full, KEPT: plan.full and arm.keep, FROZEN: plan.frozen}
+    return {end: plan.finetune if end == FROZEN else full for end in asked if asked[end]}
+
+
 def recipes_of(job: Job, runs: Path, plan: Plan, size: Size) -> list[Recipe]:
     """What is finetuned from a job's pretraining.
 
@@ -216,22 +229,15 @@ def recipes_of(job: Job, runs: Path, plan: Plan, size: Size) -> list[Recipe]:
         plan: Of the experiment.
         size: Of the benchmark.
     """
-    encoder, own = '', {}
     run = runs / job.recipe / f'seed{job.seed}'
-    if job.arm is not None:
-        encoder = str(run / 'image_encoder.safetensors')
-        own = job.arm.finetune
+    encoder = '' if job.arm is None else str(run / 'image_encoder.safetensors')
     recipes = []
-    if plan.full:
-        options = finetune_options(job.recipe, {**plan.finetune, **own}, size)
-        keep = options.pop('keep', KeepConfig())
-        recipes.append(Recipe(job.recipe, encoder, options=options))
-        if job.arm is not None and job.arm.keep:
-            options = {**options, 'keep': replace(keep, run=run)}
-            recipes.append(Recipe(job.recipe + KEPT, encoder, options=options))
-    if plan.frozen:
-        options = finetune_options(job.recipe, plan.finetune, size)
-        recipes.append(Recipe(job.recipe + FROZEN, encoder, frozen=True, options=options))
+    for end, wanted in variants(plan, job).items():
+        options = finetune_options(job.recipe, wanted, size)
+        if end != FROZEN:
+            keep = options.pop('keep', KeepConfig())
+            options |= {'keep': replace(keep, run=run)} if end == KEPT else {}
+        recipes.append(Recipe(job.recipe + end, encoder, frozen=end == FROZEN, options=options))
     return recipes
 
 

@@ -103,24 +103,14 @@ class Job:
     @property
     def recipe(self) -> str:
         """Name of the recipe in the results."""
-        return recipe_name(self.arm, self.domain)
+        if self.arm is None:
+            return BASELINE
+        return f'{self.arm.name}.{self.domain}' if self.domain else self.arm.name
 
     @property
     def title(self) -> str:
         """For people."""
         return f'{self.recipe}, seed {self.seed}'
-
-
-def recipe_name(arm: Arm | None, domain: str) -> str:
-    """Name of a recipe in the results.
-
-    Args:
-        arm: None for the baseline.
-        domain: What it was pretrained on.
-    """
-    if arm is None:
-        return BASELINE
-    return f'{arm.name}.{domain}' if domain else arm.name
 
 
 def check(plan: Plan, size: Size) -> None:
@@ -170,14 +160,9 @@ def jobs_of(arms: list[Arm], seeds: list[int]) -> list[Job]:
         arms: What is compared, beside the baseline.
         seeds: Of the runs.
     """
-    return [
-        job
-        for seed in seeds
-        for job in [
-            Job(None, '', seed),
-            *(Job(arm, domain, seed) for arm in arms for domain in arm.domains),
-        ]
-    ]
+    runs: list[tuple[Arm | None, str]] = [(None, '')]
+    runs += [(arm, domain) for arm in arms for domain in arm.domains]
+    return [Job(arm, domain, seed) for seed in seeds for arm, domain in runs]
 
 
 def finetune_options(who: str, wanted: dict[str, Any], size: Size) -> dict[str, Any]:

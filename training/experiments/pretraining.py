@@ -7,9 +7,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from training.experiments.invariance import measure_runs
 from training.experiments.jobs import raise_first, run_jobs, run_script
 from training.experiments.plan import DOMAINS, Job, Plan, arguments_of, check, jobs_of, recipes_of
-from training.experiments.summary import Comparison, write_comparison
+from training.experiments.summary import INVARIANCE, Comparison, write_comparison
+from training.segmentation.frames import open_frames
 from training.simdg.benchmark import run_benchmark, size_of
 from training.simdg.data import prepare
 from training.simdg.sizes import Size
@@ -65,3 +67,13 @@ def _one(plan: Plan, size: Size, split: str, data: Path, out: Path, job: Job) ->
         run_script('pretrain.py', arguments_of(job, pairs, run, options), log)
     recipes = recipes_of(job, runs, plan, size)
     run_benchmark(size, recipes, data, split, [job.seed], workers=1, report=False)
+    folder = data / size.name / 'runs'
+    models = {
+        recipe.name: folder / recipe.name / f'seed{job.seed}' / 'model.safetensors'
+        for recipe in recipes
+        if not recipe.frozen
+    }
+    if models:
+        encoder = Path(recipes[0].encoder) if job.arm is not None else None
+        frames = open_frames(data / size.name / 'labelled', split, 'cityscapes')
+        measure_runs(job.seed, encoder, models, frames, out / INVARIANCE)

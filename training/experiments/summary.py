@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import atomic_path, git_commit
+from training.experiments.invariance import invariance_table, read_notes, write_invariance
 from training.experiments.plan import BASELINE, FROZEN, Job, Plan, recipes_of
 from training.loop import METRICS, read_metrics
 from training.simdg.benchmark import conditions_done
@@ -34,6 +35,9 @@ WATCHED = (
     'val_alignment', 'val_uniformity',
 )  # fmt: skip
 """Of pretraining's metrics, what the table of pretraining shows, where it is there."""
+
+INVARIANCE = 'invariance'
+"""Folder of what was measured of single encoders, and name of the table."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,14 @@ def write_comparison(
         writer = csv.DictWriter(file, ['recipe', 'seed', 'loss', *WATCHED])
         writer.writeheader()
         writer.writerows(facts)
+    names = {row.recipe for row in rows}
+    measured = [row for row in read_notes(out / INVARIANCE) if row.recipe in names]
+    write_invariance(out / f'{INVARIANCE}.csv', measured)
     with atomic_path(out / 'results.md') as part:
         part.write_text(
             f'**Simulated data**, simdg {size.name}, split {split}; mIoU in percent, mean ± '
             f'standard deviation over seeds; differences are taken seed by seed. Commit '
-            f'{git_commit()}.\n\n{comparison.table()}'
+            f'{git_commit()}.\n\n{comparison.table()}\n{invariance_table(measured)}'
         )
     with atomic_path(out / 'plan.json') as part:
         done = [{'recipe': job.recipe, 'seed': job.seed} for job in jobs]

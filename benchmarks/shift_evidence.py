@@ -31,7 +31,7 @@ from clcp_ros.monitor.reference import FrameScore, class_shares
 from clcp_ros.monitor.statistics import image_statistics
 from clcp_ros.preprocess import resize
 from clcp_ros.replay_scores import confusion_matrix
-from training.cli import atomic_path
+from training.monitoring.columns import Columns
 from training.monitoring.samples import Samples
 
 RIVALS = ('max_softmax', 'entropy', 'energy', 'max_logit')
@@ -60,7 +60,7 @@ class Sight(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Described:
+class Described(Columns):
     """N frames of one piece; S statistics, C classes.
 
     Attributes:
@@ -91,32 +91,12 @@ class Described:
     histogram: np.ndarray
     fault: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.case)
-
-    def take(self, rows: np.ndarray | slice) -> Described:
-        """Some of the frames."""
-        return Described(**{name: array[rows] for name, array in vars(self).items()})
-
-    @staticmethod
-    def concat(parts: Sequence[Described]) -> Described:
-        """Several as one."""
-        return Described(**{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in Described.__dataclass_fields__
-        })  # fmt: skip
-
     def samples(self, drive: str) -> Samples:
         """As the fits take them; tags are the cases."""
         return Samples(
             np.full(len(self), drive), self.stamp_ns, self.case, self.low, self.early, self.deep,
             self.scene, None, self.confusion.astype(np.int64),
         )  # fmt: skip
-
-    def save(self, path: Path) -> None:
-        """Write a .npz file, whole or not at all."""
-        with atomic_path(path) as partial, partial.open('wb') as file:
-            np.savez_compressed(file, allow_pickle=False, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Described:

@@ -10,7 +10,7 @@ drives, that it was not fitted on makes the intervals.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
@@ -20,6 +20,7 @@ from clcp_ros.errors import ModelError
 from clcp_ros.monitor.harm import FEATURES, HarmReference, soft_class_iou
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.replay_scores import class_iou
+from training.monitoring.columns import Columns
 from training.monitoring.harm_frames import (
     SIZES,
     HarmFrames,
@@ -294,7 +295,7 @@ def _curve(linear: np.ndarray, miou: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 
 @dataclass(frozen=True)
-class _HeldOut:
+class _HeldOut(Columns):
     """What a map says of families and drives that it was not fitted on.
 
     Attributes:
@@ -312,9 +313,6 @@ class _HeldOut:
     most: np.ndarray
     size: np.ndarray
     family: np.ndarray
-
-    def take(self, rows: np.ndarray) -> _HeldOut:
-        return _HeldOut(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def _held_out(

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from clcp_ros.errors import ModelError
 from clcp_ros.monitor.harm import Window, soft_counts, tap_scores
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.replay_scores import mean_iou
+from training.monitoring.columns import Columns
 from training.monitoring.samples import Samples
 
 SIZES = (1, 5, 20)
@@ -23,7 +23,7 @@ _CLEAN_SHARE = 0.2  # of the weight of all windows: no drop where nothing is wro
 
 
 @dataclass(frozen=True)
-class HarmFrames:
+class HarmFrames(Columns):
     """Labelled frames, reduced to what the fit reads.
 
     Attributes:
@@ -42,28 +42,14 @@ class HarmFrames:
     taps: np.ndarray
     confusion: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.drive)
-
     @property
     def family(self) -> np.ndarray:
         """(N,) str: the tag without its severity."""
         return np.array([str(tag).partition(':')[0] for tag in self.tag], dtype=np.str_)
 
-    def take(self, rows: np.ndarray) -> HarmFrames:
-        """Some of the frames, by indices or an (N,) bool mask."""
-        return HarmFrames(*(getattr(self, field.name)[rows] for field in fields(self)))
-
     def window(self, rows: np.ndarray) -> Window:
         """Some of the frames, taken together."""
         return Window(self.counts[rows].mean(axis=0), self.taps[rows].mean(axis=0), len(rows))
-
-    @staticmethod
-    def concat(parts: Sequence[HarmFrames]) -> HarmFrames:
-        """Several sets as one, at least one."""
-        return HarmFrames(
-            *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(HarmFrames))
-        )
 
 
 def fit_temperature(samples: Samples) -> float:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -19,7 +19,7 @@ from clcp_ros.inference import Segmenter
 from clcp_ros.monitor.reference import class_shares
 from clcp_ros.monitor.statistics import STATISTICS, image_statistics
 from clcp_ros.replay_scores import confusion_matrix
-from training.cli import atomic_path
+from training.monitoring.columns import Columns
 
 
 class Item(NamedTuple):
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Columns):
     """N described frames; S statistics, C classes.
 
     Attributes:
@@ -68,12 +68,9 @@ class Samples:
     confusion: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name, array in self._arrays().items():
+        for name, array in self.columns.items():
             if len(array) != len(self.drive):
                 raise ValueError(f'{len(array)} rows of {name} for {len(self.drive)} frames')
-
-    def __len__(self) -> int:
-        return len(self.drive)
 
     @property
     def drives(self) -> list[str]:
@@ -91,19 +88,8 @@ class Samples:
         """`early` (D1,) and `deep` (D2,) of a frame, as a `Prediction` holds them."""
         return {'early': self.early[row], 'deep': self.deep[row]}
 
-    def take(self, rows: np.ndarray | slice | Sequence[int]) -> Samples:
-        """Some of the frames.
-
-        Args:
-            rows: Indices, or an (N,) bool mask.
-        """
-        chosen = rows if isinstance(rows, slice) else np.asarray(rows)
-        if isinstance(chosen, np.ndarray) and not chosen.size:
-            chosen = np.zeros(0, np.int64)
-        return Samples(**{name: array[chosen] for name, array in self._arrays().items()})
-
-    @staticmethod
-    def concat(parts: Sequence[Samples]) -> Samples:
+    @classmethod
+    def concat(cls, parts: Sequence[Samples]) -> Samples:
         """Several sets as one.
 
         Logits remain when all parts have them; frames of a part without labels have a confusion of
@@ -112,26 +98,14 @@ class Samples:
         Raises:
             ValueError: There are no parts, or they are of different networks.
         """
-        if not parts:
-            raise ValueError('no samples to concatenate')
-        named = [part._arrays() for part in parts]
-        arrays = {
-            name: np.concatenate([part[name] for part in named])
-            for name in named[0]
-            if all(name in part for part in named)
-        }
-        if any('confusion' in part for part in named):
-            classes = arrays['scene'].shape[1]
-            arrays['confusion'] = np.concatenate([
-                part.get('confusion', np.zeros((len(part['drive']), classes, classes + 1), int))
-                for part in named
-            ])  # fmt: skip
-        return Samples(**arrays)
-
-    def save(self, path: Path) -> None:
-        """Write a .npz file, whole or not at all."""
-        with atomic_path(path) as partial, partial.open('wb') as file:
-            np.savez_compressed(file, allow_pickle=False, **self._arrays())
+        if any(part.confusion is not None for part in parts):
+            classes = parts[0].scene.shape[1]
+            shape = classes, classes + 1
+            parts = [
+                replace(p, confusion=np.zeros((len(p), *shape), int)) if p.confusion is None else p
+                for p in parts
+            ]
+        return super().concat(parts)
 
     @classmethod
     def load(cls, path: Path) -> Samples:
@@ -149,10 +123,6 @@ class Samples:
         if samples.low.ndim != 2 or samples.low.shape[1] != len(STATISTICS):
             raise ModelError(f'{path}: statistics of another release; delete it')
         return samples
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: array for name, array in found.items() if array is not None}
 
 
 def collect(

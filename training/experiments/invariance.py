@@ -198,9 +198,8 @@ def write_invariance(path: Path, rows: Sequence[Measured]) -> None:
         writer.writeheader()
         for row in rows:
             entry = asdict(row)
-            writer.writerow(
-                {k: f'{v:.3f}' if isinstance(v, float) else v for k, v in entry.items()}
-            )
+            entry |= {f.name: f'{entry[f.name]:.3f}' for f in fields(Invariance)}
+            writer.writerow(entry)
 
 
 def invariance_table(rows: Sequence[Measured]) -> str:

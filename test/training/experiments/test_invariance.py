@@ -103,7 +103,7 @@ def test_poses_are_matched_by_name(frames: FrameSet) -> None:
 def test_a_network_is_measured_once(frames: FrameSet, tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = ImageEncoder('resnet10t')
-    head = MaskTransformer(19, encoder.embed_dim, HeadSettings(layers=1))
+    head = MaskTransformer(19, encoder.embed_dim, HeadSettings(64, layers=1))
     pretrained, model = tmp_path / 'e.safetensors', tmp_path / 'm.safetensors'
     encoder.save(pretrained, (64, 96), {})
     save_model(model, SegmentationModel(encoder, head), CITYSCAPES, (64, 96), {})
@@ -137,6 +137,5 @@ def test_the_table(tmp_path: Path) -> None:
     assert lines[2] == '| a | 45.0 ± 7.1 | 11.0 ± 1.4 | 95.0 ± 7.1 | - | - | - |'
     assert lines[3] == '| none | - | - | - | 30.0 | 20.0 | 50.0 |'
     write_invariance(tmp_path / 'x.csv', rows)
-    assert (tmp_path / 'x.csv').read_text().splitlines()[
-        1
-    ] == 'a,0,pretrained,40.000,10.000,90.000'
+    line = (tmp_path / 'x.csv').read_text().splitlines()[1]
+    assert line == 'a,0,pretrained,40.000,10.000,90.000'

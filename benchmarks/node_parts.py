@@ -216,14 +216,19 @@ class Clocks:
         self.around(pipeline.FramePipeline, 'prepare', 'prepare')
         self.around(pipeline, 'decide', 'decide')
         self.around(ShiftMonitor, 'update', 'monitor')
-        self.around(node_camera.Camera, 'publish', 'publish')
-        publish, send = node_camera.Camera.publish, node_outputs.Outputs._send
+        self.around(node_camera.Camera, 'publish_mask', 'publish')
+        self.around(node_camera.Camera, 'publish_verdict', 'publish')
+        show, tell = node_camera.Camera.publish_mask, node_camera.Camera.publish_verdict
+        send = node_outputs.Outputs._send
         stamp_s = 0.0
 
-        def published(camera: Any, arrival: Any, result: Any, *rest: Any) -> Any:
+        def shown(camera: Any, arrival: Any, mask: Any) -> None:
             nonlocal stamp_s
             stamp_s = arrival.stamp_ns * 1e-9
-            done = publish(camera, arrival, result, *rest)
+            show(camera, arrival, mask)
+
+        def told(camera: Any, arrival: Any, result: Any, *rest: Any) -> Any:
+            done = tell(camera, arrival, result, *rest)
             self.cameras[camera.name] += 1
             if result.monitored and self.cpu_s['monitor']:
                 self.monitored_s.append(self.cpu_s['monitor'][-1])
@@ -234,7 +239,8 @@ class Clocks:
             if name == 'mask':
                 self.age_s.append(time.time() - stamp_s)
 
-        node_camera.Camera.publish = published  # type: ignore[method-assign]
+        node_camera.Camera.publish_mask = shown  # type: ignore[method-assign]
+        node_camera.Camera.publish_verdict = told  # type: ignore[method-assign]
         node_outputs.Outputs._send = sent  # type: ignore[method-assign]
 
     def clear(self) -> None:

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads that take the newest frame of each camera through the pipeline, without ROS.
 
-One thread decodes, one runs the model, one decides, judges and hands the result over, each on
-another frame, so that the model does not wait for the rest. A frame prepared as soon as the model
-has begun would be a whole run of the model old when its turn comes. So preparing begins just in
-time: when the model is expected to end, less the time that preparing takes.
+One thread decodes, one runs the model, one makes the mask, hands it over and then has the frame
+judged, each on another frame, so that the model does not wait for the rest. A frame prepared as
+soon as the model has begun would be a whole run of the model old when its turn comes. So preparing
+begins just in time: when the model is expected to end, less the time that preparing takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from clcp_ros.errors import ClcpError
 from clcp_ros.inference import Prediction
 from clcp_ros.latest_slot import LatestSlots
-from clcp_ros.pipeline import FramePipeline, FrameResult, Prepared
+from clcp_ros.pipeline import FrameMask, FramePipeline, FrameResult, Prepared
 
 _logger = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ class FrameWorker:
             or what a callback raised.
         on_dropped: Called with a camera and a number of frames that newer ones replaced; from the
             thread that calls `put`.
+        on_mask: Called with an item and its mask, before a frame of the same call of the model is
+            judged. When it raises, the frame has failed and is not judged.
         max_batch: Most frames of different cameras in one call of the model; 0 takes all.
         after: A worker that has been closed; this one begins when it has ended.
     """
@@ -90,11 +92,13 @@ class FrameWorker:
         on_result: Callable[[Any, FrameResult], None],
         on_error: Callable[[Any, Exception], None],
         on_dropped: Callable[[str, int], None],
+        on_mask: Callable[[Any, FrameMask], None] | None = None,
         max_batch: int = 0,
         after: FrameWorker | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._on_result, self._on_error, self._on_dropped = on_result, on_error, on_dropped
+        self._on_mask = on_mask
         self._max_batch = max_batch
         self._slots: LatestSlots[_Arrival] = LatestSlots()
         # Between the stages there is room for one batch: more would only make frames older.
@@ -202,19 +206,35 @@ class FrameWorker:
 
     def _finish_all(self) -> None:
         while (done := self._inferred.get()) is not None:
-            batch, predictions = done
-            for item, prepared, prediction in zip(
-                batch.items, batch.prepared, predictions, strict=True
-            ):
-                if self._closed:
-                    break
-                try:
-                    if isinstance(prediction, Exception):
-                        raise prediction
-                    self._on_result(item, batch.pipeline.finish(prepared, prediction))
-                except Exception as error:
-                    self._tell(item, error)
-            del done, batch, predictions
+            self._finish(*done)
+            del done
+
+    def _finish(self, batch: _Batch, predictions: Sequence[Any]) -> None:
+        pipeline = batch.pipeline
+        masks: list[tuple[Any, FrameMask, Prediction]] = []
+        for item, prepared, prediction in zip(
+            batch.items, batch.prepared, predictions, strict=True
+        ):
+            if self._closed:
+                return
+            try:
+                if isinstance(prediction, Exception):
+                    raise prediction
+                mask = pipeline.make_mask(prepared, prediction)
+                if self._on_mask is not None:
+                    self._on_mask(item, mask)
+            except Exception as error:
+                self._tell(item, error)
+            else:
+                masks.append((item, mask, prediction))
+        # Last: no camera's mask waits for what is judged of another one's.
+        for item, mask, prediction in masks:
+            if self._closed:
+                return
+            try:
+                self._on_result(item, pipeline.judge(mask, prediction))
+            except Exception as error:
+                self._tell(item, error)
 
     def _tell(self, item: Any, error: Exception) -> None:
         if self._closed:

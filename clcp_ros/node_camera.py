@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,10 +21,11 @@ from clcp_ros.node_inputs import TRANSPORTS, Inputs, resolve_topics
 from clcp_ros.node_outputs import Outputs
 from clcp_ros.node_snapshot import Snapshot
 from clcp_ros.node_statistics import InputStatistics, Limits, Surroundings
-from clcp_ros.pipeline import FrameResult
+from clcp_ros.pipeline import FrameMask, FrameResult
 from clcp_ros.scans import CameraScans
 
 _WARN_EVERY_S = 5.0
+_VERDICT_S = 1.0  # that is waited for a verdict; it follows the mask within milliseconds
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Camera:
         self.outputs = Outputs(node, f'~/{self._label}', self._on_output_refused)
         self.snapshot: Snapshot | None = None
         """The newest result."""
+        self._judged = threading.Event()
+        self._judged.set()
+        self._mask_s = 0.0
+        self._latency_s = 0.0
         self._inputs: Inputs | None = None
         self._camera_info: CameraInfo | None = None
         self._state: ShiftState | None = None
@@ -105,6 +111,7 @@ class Camera:
         """Unsubscribe."""
         self._epoch += 1
         self._put = _ignore
+        self._judged.set()  # a verdict under way will not come
         if self._inputs is not None:
             self._inputs.destroy()
             self._inputs = None
@@ -173,13 +180,24 @@ class Camera:
             f'{self._label}{what} image: {reason[:1000]}', throttle_duration_sec=_WARN_EVERY_S
         )
 
-    def publish(self, arrival: Arrival, result: FrameResult, provider: str) -> bool:
-        """Publish a frame's results.
+    def publish_mask(self, arrival: Arrival, mask: FrameMask) -> None:
+        """Publish a frame's mask and what is made of it; its verdict follows."""
+        if arrival.epoch != self._epoch:  # of an activation that has ended
+            return
+        self._judged.clear()
+        start = time.perf_counter()
+        self._check_camera_info(mask.image_size)
+        self.outputs.publish_mask(mask, arrival.message.header, self._camera_info)
+        self._mask_s = time.perf_counter() - start
+        self._latency_s = self._age_s(arrival.stamp_ns)
+
+    def publish_verdict(self, arrival: Arrival, result: FrameResult, provider: str) -> bool:
+        """Publish the monitor's verdict on a frame whose mask has been published.
 
         Returns:
             Whether the monitor's level, or the fault that it names, changed.
         """
-        if arrival.epoch != self._epoch:  # of an activation that has ended
+        if arrival.epoch != self._epoch:
             return False
         start = time.perf_counter()
         header = arrival.message.header
@@ -187,28 +205,31 @@ class Camera:
         shift = None
         if result.monitored or changed:
             shift = self._shift_status(result.shift, result.source, header.frame_id)
-        size = result.image_size
-        self._check_camera_info(size)
-        self.outputs.publish(result, header, self._camera_info, shift)
-        spent = time.perf_counter() - start
-        latency_s = self._age_s(arrival.stamp_ns)
+        self.outputs.publish_verdict(result, header, shift)
+        spent = self._mask_s + time.perf_counter() - start
         self.statistics.processed(
             time.monotonic(),
-            latency_s=latency_s,
+            latency_s=self._latency_s,
             seconds={
                 **result.seconds, 'publish': spent, 'total': result.seconds['total'] + spent
             },
             frame_id=header.frame_id,
-            size=size,
+            size=result.image_size,
         )  # fmt: skip
         self._state = result.shift
         if result.shift.score is not None or not result.shift.samples:
             self._scored = result.shift
         self.snapshot = Snapshot(
             result, self._last_scored(result.shift), provider, self.name, arrival.topic,
-            header.frame_id, latency_s,
+            header.frame_id, self._latency_s,
         )  # fmt: skip
+        self._judged.set()
         return changed
+
+    def newest(self) -> Snapshot | None:
+        """The newest result; waits for its verdict where only the mask is out yet."""
+        self._judged.wait(_VERDICT_S)
+        return self.snapshot
 
     def _last_scored(self, state: ShiftState) -> ShiftState:
         """A verdict with the newest score there is: the monitor scores a few frames a second."""

@@ -27,7 +27,7 @@ from clcp_ros.classes import ClassSet
 from clcp_ros.image_codec import encode_png
 from clcp_ros.node_diagnostics import Status
 from clcp_ros.overlay import overlay
-from clcp_ros.pipeline import FrameResult
+from clcp_ros.pipeline import FrameMask, FrameResult
 
 _LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -106,20 +106,15 @@ class Outputs:
         publisher = self._publishers.get(name)
         return publisher is not None and publisher.get_subscription_count() > 0
 
-    def publish(
-        self,
-        result: FrameResult,
-        header: Header,
-        camera_info: CameraInfo | None,
-        shift: Status | None,
+    def publish_mask(
+        self, result: FrameMask, header: Header, camera_info: CameraInfo | None
     ) -> None:
-        """Publish a frame's results, the mask first.
+        """Publish what the model says of a frame, the mask first.
 
         Args:
-            result: Mask, confidence and the monitor's verdict.
+            result: Mask and confidence.
             header: Of the image; used for every message.
             camera_info: Of the image, where it is known.
-            shift: The monitor's verdict, where there is a new one.
         """
         mask = result.mask
         if self.wanted('mask'):
@@ -132,18 +127,27 @@ class Outputs:
                 'camera_info',
                 ros_messages.scaled_camera_info(camera_info, height, width, header),
             )
-        if shift is not None and self.wanted('shift'):
-            name = self._node.get_fully_qualified_name()
-            self._send('shift', ros_messages.diagnostic_array(header, [shift], name))
-        if result.monitored and self.wanted('shift/heatmap'):
-            heat = ros_messages.float_image_message(result.heat(), header)
-            self._send('shift/heatmap', heat)
         if self.wanted('mask/compressed'):
             self._send('mask/compressed', ros_messages.png_message(mask, encode_png(mask), header))
         if self.wanted('overlay'):
             # At the mask's size it stays small enough for any transport.
             colored = overlay(result.image, mask, result.bundle.classes.palette)
             self._send('overlay', self._buffers['overlay'].fill(colored, header))
+
+    def publish_verdict(self, result: FrameResult, header: Header, shift: Status | None) -> None:
+        """Publish what the monitor says of a frame.
+
+        Args:
+            result: Of the frame.
+            header: Of the image; used for every message.
+            shift: The monitor's verdict, where there is a new one.
+        """
+        if shift is not None and self.wanted('shift'):
+            name = self._node.get_fully_qualified_name()
+            self._send('shift', ros_messages.diagnostic_array(header, [shift], name))
+        if result.monitored and self.wanted('shift/heatmap'):
+            heat = ros_messages.float_image_message(result.heat(), header)
+            self._send('shift/heatmap', heat)
 
     def _send(self, name: str, message: Any) -> None:
         publisher = self._publishers.get(name)

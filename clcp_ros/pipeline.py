@@ -57,35 +57,29 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class FrameResult:
-    """The result of one frame.
+class FrameMask:
+    """What the model says of one frame, before the monitor has judged it.
 
     Attributes:
         stamp_ns: Stamp of the frame.
         mask: (H, W) uint8 class ids, 255 = unlabelled.
         confidence: (H, W) uint8, 255 stands for probability 1.
-        shift: The monitor's verdict.
-        seconds: Time spent on `decode`, `preprocess`, `model`, `decide` and `monitor`, and their
-            sum `total` (monotonic clock; the model's is the whole batch's).
+        seconds: Time spent on `decode`, `preprocess`, `model` and `decide` (monotonic clock; the
+            model's is the whole batch's).
         camera: The camera.
         frame: The image as it came in, for whoever saves it.
         small: The image at the network's resolution.
         bundle: What the result was made with.
-        source: Whose verdict it is.
-        heat: Makes the heat map, see `heat_map`.
     """
 
     stamp_ns: int
     mask: np.ndarray
     confidence: np.ndarray
-    shift: ShiftState
     seconds: dict[str, float]
     camera: str
     frame: Frame = field(repr=False)
     small: np.ndarray = field(repr=False)
     bundle: Bundle = field(repr=False)
-    source: ShiftSource = field(repr=False)
-    heat: Callable[[], np.ndarray] = field(repr=False, compare=False)
 
     @property
     def image(self) -> np.ndarray:
@@ -99,6 +93,21 @@ class FrameResult:
         """Height and width of the image as it was sent."""
         return self.frame.size
 
+
+@dataclass(frozen=True)
+class FrameResult(FrameMask):
+    """The result of one frame: its mask, judged; `seconds` has `monitor` and `total`, too.
+
+    Attributes:
+        shift: The monitor's verdict.
+        source: Whose verdict it is.
+        heat: Makes the heat map, see `heat_map`.
+    """
+
+    shift: ShiftState
+    source: ShiftSource = field(repr=False)
+    heat: Callable[[], np.ndarray] = field(repr=False, compare=False)
+
     @property
     def monitored(self) -> bool:
         """Whether the monitor took this frame in; it does so a few times a second."""
@@ -110,7 +119,8 @@ class FramePipeline:
 
     `process` and `process_batch` do everything. Whoever wants the next frame decoded while the
     model runs calls the three stages: `prepare` from any one thread, then `infer` and `finish`
-    from another one. Frames of a camera must be finished in the order of their arrival.
+    from another one. Frames of a camera must be finished in the order of their arrival. `finish`
+    is `make_mask` and then `judge`, for whoever needs the mask before the verdict.
 
     Args:
         bundle: A verified bundle, or the folder of one.
@@ -316,6 +326,10 @@ class FramePipeline:
 
     def finish(self, prepared: Prepared, prediction: Prediction) -> FrameResult:
         """Make mask and confidence, and let the camera's monitor judge the frame."""
+        return self.judge(self.make_mask(prepared, prediction), prediction)
+
+    def make_mask(self, prepared: Prepared, prediction: Prediction) -> FrameMask:
+        """Make mask and confidence. Changes no state."""
         start = time.perf_counter()
         spec = self.bundle.frame
         size = prepared.frame.size if self.image_resolution else (spec.height, spec.width)
@@ -323,30 +337,35 @@ class FramePipeline:
             mask, confidence = decide(prediction.logits, *size)
         else:
             mask, confidence = np.full(size, 255, np.uint8), np.zeros(size, np.uint8)
-        decided = time.perf_counter()
-        shift = self.monitors[prepared.camera].update(
-            prepared.stamp_ns,
-            prepared.frame,
-            prediction,
-            small=prepared.image,
-            scan=self.scans.get(prepared.camera),
-        )
-        seconds = {
-            **prepared.seconds,
-            'decide': decided - start,
-            'monitor': time.perf_counter() - decided,
-        }
-        seconds['total'] = sum(seconds.values())
-        return FrameResult(
+        seconds = {**prepared.seconds, 'decide': time.perf_counter() - start}
+        return FrameMask(
             prepared.stamp_ns,
             mask,
             confidence,
-            shift,
             seconds,
             prepared.camera,
             prepared.frame,
             prepared.image,
             self.bundle,
-            self.source,
-            partial(heat_map, prediction.logits, self.knowledge.harm),
         )
+
+    def judge(self, found: FrameMask, prediction: Prediction) -> FrameResult:
+        """Let the camera's monitor judge a frame; neither mask nor confidence depend on it.
+
+        Args:
+            found: From `make_mask`.
+            prediction: What it was made of.
+        """
+        start = time.perf_counter()
+        shift = self.monitors[found.camera].update(
+            found.stamp_ns,
+            found.frame,
+            prediction,
+            small=found.small,
+            scan=self.scans.get(found.camera),
+        )
+        seconds = {**found.seconds, 'monitor': time.perf_counter() - start}
+        seconds['total'] = sum(seconds.values())
+        heat = partial(heat_map, prediction.logits, self.knowledge.harm)
+        own = {'seconds': seconds, 'shift': shift, 'source': self.source, 'heat': heat}
+        return FrameResult(**{**vars(found), **own})

@@ -346,6 +346,12 @@ class Answers:
         )
 
 
+def _all_done(values: dict[str, str]) -> bool:
+    """Whether the node has an answer to every image that it took in."""
+    counts = {name: int(values.get(name, 0)) for name in _COUNTS}
+    return counts['received'] <= sum(counts[n] for n in ('processed', 'dropped', 'bad', 'failed'))
+
+
 _NOTHING = Status('shift', Level.STALE, 'no verdict yet')
 
 
@@ -527,12 +533,15 @@ class _Peer:
         ):
             tick()
             wait(TICK_S)
-        # The counters come with the next heartbeat.
-        self._answers.parts.clear()
-        end = time.perf_counter() + _QUIET_S
-        while not self._complete() and time.perf_counter() < end:
-            self._executor.spin_once(timeout_sec=TICK_S)
+        # The counters come with a heartbeat, and verdicts after their masks: once the counters say
+        # that all is done, what was said before them is here by the heartbeat after that one.
+        for _ in range(2):
+            self._answers.parts.clear()
+            end = time.perf_counter() + _QUIET_S
+            while not self._complete() and time.perf_counter() < end:
+                self._executor.spin_once(timeout_sec=TICK_S)
 
     def _complete(self) -> bool:
-        wanted = {f'{prefix}input' for prefix in self._prefixes.values()} | {'inference'}
-        return wanted <= set(self._answers.parts)
+        parts = self._answers.parts
+        inputs = [parts.get(f'{prefix}input') for prefix in self._prefixes.values()]
+        return 'inference' in parts and all(values and _all_done(values) for values in inputs)

@@ -47,7 +47,7 @@ from clcp_ros.node_lidar import Lidar
 from clcp_ros.node_outputs import Labels
 from clcp_ros.node_services import Answer, Services
 from clcp_ros.node_statistics import Limits, Surroundings
-from clcp_ros.pipeline import FramePipeline, FrameResult
+from clcp_ros.pipeline import FrameMask, FramePipeline, FrameResult
 from clcp_ros.runtime import offered_providers
 from clcp_ros.scans import CameraScans
 
@@ -261,6 +261,7 @@ class SegmentNode(LifecycleNode):
         assert self._pipeline is not None
         self._worker = FrameWorker(
             self._pipeline,
+            on_mask=self._on_mask,
             on_result=self._on_result,
             on_error=self._on_error,
             on_dropped=self._on_dropped,
@@ -343,11 +344,15 @@ class SegmentNode(LifecycleNode):
     def _on_dropped(self, camera: str, number: int) -> None:
         self.cameras[camera].statistics.count(time.monotonic(), 'dropped', number=number)
 
+    def _on_mask(self, arrival: Arrival, mask: FrameMask) -> None:
+        if self._pipeline is not None:
+            arrival.camera.publish_mask(arrival, mask)
+
     def _on_result(self, arrival: Arrival, result: FrameResult) -> None:
         pipeline = self._pipeline
         if pipeline is None:
             return
-        if arrival.camera.publish(arrival, result, pipeline.segmenter.provider):
+        if arrival.camera.publish_verdict(arrival, result, pipeline.segmenter.provider):
             self._publish_diagnostics(self._statuses())
 
     def _on_error(self, arrival: Arrival, error: Exception) -> None:
@@ -386,10 +391,10 @@ class SegmentNode(LifecycleNode):
             ClcpError: There is no frame.
         """
         cameras = [c for name, c in self.cameras.items() if camera in (None, name)]
-        snapshots = [c.snapshot for c in cameras if c.snapshot is not None]
         folder = node_parameters.save_folder(self._value('save.folder'))
 
         def save() -> str:
+            snapshots = [found for c in cameras if (found := c.newest()) is not None]
             if not snapshots:
                 raise ClcpError('no frame to save: none has been segmented since activation')
             return ', '.join(str(snapshot.save(folder)) for snapshot in snapshots)

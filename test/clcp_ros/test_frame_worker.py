@@ -167,6 +167,28 @@ def test_a_callback_that_raises_is_reported(start, daylight_image):
     log.until(lambda: len(log.results) == 1)
 
 
+def test_masks_come_before_anything_is_judged(start, daylight_image):
+    told: list[str] = []
+    worker, pipeline, log = start(
+        cameras=('a', 'b'), model_s=0.2,
+        on_mask=lambda item, mask: told.append(f'mask {item} {mask.camera}'),
+    )  # fmt: skip
+    for camera, monitor in pipeline.monitors.items():
+        update = monitor.update
+        monitor.update = lambda *args, name=camera, real=update, **kwargs: (
+            told.append(f'judged {name}'), real(*args, **kwargs)
+        )[1]  # fmt: skip
+    worker.put('a', daylight_image(0), 1, 0)
+    time.sleep(0.1)
+    # These two wait for the model together; the camera that was served longest ago comes first.
+    worker.put('a', daylight_image(1), 2, 1)
+    worker.put('b', daylight_image(2), 2, 2)
+    log.until(lambda: len(log.results) == 3)
+    assert told == [
+        'mask 0 a', 'judged a', 'mask 2 b', 'mask 1 a', 'judged b', 'judged a'
+    ]  # fmt: skip
+
+
 def test_nothing_comes_after_close_and_a_successor_waits(start, daylight_image):
     worker, pipeline, log = start(model_s=0.4)
     worker.put('', daylight_image(0), 5, 'old')

@@ -364,7 +364,7 @@ def test_heat_map_is_made_only_for_a_listener(make_rig, tiny_bundle, daylight_im
     rig = make_rig().start().listen('mask')
     stamp_ns = time.time_ns()
     rig.send(daylight_image(0), stamp_ns)
-    rig.until(lambda: rig.got['mask'])
+    rig.until(lambda: rig.got['mask'] and rig.camera.snapshot is not None)
     assert not calls
     rig.listen('shift/heatmap')
     rig.until(lambda: rig.camera.outputs.wanted('shift/heatmap'))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from training.export import export
 from training.finetune import finetune
 from training.pairs.pair import Pair
 from training.pairs.writer import PairSetWriter
+from training.segmentation.batches import AugmentedFrames
 from training.segmentation.task import OptimizerConfig
 from training.segmentation.transforms import AugmentationConfig
 
@@ -73,6 +76,30 @@ def noise_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.write_sequence('s', [pair(i) for i in range(12)])
     writer.finish(['s'], {}, 0.25)
     return folder
+
+
+@pytest.fixture
+def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Runs a finetuning that ends when it has read so many frames."""
+    read = AugmentedFrames.__getitem__
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def cut(after: int, run: Callable[[], object]) -> None:
+        frames_read = itertools.count()
+
+        def failing(self: AugmentedFrames, key: tuple[int, int]) -> object:
+            if next(frames_read) >= after:
+                raise Stop
+            return read(self, key)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(AugmentedFrames, '__getitem__', failing)
+            with pytest.raises(Stop):
+                run()
+
+    return cut
 
 
 def write_scene(root: Path, split: str, city: str, index: int) -> None:

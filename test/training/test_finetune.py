@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,6 @@ from training.cli import run_command
 from training.finetune import HeadConfig, build_model, finetune
 from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
-from training.segmentation.batches import AugmentedFrames
 from training.segmentation.frames import open_frames
 from training.segmentation.metrics import ConfusionMatrix
 from training.segmentation.predictors import open_predictor
@@ -64,10 +64,6 @@ def test_the_file_has_published_names_and_describes_itself(toy_model: Path) -> N
     assert '"conditions": ["clear"]' in metadata['provenance']
 
 
-class Stop(Exception):  # noqa: N818
-    """Stands for a power cut."""
-
-
 AVERAGED = {
     'optimizer': OptimizerConfig(ema=0.7, layer_decay=0.8, head_warmup=2), 'drop_path': 0.1,
     'validate_every': 4, 'balance': 0.5,
@@ -76,21 +72,11 @@ AVERAGED = {
 
 @pytest.mark.parametrize('options', [{}, AVERAGED], ids=['plain', 'averaged'])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict
+    toy_cityscapes: Path, tmp_path: Path, power_cut: Callable[..., None], options: dict
 ) -> None:
     whole = run(toy_cityscapes, tmp_path / 'whole', **options)
-    read, frames_read = AugmentedFrames.__getitem__, []
-
-    def failing(self: AugmentedFrames, key: tuple[int, int]) -> object:
-        frames_read.append(key)
-        if len(frames_read) > 2 * 5:  # in step 5 of 8: the last checkpoint is of step 3
-            raise Stop
-        return read(self, key)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AugmentedFrames, '__getitem__', failing)
-        with pytest.raises(Stop):
-            run(toy_cityscapes, tmp_path / 'parts', **options)
+    # In step 5 of 8: the last checkpoint is of step 3.
+    power_cut(2 * 5, lambda: run(toy_cityscapes, tmp_path / 'parts', **options))
     assert (tmp_path / 'parts' / CHECKPOINT).is_file()
     assert not (tmp_path / 'parts' / 'model.safetensors').exists()
     resumed = run(toy_cityscapes, tmp_path / 'parts', **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from training.methods.config import ModelConfig
 from training.models.image_encoder import ImageEncoder
 from training.pairs.contrastive import ViewConfig
 from training.pretrain import pretrain
-from training.segmentation.batches import AugmentedFrames
 from training.segmentation.keeping import KeepConfig, KeptBatches, open_kept
 from training.segmentation.transforms import AugmentationConfig
 
@@ -66,27 +66,13 @@ def test_pretraining_goes_on_beside_the_labels(
     assert first == [v for step, n, v in other if n == 'train_loss' and step == other[0][0]]
 
 
-class Stop(Exception):  # noqa: N818
-    """Stands for a power cut."""
-
-
 def test_an_interrupted_run_goes_on_with_frames_and_pairs(
-    toy_cityscapes: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_cityscapes: Path, pretrained: Path, tmp_path: Path, power_cut: Callable[..., None]
 ) -> None:
     config = KeepConfig(pretrained, batch_size=4)
     whole = run(toy_cityscapes, tmp_path / 'whole', config)
-    read, frames_read = AugmentedFrames.__getitem__, []
-
-    def failing(self: AugmentedFrames, key: tuple[int, int]) -> object:
-        frames_read.append(key)
-        if len(frames_read) > 2 * 3:  # in step 3 of 4: the last checkpoint is of step 2
-            raise Stop
-        return read(self, key)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AugmentedFrames, '__getitem__', failing)
-        with pytest.raises(Stop):
-            run(toy_cityscapes, tmp_path / 'parts', config)
+    # In step 3 of 4: the last checkpoint is of step 2.
+    power_cut(2 * 3, lambda: run(toy_cityscapes, tmp_path / 'parts', config))
     resumed = run(toy_cityscapes, tmp_path / 'parts', config)
     expected, found = load_file(whole), load_file(resumed)
     for name, value in expected.items():

@@ -75,6 +75,8 @@ class Plan:
         full: Finetune everything.
         frozen: Finetune the head alone.
         frames: Labelled frames instead of the benchmark.
+        tag: End of the names of runs in the folder of the benchmark, for a plan that finetunes
+            otherwise than another one on the same data.
     """
 
     arms: list[Arm]
@@ -84,6 +86,7 @@ class Plan:
     full: bool = True
     frozen: bool = True
     frames: Frames | None = None
+    tag: str = ''
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,8 @@ def recipes_of(job: Job, runs: Path, plan: Plan, size: Size) -> list[Recipe]:
         if end != FROZEN:
             keep = options.pop('keep', KeepConfig())
             options |= {'keep': replace(keep, run=run)} if end == KEPT else {}
-        recipes.append(Recipe(job.recipe + end, encoder, frozen=end == FROZEN, options=options))
+        name = job.recipe + end + plan.tag
+        recipes.append(Recipe(name, encoder, frozen=end == FROZEN, options=options))
     return recipes
 
 

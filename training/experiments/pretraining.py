@@ -69,7 +69,7 @@ def _one(plan: Plan, size: Size, split: str, data: Path, out: Path, job: Job) ->
     run_benchmark(size, recipes, data, split, [job.seed], workers=1, report=False)
     folder = data / size.name / 'runs'
     models = {
-        recipe.name: folder / recipe.name / f'seed{job.seed}' / 'model.safetensors'
+        recipe.name.removesuffix(plan.tag): folder / recipe.name / f'seed{job.seed}' / 'model.safetensors'
         for recipe in recipes
         if not recipe.frozen
     }

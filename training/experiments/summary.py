@@ -131,7 +131,8 @@ def write_comparison(
     for job in jobs:
         for recipe in recipes_of(job, out / 'pretrain', plan, size):
             conditions = conditions_done(size, data, recipe.name, job.seed, split)
-            rows += make_rows(size.name, split, recipe.name, job.seed, conditions)
+            name = recipe.name.removesuffix(plan.tag)
+            rows += make_rows(size.name, split, name, job.seed, conditions)
         if job.arm is not None:
             metrics = read_metrics(out / 'pretrain' / job.recipe / f'seed{job.seed}' / METRICS)
             last = {name: value for _, name, value in metrics}

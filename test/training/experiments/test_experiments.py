@@ -109,6 +109,11 @@ def test_what_is_finetuned_from_a_job(tmp_path: Path) -> None:
     _, kept, _ = recipes_of(Job(arm, 'all', 1), tmp_path, plan, small)
     assert kept.name == 'a.all+kept'
     assert kept.options['keep'] == KeepConfig(tmp_path / 'a.all' / 'seed1', weight=0.5)
+    plan.tag = '-long'
+    tagged = recipes_of(Job(arm, 'all', 1), tmp_path, plan, small)
+    assert [r.name for r in tagged] == ['a.all-long', 'a.all+kept-long', 'a.all+frozen-long']
+    assert {r.encoder for r in tagged} == {full.encoder}
+    plan.tag = ''
     nothing = recipes_of(Job(None, '', 0), tmp_path, plan, small)
     assert [(r.name, r.frozen) for r in nothing] == [
         (BASELINE, False), (f'{BASELINE}+frozen', True),

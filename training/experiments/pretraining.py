@@ -12,7 +12,7 @@ from training.experiments.jobs import raise_first, run_jobs, run_script
 from training.experiments.plan import DOMAINS, Job, Plan, arguments_of, check, jobs_of, recipes_of
 from training.experiments.summary import INVARIANCE, Comparison, write_comparison
 from training.segmentation.frames import open_frames
-from training.simdg.benchmark import run_benchmark, size_of
+from training.simdg.benchmark import model_file, run_benchmark, size_of
 from training.simdg.data import prepare
 from training.simdg.sizes import Size
 
@@ -67,9 +67,8 @@ def _one(plan: Plan, size: Size, split: str, data: Path, out: Path, job: Job) ->
         run_script('pretrain.py', arguments_of(job, pairs, run, options), log)
     recipes = recipes_of(job, runs, plan, size)
     run_benchmark(size, recipes, data, split, [job.seed], workers=1, report=False)
-    folder = data / size.name / 'runs'
     models = {
-        recipe.name.removesuffix(plan.tag): folder / recipe.name / f'seed{job.seed}' / 'model.safetensors'
+        recipe.name.removesuffix(plan.tag): model_file(size, data, recipe.name, job.seed)
         for recipe in recipes
         if not recipe.frozen
     }

@@ -215,6 +215,18 @@ def write_report(size: Size, data: BenchmarkData, split: str) -> Report:
     return report
 
 
+def model_file(size: Size, out: Path, recipe: str, seed: int) -> Path:
+    """The file of a network that a run trained.
+
+    Args:
+        size: The size.
+        out: Folder of the benchmark.
+        recipe: Its name.
+        seed: Of the run.
+    """
+    return out / size.name / 'runs' / recipe / f'seed{seed}' / 'model.safetensors'
+
+
 def conditions_done(size: Size, out: Path, recipe: str, seed: int, split: str) -> dict[str, Any]:
     """What a finished run measured.
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from clcp_ros.errors import BundleError
 from clcp_ros.monitor.alignment import AlignmentReference
+from clcp_ros.monitor.arrays import part
 from clcp_ros.monitor.attribution import KindReference
 from clcp_ros.monitor.faults import TILES
 from clcp_ros.monitor.harm import HarmReference
@@ -219,7 +220,7 @@ class Knowledge:
             version = int(arrays.pop('facts.version'))
             if version != VERSION:
                 raise ValueError(f'version {version}, this release reads {VERSION}')
-            facts = Facts.from_arrays(_part(arrays, 'facts'))
+            facts = Facts.from_arrays(part(arrays, 'facts'))
             if facts.model_sha256 != model_sha256:
                 raise BundleError(
                     f'{path}: fitted on outputs of another model '
@@ -231,12 +232,12 @@ class Knowledge:
             }:
                 raise ValueError(f'unknown part {min(unknown)!r}')
             return cls(
-                novelty=ShiftReference.from_arrays(_part(arrays, 'novelty')),
-                sequential=SequentialReference.from_arrays(_part(arrays, 'sequential')),
+                novelty=ShiftReference.from_arrays(part(arrays, 'novelty')),
+                sequential=SequentialReference.from_arrays(part(arrays, 'sequential')),
                 facts=facts,
-                harm=_optional(HarmReference, _part(arrays, 'harm')),
-                kinds=_optional(KindReference, _part(arrays, 'kinds')),
-                alignment=_optional(AlignmentReference, _part(arrays, 'alignment')),
+                harm=_optional(HarmReference, part(arrays, 'harm')),
+                kinds=_optional(KindReference, part(arrays, 'kinds')),
+                alignment=_optional(AlignmentReference, part(arrays, 'alignment')),
             )
         except _DAMAGED as error:
             raise BundleError(
@@ -260,11 +261,6 @@ def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise BundleError(f'{path}: {name} is of type {array.dtype}, no numbers or text')
         if array.dtype.kind == 'f' and not np.isfinite(array).all():
             raise BundleError(f'{path}: {name} holds numbers that are not finite')
-
-
-def _part(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    start = f'{name}.'
-    return {key[len(start) :]: a for key, a in arrays.items() if key.startswith(start)}
 
 
 def _optional(kind: type[_Part], arrays: dict[str, np.ndarray]) -> _Part | None:

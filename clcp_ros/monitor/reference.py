@@ -18,182 +18,33 @@ from typing import ClassVar
 
 import numpy as np
 
+from clcp_ros.monitor.arrays import numbers, part, positive
+from clcp_ros.monitor.measures import (
+    Direction,
+    Gaussian,
+    Measure,
+    Neighbours,
+    measure_from_arrays,
+    normalized,
+)
+from clcp_ros.monitor.scene import SceneModel, class_shares
 from clcp_ros.monitor.statistics import STATISTICS
 
+__all__ = [
+    'TAPS',
+    'Direction',
+    'FrameScore',
+    'Gaussian',
+    'Measure',
+    'Neighbours',
+    'SceneModel',
+    'ShiftReference',
+    'TapReference',
+    'class_shares',
+    'normalized',
+]
+
 TAPS = ('low', 'early', 'deep')
-_CLIP = 30.0  # of a standardised channel: one dead channel must not decide alone
-_DIRECTION_CLIP = 10.0
-_TINY = 1e-12
-_LEAST_COSINE = 1e-6  # distance below which float32 cannot tell two frames apart
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A Gaussian with a low-rank covariance plus isotropic residual (Tipping and Bishop 1999).
-
-    D channels, k components.
-
-    Attributes:
-        mean: (D,) of the training frames.
-        scale: (D,) standard deviation, floored.
-        components: (k, D) orthonormal directions of standardised channels.
-        variances: (k,) along the components.
-        residual_variance: () per channel, off the components.
-        unit: Whether frames are L2-normalised first.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    components: np.ndarray
-    variances: np.ndarray
-    residual_variance: np.ndarray
-    unit: bool = False
-
-    @property
-    def channels(self) -> int:
-        """Length of a frame's description."""
-        return self.mean.size
-
-    def log_distance(self, x: np.ndarray) -> float:
-        """Logarithm of the Mahalanobis distance per channel.
-
-        Args:
-            x: (D,) a frame's description at this tap.
-
-        Returns:
-            log(sqrt(d² / D)).
-        """
-        x = normalized(x) if self.unit else x.astype(np.float64)
-        z = np.clip((x - self.mean) / self.scale, -_CLIP, _CLIP)
-        along = self.components @ z
-        residual = max(float(z @ z - along @ along), 0.0)
-        squared = float(np.sum(along**2 / self.variances)) + residual / float(
-            self.residual_variance
-        )
-        return 0.5 * float(np.log(squared / z.size + _TINY))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes."""
-        return {
-            'mean': self.mean, 'scale': self.scale, 'components': self.components,
-            'variances': self.variances, 'residual_variance': self.residual_variance,
-            'unit': np.asarray(self.unit),
-        }  # fmt: skip
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Gaussian:
-        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        mean = _numbers(arrays, 'mean', (None,))
-        components = _numbers(arrays, 'components', (None, mean.size))
-        return cls(
-            mean=mean,
-            scale=_positive(arrays, 'scale', mean.shape),
-            components=components,
-            variances=_positive(arrays, 'variances', components.shape[:1]),
-            residual_variance=_positive(arrays, 'residual_variance', ()),
-            unit=bool(_numbers(arrays, 'unit', ())),
-        )
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Training frames themselves: the distance is that of the k-th nearest (Sun et al. 2022).
-
-    Attributes:
-        coreset: (M, D) float16, L2-normalised frames that stand for all.
-        rank: Which neighbour, 1 for the nearest.
-    """
-
-    coreset: np.ndarray
-    rank: int
-    _rows: np.ndarray = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Most processors emulate float16. What rounding took from a row is given back: a distance
-        # between neighbours is the small difference of two numbers near 1.
-        rows = self.coreset.astype(np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True) + _TINY
-        object.__setattr__(self, '_rows', rows)
-
-    @property
-    def channels(self) -> int:
-        """Length of a frame's description."""
-        return self.coreset.shape[1]
-
-    def log_distance(self, x: np.ndarray) -> float:
-        """Logarithm of the cosine distance of the k-th nearest training frame.
-
-        Args:
-            x: (D,) a frame's description at this tap.
-
-        Returns:
-            log(1 - cosine).
-        """
-        similarity = self._rows @ normalized(x).astype(np.float32)
-        place = similarity.size - self.rank
-        distance = 1.0 - float(np.partition(similarity, place)[place])
-        return float(np.log(max(distance, 0.0) + _LEAST_COSINE))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes."""
-        return {'coreset': self.coreset, 'rank': np.asarray(self.rank)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Neighbours:
-        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        coreset = _numbers(arrays, 'coreset', (None, None))
-        rank = int(_numbers(arrays, 'rank', ()))
-        if not 1 <= rank <= len(coreset):
-            raise ValueError(f'neighbour {rank} of {len(coreset)} frames')
-        return cls(coreset.astype(np.float16), rank)
-
-
-@dataclass(frozen=True)
-class Direction:
-    """Where degraded frames lie: log odds of a logistic regression against nominal ones.
-
-    A distance looks all around and so needs a large one; who knows where to look sees more. The
-    degraded frames are synthetic, which is why this never stands alone.
-
-    Attributes:
-        mean: (D,) of nominal frames.
-        scale: (D,) standard deviation, floored.
-        weights: (D,) log odds for each standard deviation.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-
-    @property
-    def channels(self) -> int:
-        """Length of a frame's description."""
-        return self.mean.size
-
-    def log_distance(self, x: np.ndarray) -> float:
-        """Log odds, up to a constant, that a frame is degraded.
-
-        Args:
-            x: (D,) a frame's description at this tap.
-        """
-        z = (x.astype(np.float64) - self.mean) / self.scale
-        return float(np.clip(z, -_DIRECTION_CLIP, _DIRECTION_CLIP) @ self.weights)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes."""
-        return {'mean': self.mean, 'scale': self.scale, 'weights': self.weights}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Direction:
-        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        mean = _numbers(arrays, 'mean', (None,))
-        return cls(
-            mean, _positive(arrays, 'scale', mean.shape), _numbers(arrays, 'weights', mean.shape)
-        )
-
-
-Measure = Gaussian | Neighbours | Direction
-"""A distance from the training frames."""
 
 
 @dataclass(frozen=True)
@@ -236,68 +87,12 @@ class TapReference:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TapReference:
         """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        location = _numbers(arrays, 'location', (None,))
-        parts = [_part(arrays, str(i)) for i in range(location.size)]
-        measures = tuple(_measure(part) for part in parts)
+        location = numbers(arrays, 'location', (None,))
+        parts = [part(arrays, str(i)) for i in range(location.size)]
+        measures = tuple(measure_from_arrays(one) for one in parts)
         if len({m.channels for m in measures}) != 1:
             raise ValueError('the measures of a tap do not have the same channels')
-        return cls(measures, location, _positive(arrays, 'spread', location.shape))
-
-
-@dataclass(frozen=True)
-class SceneModel:
-    """What novelty is to be expected of what is in view: an avenue differs from a tunnel.
-
-    A linear function of the shares of the classes, fitted on held-out drives. Shares are limited
-    to what was seen there, and so is the result: a mask that is nonsense because the camera is
-    blind must not explain the blindness away.
-
-    Attributes:
-        weights: (C,) novelty per share.
-        mean: (C,) shares of nominal frames.
-        least: (C,) smallest shares of nominal frames.
-        largest: (C,) largest shares.
-        range: (2,) least and largest result on nominal frames.
-    """
-
-    weights: np.ndarray
-    mean: np.ndarray
-    least: np.ndarray
-    largest: np.ndarray
-    range: np.ndarray
-
-    def expected(self, shares: np.ndarray) -> float:
-        """Novelty that is due to the scene, in standard deviations.
-
-        Args:
-            shares: (C,) of the classes; what is not finite counts as average.
-        """
-        shares = np.where(np.isfinite(shares), shares, self.mean)
-        seen = np.clip(shares, self.least, self.largest) - self.mean
-        return float(np.clip(seen @ self.weights, *self.range))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes."""
-        return {
-            'weights': self.weights, 'mean': self.mean, 'least': self.least,
-            'largest': self.largest, 'range': self.range,
-        }  # fmt: skip
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SceneModel:
-        """Undo `arrays`; raises KeyError or ValueError on nonsense."""
-        weights = _numbers(arrays, 'weights', (None,))
-        shape = weights.shape
-        model = cls(
-            weights=weights,
-            mean=_numbers(arrays, 'mean', shape),
-            least=_numbers(arrays, 'least', shape),
-            largest=_numbers(arrays, 'largest', shape),
-            range=_numbers(arrays, 'range', (2,)),
-        )
-        if (model.least > model.largest).any() or model.range[0] > model.range[1]:
-            raise ValueError('the scene model has an empty range')
-        return model
+        return cls(measures, location, positive(arrays, 'spread', location.shape))
 
 
 @dataclass(frozen=True)
@@ -408,8 +203,8 @@ class ShiftReference:
         parts: dict[str, TapReference | SceneModel] = {t: getattr(self, t) for t in TAPS}
         if self.scene is not None:
             parts['scene'] = self.scene
-        for prefix, part in parts.items():
-            result.update({f'{prefix}.{name}': a for name, a in part.arrays().items()})
+        for prefix, one in parts.items():
+            result.update({f'{prefix}.{name}': a for name, a in one.arrays().items()})
         return result
 
     @classmethod
@@ -424,82 +219,18 @@ class ShiftReference:
         names = tuple(str(name) for name in arrays['statistics'])
         if names != STATISTICS:
             raise ValueError('its image statistics are not those of this version')
-        taps = {tap: TapReference.from_arrays(_part(arrays, tap)) for tap in TAPS}
+        taps = {tap: TapReference.from_arrays(part(arrays, tap)) for tap in TAPS}
         if taps['low'].measures[0].channels != len(STATISTICS):
             raise ValueError('the low tap does not have a channel per image statistic')
-        scene = _part(arrays, 'scene')
-        knots = _numbers(arrays, 'knots', (None,))
+        scene = part(arrays, 'scene')
+        knots = numbers(arrays, 'knots', (None,))
         if (np.diff(knots) < 0).any():
             raise ValueError('knots do not ascend')
         return cls(
             **taps,
-            location=_numbers(arrays, 'location', ()),
-            spread=_positive(arrays, 'spread', ()),
+            location=numbers(arrays, 'location', ()),
+            spread=positive(arrays, 'spread', ()),
             knots=knots,
-            frames=int(_numbers(arrays, 'frames', ())),
+            frames=int(numbers(arrays, 'frames', ())),
             scene=SceneModel.from_arrays(scene) if scene else None,
         )
-
-
-def normalized(features: np.ndarray) -> np.ndarray:
-    """L2-normalise features, which makes Mahalanobis distances comparable (Müller & Hein 2025).
-
-    Args:
-        features: (D,) any float type.
-
-    Returns:
-        (D,) float64.
-    """
-    x = features.astype(np.float64)
-    return x / (np.linalg.norm(x) + _TINY)
-
-
-def class_shares(logits: np.ndarray) -> np.ndarray:
-    """What is in view, as the model sees it.
-
-    Args:
-        logits: (C, h, w) on the decoder's grid.
-
-    Returns:
-        (C,) float64, the share of the grid at which each class is the most likely one.
-    """
-    classes = logits.shape[0]
-    counts = np.bincount(logits.reshape(classes, -1).argmax(axis=0), minlength=classes)
-    return counts / max(int(counts.sum()), 1)
-
-
-def _measure(arrays: Mapping[str, np.ndarray]) -> Measure:
-    if 'coreset' in arrays:
-        return Neighbours.from_arrays(arrays)
-    if 'weights' in arrays:
-        return Direction.from_arrays(arrays)
-    return Gaussian.from_arrays(arrays)
-
-
-def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    start = f'{prefix}.'
-    return {name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)}
-
-
-def _numbers(
-    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...]
-) -> np.ndarray:
-    """An array that has this shape, None for any length, and finite numbers."""
-    array = np.asarray(arrays[name])
-    fits = array.ndim == len(shape) and all(
-        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype.kind not in 'bfiu':
-        raise ValueError(f'{name} is {array.dtype} of shape {array.shape}, not {shape}')
-    if not np.isfinite(array).all():
-        raise ValueError(f'{name} holds numbers that are not finite')
-    return array
-
-
-def _positive(
-    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...]
-) -> np.ndarray:
-    array = _numbers(arrays, name, shape)
-    if (array <= 0).any():
-        raise ValueError(f'{name} is not positive')
-    return array

@@ -32,7 +32,8 @@ from clcp_ros.monitor.fusion import CameraFusion, Scope
 from clcp_ros.monitor.harm import HarmWindow, soft_confusion
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.levels import Level, LevelMachine, Signs
-from clcp_ros.monitor.reference import FrameScore, class_shares
+from clcp_ros.monitor.reference import FrameScore
+from clcp_ros.monitor.scene import class_shares
 from clcp_ros.monitor.sequential import SequentialReference, SequentialState, SequentialTest
 from clcp_ros.monitor.state import ShiftState, number, verdict_reason
 from clcp_ros.monitor.statistics import frame_statistics

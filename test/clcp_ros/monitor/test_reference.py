@@ -19,7 +19,6 @@ from clcp_ros.monitor.reference import (
     SceneModel,
     ShiftReference,
     TapReference,
-    class_shares,
     normalized,
 )
 from clcp_ros.monitor.statistics import STATISTICS
@@ -70,27 +69,6 @@ def frame(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     return rng.normal(size=S), features, rng.dirichlet(np.ones(C))
 
 
-def test_the_low_rank_distance_is_that_of_the_whole_covariance() -> None:
-    g = gaussian(9)
-    projector = g.components.T @ g.components
-    covariance = g.components.T @ np.diag(g.variances) @ g.components
-    covariance += float(g.residual_variance) * (np.eye(9) - projector)
-    x = np.random.default_rng(5).normal(size=9)
-    z = (x - g.mean) / g.scale
-    expected = 0.5 * np.log(z @ np.linalg.inv(covariance) @ z / 9)
-    assert g.log_distance(x) == pytest.approx(expected)
-
-
-def test_the_distance_of_neighbours_is_that_of_the_kth() -> None:
-    rows = np.random.default_rng(0).normal(size=(30, 6))
-    x = np.random.default_rng(1).normal(size=6)
-    cosines = np.sort([normalized(r) @ normalized(x) for r in rows])[::-1]
-    for rank in (1, 5, 30):
-        found = np.exp(neighbours(rows, rank).log_distance(x))
-        assert found == pytest.approx(1 - cosines[rank - 1], abs=2e-3)
-    assert np.exp(neighbours(rows).log_distance(3.7 * rows[4])) < 1e-3
-
-
 def test_no_channel_decides_alone() -> None:
     g = gaussian(40)
     one = g.mean.copy()
@@ -123,12 +101,6 @@ def test_a_score_is_finite_and_bounded_whatever_comes(low, early, deep, scene) -
 def test_black_and_dead_inputs_are_novel_and_finite() -> None:
     zeros = reference().score(np.zeros(S), {'early': np.zeros(D1), 'deep': np.zeros(D2)})
     assert np.isfinite(zeros.novelty)
-
-
-def test_a_direction_gives_log_odds() -> None:
-    direction = Direction(np.array([1.0, 2.0]), np.array([0.5, 1.0]), np.array([3.0, -1.0]))
-    assert direction.log_distance(np.array([2.0, 3.0])) == 3 * 2 - 1
-    assert direction.log_distance(np.array([1e9, 2.0])) == 30
 
 
 def test_the_scene_explains_no_more_than_it_did_on_nominal_frames() -> None:
@@ -195,11 +167,3 @@ def test_a_missing_array_is_refused(name: str) -> None:
     arrays_ = {n: a for n, a in reference().arrays().items() if n != name}
     with pytest.raises(KeyError):
         ShiftReference.from_arrays(arrays_)
-
-
-def test_class_shares_are_those_of_the_mask() -> None:
-    logits = np.zeros((3, 2, 4), np.float32)
-    logits[1, 0] = 5
-    logits[2, 1, :1] = 5
-    np.testing.assert_allclose(class_shares(logits), [3 / 8, 4 / 8, 1 / 8])
-    assert class_shares(np.random.default_rng(0).normal(size=(19, 25, 40))).sum() == 1

@@ -103,6 +103,9 @@ def embed_pairs(run: Path, pairs: PairSet, rows: np.ndarray, batch_size: int = 3
     Raises:
         ModelError: No such run, or a method without embeddings.
     """
+    # Here: it takes seconds, which embeddings from a file need not wait for.
+    from lightning.fabric.utilities.apply_func import move_data_to_device
+
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     method = load_method(run).to(device)
     loader = DataLoader(
@@ -112,16 +115,10 @@ def embed_pairs(run: Path, pairs: PairSet, rows: np.ndarray, batch_size: int = 3
     image, lidar = [], []
     with torch.inference_mode():
         for batch in tqdm(loader, desc=f'embed {pairs.folder}', unit='batch'):
-            embedded = method.embed(_moved(batch, device))
+            embedded = method.embed(move_data_to_device(batch, device))
             if embedded.image is None:
                 raise ModelError(f'{run}: this method has no joint embedding to search in')
             image.append(embedded.image.float().cpu().numpy())
             lidar.append(cast('Tensor', embedded.lidar).float().cpu().numpy())
     keys = np.asarray(pairs.column('key'))[rows].astype(str)
     return Embeddings(keys, np.concatenate(image), np.concatenate(lidar))
-
-
-def _moved(batch: object, device: torch.device) -> dict[str, object]:
-    from lightning.fabric.utilities.apply_func import move_data_to_device
-
-    return cast('dict[str, object]', move_data_to_device(batch, device))

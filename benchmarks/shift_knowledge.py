@@ -42,8 +42,9 @@ from clcp_ros.monitor.reference import Direction
 from training.cli import atomic_path
 from training.monitoring.corruptions import FAMILIES, degrade
 from training.monitoring.domain import Domain, Source
-from training.monitoring.fit import FitOptions, fit_knowledge, read_samples
+from training.monitoring.fit import FitOptions, fit_knowledge
 from training.monitoring.harm import HarmFit, HarmFrames, fit_frames
+from training.monitoring.reader import read_samples
 from training.monitoring.samples import Item, Samples
 
 KNOWLEDGE = 'reference.npz'

@@ -30,7 +30,8 @@ from clcp_ros.monitor.knowledge import Knowledge
 from training.cli import atomic_path, next_step, run_command
 from training.monitoring.card import read_card, summary, write_monitor
 from training.monitoring.domain import MANY_DRIVES, Domain, labelled_domain, nominal_sources
-from training.monitoring.fit import FitOptions, fit_knowledge, read_samples
+from training.monitoring.fit import FitOptions, fit_knowledge
+from training.monitoring.reader import read_samples
 from training.monitoring.site import calibrate_site
 from training.segmentation.frames import DATA
 

@@ -18,7 +18,7 @@ from clcp_ros.monitor.knowledge import MOST_BYTES, Knowledge
 from training.export import export
 from training.fit_monitor import fit_monitor
 from training.frames_to_bag import frames_to_bag
-from training.monitoring import fit as fit_module
+from training.monitoring import reader
 from training.monitoring.card import read_card
 from training.monitoring.samples import Item, Samples
 from training.monitoring.site import MOST_MOVED
@@ -151,7 +151,7 @@ def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
     bundle = shutil.copytree(plain_bundle, tmp_path / 'bundle')
     written = (bundle / 'bundle.json').read_bytes()
     calls: list[str] = []
-    collect = fit_module.collect
+    collect = reader.collect
 
     def interrupted(
         segmenter: Segmenter, items: Iterable[Item], title: str = '', logits: bool = True
@@ -161,7 +161,7 @@ def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
             raise KeyboardInterrupt
         return collect(segmenter, items, title, logits)
 
-    monkeypatch.setattr(fit_module, 'collect', interrupted)
+    monkeypatch.setattr(reader, 'collect', interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit_monitor(bundle, toy_cityscapes, corruptions=FEW)
     assert (bundle / 'bundle.json').read_bytes() == written

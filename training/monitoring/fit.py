@@ -4,16 +4,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
@@ -21,10 +17,8 @@ from tqdm import tqdm
 
 from clcp_ros.errors import ClcpError, ModelError
 from clcp_ros.inference import Segmenter
-from clcp_ros.monitor.faults import static_tiles
 from clcp_ros.monitor.knowledge import Facts, Knowledge
 from clcp_ros.monitor.reference import ShiftReference
-from clcp_ros.monitor.statistics import STATISTICS
 from clcp_ros.replay_scores import mean_iou
 from training.monitoring.alignment import fit_alignment_on_pairs
 from training.monitoring.corruptions import FAMILIES, degrade
@@ -32,10 +26,9 @@ from training.monitoring.domain import Domain, Source, drive_of, thirds
 from training.monitoring.harm import fit_harm
 from training.monitoring.kinds import describe, fit_described, kind_figures
 from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty
+from training.monitoring.reader import Reader
 from training.monitoring.run_length import RunLength, solve
-from training.monitoring.samples import Item, Samples, collect
-
-_logger = logging.getLogger(__name__)
+from training.monitoring.samples import Item, Samples
 
 TOLERATED_DROP = 0.05
 """Loss of mIoU that is not worth an alarm."""
@@ -119,7 +112,7 @@ def fit_knowledge(
     """
     options = options or FitOptions()
     families = options.families
-    reader = _Reader(segmenter, model_sha256, cache)
+    reader = Reader(segmenter, model_sha256, cache)
     fit = reader.all(domain.fit, 'monitor: training frames')
     if fit is None:
         raise ModelError('there are no frames of the training domain to fit the monitor on')
@@ -189,78 +182,6 @@ def fit_knowledge(
     return MonitorFit(knowledge, _plain(card))
 
 
-def read_samples(
-    segmenter: Segmenter, sources: Sequence[Source], model_sha256: str, cache: Path | None = None
-) -> Samples:
-    """Describe the frames of some drives.
-
-    Args:
-        segmenter: Of the bundle.
-        sources: The drives.
-        model_sha256: Hash of the bundle's model.
-        cache: Folder in which described frames are kept.
-
-    Raises:
-        ModelError: There are none.
-    """
-    samples = _Reader(segmenter, model_sha256, cache).all(sources, 'monitor: site')
-    if samples is None:
-        raise ModelError('there are no frames')
-    return samples
-
-
-class _Reader:
-    """Describes frames, once."""
-
-    def __init__(self, segmenter: Segmenter, model_sha256: str, cache: Path | None) -> None:
-        self._segmenter = segmenter
-        self._cache = cache
-        self._thumbnails: dict[str, np.ndarray] = {}
-        own = [model_sha256, repr(segmenter.bundle.tiling), *STATISTICS]
-        self._own = hashlib.sha256('\n'.join(own).encode()).hexdigest()
-
-    def all(self, sources: Sequence[Source], title: str, logits: bool = False) -> Samples | None:
-        """The frames of several drives; None of none."""
-        parts = [
-            self.one(
-                f'{source.key}/{logits}', source.read, f'{title}, {source.drive}', logits
-            )
-            for source in sources
-        ]  # fmt: skip
-        return Samples.concat(parts) if parts else None
-
-    def one(self, key: str, read: Any, title: str, logits: bool) -> Samples:
-        """Some frames, from the cache where they are there."""
-        name = hashlib.sha256(f'{self._own}/{key}'.encode()).hexdigest()[:24]
-        file = None if self._cache is None else self._cache / f'{name}.npz'
-        if file is not None and file.is_file():
-            with contextlib.suppress(ModelError, OSError, ValueError):  # made anew
-                samples = Samples.load(file)
-                self._thumbnails[key] = np.load(file.with_suffix('.npy'), allow_pickle=False)
-                return samples
-        thumbnails: list[np.ndarray] = []
-        samples = collect(self._segmenter, _seen(read(), thumbnails), title, logits)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file.with_suffix('.npy'), np.stack(thumbnails), allow_pickle=False)
-            samples.save(file)
-        self._thumbnails[key] = np.stack(thumbnails)
-        return samples
-
-    def static(self, sources: Sequence[Source]) -> np.ndarray:
-        """(6, 8) bool, where something that belongs to the robot always stands."""
-        known = [self._thumbnails[f'{source.key}/False'] for source in sources]
-        return static_tiles(image for part in known for image in part)
-
-
-def _seen(items: Iterable[Item], thumbnails: list[np.ndarray]) -> Iterator[Item]:
-    """Pass items on and keep every eighth, small."""
-    for i, item in enumerate(items):
-        if i % 8 == 0:
-            thumbnails.append(cv2.resize(item.image, (160, 120), interpolation=cv2.INTER_AREA))
-        yield item
-
-
 def _novelty(
     fit: Samples,
     calibration: Samples | None,
@@ -276,7 +197,7 @@ def _novelty(
 
 
 def _degraded(
-    reader: _Reader,
+    reader: Reader,
     domain: Domain,
     options: FitOptions,
     families: Sequence[str],
@@ -292,9 +213,7 @@ def _degraded(
     for family in tqdm(families, desc='monitor: corruptions', unit='family'):
 
         def read(family: str = family) -> Iterator[Item]:
-            return degrade(
-                _some(sources, step), [family], SEVERITIES, seed=options.seed
-            )  # fmt: skip
+            return degrade(_some(sources, step), [family], SEVERITIES, seed=options.seed)
 
         key = f'{keys}/{family}/{step}/{SEVERITIES}/{options.seed}/{bool(domain.labelled)}'
         yield reader.one(key, read, f'monitor: {family}', bool(domain.labelled))
@@ -497,8 +416,7 @@ def _alignment(
 def _counted(samples: Samples | None) -> dict[str, Any]:
     if samples is None:
         return {'drives': [], 'frames': 0}
-    drives = list(dict.fromkeys(samples.drive.tolist()))
-    return {'drives': drives, 'frames': len(samples)}
+    return {'drives': samples.drives, 'frames': len(samples)}
 
 
 def _false_alarms(run: RunLength, knowledge: Knowledge) -> dict[str, Any]:

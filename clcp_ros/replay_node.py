@@ -8,37 +8,27 @@ and deterministic; this shows what the whole node does at a rate: drops, latency
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clcp_ros.bundle import load_bundle
 from clcp_ros.environment import environment
 from clcp_ros.errors import ClcpError, ImageError
-from clcp_ros.monitor import Level
-from clcp_ros.monitor.state import STANDING_NUMBERS, TEXTS
-from clcp_ros.node_diagnostics import Status
 from clcp_ros.replay import (
-    SCORES,
     SEEN,
     BagFrame,
     Evaluation,
     LabelSource,
-    LiveFigures,
     OnFrame,
-    Outcome,
     Output,
     ReplayBag,
     ReplayResult,
@@ -48,7 +38,6 @@ from clcp_ros.replay import (
     new_versus,
     status_prefixes,
 )
-from clcp_ros.replay_bag import Camera, Spool
 from clcp_ros.replay_lidar import lidar_topic, mounting, rectified
 from clcp_ros.transport import ROS_HINT
 
@@ -58,11 +47,10 @@ try:
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import QoSProfile, ReliabilityPolicy
-    from rclpy.serialization import deserialize_message
     from sensor_msgs.msg import Image
 
     from clcp_ros.bag_player import TICK_S, BagPlayer, transport_variables
-    from clcp_ros.ros_messages import stamp_to_ns
+    from clcp_ros.replay_answers import Answers
 except ImportError as error:
     raise ClcpError(f'a live replay needs ROS 2 ({error}): {ROS_HINT}') from None
 
@@ -70,7 +58,6 @@ _START_S = 60.0
 _QUIET_S = 5.0
 _END_S = 20.0
 _HEARTBEAT_S = 0.2
-_COUNTS = ('received', 'processed', 'dropped', 'bad', 'failed', 'lost', 'duplicate')
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -207,152 +194,6 @@ def _gather(
                 evaluation.skip(frame)
         seen.add(key)
     first.hand_over_diagnostics(None, output)
-
-
-class Answers:
-    """What the node answered, kept on disk: a drive of masks would be gigabytes.
-
-    Args:
-        cameras: The cameras.
-    """
-
-    def __init__(self, cameras: tuple[Camera, ...]) -> None:
-        self._cameras = cameras
-        self._spool = Spool()
-        self._verdicts: dict[tuple[str, int], tuple[Status, dict[str, float]]] = {}
-        self._last: dict[str, tuple[Status, dict[str, float]]] = {}
-        self._times: list[int] = []
-        self._given = 0
-        self._latency_s: dict[tuple[str, int], float] = {}
-        self.sent_at: dict[tuple[str, int], float] = {}
-        """When each image was sent, by camera and stamp."""
-        self.parts: dict[str, dict[str, str]] = {}
-        """The newest values of each part of the node's diagnostics."""
-        self.exit_code = 0
-
-    def __enter__(self) -> Answers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._spool.close()
-
-    def take_image(self, what: str, camera: str, raw: bytes) -> None:
-        """Keep a mask or a confidence."""
-        from clcp_ros.bag_file import header_stamp
-
-        key = (camera, header_stamp(raw, True))
-        if what == 'mask' and key in self.sent_at:
-            self._latency_s[key] = time.perf_counter() - self.sent_at[key]
-        self._spool.put((what, *key), zlib.compress(raw, 1))
-
-    def take_verdict(self, camera: str, message: Any) -> None:
-        """Keep a message of the monitor."""
-        status = message.status[0]
-        values = {entry.key: entry.value for entry in status.values}
-        found = Status('shift', Level[values['level']], status.message, values, status.hardware_id)
-        scores = {name: float(values[name]) for name in SCORES if name in values}
-        self._verdicts[camera, stamp_to_ns(message.header.stamp)] = (found, scores)
-
-    def take_diagnostics(self, raw: bytes, time_ns: int) -> None:
-        """Keep a message of /diagnostics; `time_ns` is the bag's time at its arrival."""
-        message = deserialize_message(raw, DiagnosticArray)
-        for status in message.status:
-            part = status.name.rpartition(': ')[2]
-            self.parts[part] = {entry.key: entry.value for entry in status.values}
-        self._spool.put(('diagnostics', len(self._times)), raw)
-        self._times.append(time_ns)
-
-    def has(self, camera: str, stamp_ns: int) -> bool:
-        """Whether the image's mask has come back."""
-        return ('mask', camera, stamp_ns) in self._spool
-
-    def outcome(self, frame: BagFrame) -> Outcome | None:
-        """What was made of a frame; None without a mask. To be asked in the bag's order."""
-        key = (frame.camera, frame.stamp_ns)
-        mask = self._pixels('mask', key)
-        # The monitor tells its verdict a few times a second: in between the last one stands.
-        verdict = self._verdicts.get(key)
-        if verdict is not None:
-            self._last[frame.camera] = verdict
-        if mask is None:
-            return None
-        status, scores = verdict or self._last.get(frame.camera, (_NOTHING, {}))
-        monitored = verdict is not None and not math.isnan(scores['novelty_z'])
-        if verdict is None:
-            scores = {name: value for name, value in scores.items() if name in STANDING_NUMBERS}
-        seconds = {'latency': self._latency_s[key]} if key in self._latency_s else {}
-        return Outcome(
-            mask,
-            self._pixels('confidence', key),
-            status,
-            monitored,
-            scores,
-            {name: status.values.get(name, '') for name in TEXTS},
-            seconds,
-        )
-
-    def _pixels(self, what: str, key: tuple[str, int]) -> np.ndarray | None:
-        data = self._spool.get((what, *key))
-        if data is None:
-            return None
-        message = deserialize_message(zlib.decompress(data), Image)
-        pixels = np.frombuffer(message.data, np.uint8)
-        return pixels.reshape(message.height, message.width)
-
-    def hand_over_diagnostics(self, until_ns: int | None, output: Output) -> None:
-        """Give an output what /diagnostics said before a time of the bag, or the rest."""
-        while self._given < len(self._times):
-            time_ns = self._times[self._given]
-            if until_ns is not None and time_ns >= until_ns:
-                return
-            raw = self._spool.get(('diagnostics', self._given))
-            assert raw is not None
-            self._given += 1
-            message = deserialize_message(raw, DiagnosticArray)
-            output.diagnostics(
-                time_ns,
-                [
-                    Status(
-                        status.name,
-                        Level(int.from_bytes(status.level, 'little')),
-                        status.message,
-                        {entry.key: entry.value for entry in status.values},
-                        status.hardware_id,
-                    )
-                    for status in message.status
-                ],
-            )
-
-    def figures(self) -> LiveFigures:
-        """Counts and latencies."""
-        counts: dict[str, int] = {}
-        for part, values in self.parts.items():
-            if part.rpartition('/')[2] == 'input':
-                for name in _COUNTS:
-                    if name in values:
-                        counts[name] = counts.get(name, 0) + int(values[name])
-        by_camera = {}
-        for camera in self._cameras:
-            keys = [key for key in self.sent_at if key[0] == camera.name]
-            by_camera[camera.name] = (len(keys), sum(self.has(*key) for key in keys))
-        return LiveFigures(
-            sum(sent for sent, _ in by_camera.values()),
-            sum(received for _, received in by_camera.values()),
-            list(self._latency_s.values()),
-            counts,
-            self.parts.get('inference', {}).get('provider', ''),
-            self.exit_code,
-            by_camera,
-        )
-
-
-def _all_done(values: dict[str, str]) -> bool:
-    """Whether the node has an answer to every image that it took in."""
-    counts = {name: int(values.get(name, 0)) for name in _COUNTS}
-    return counts['received'] <= sum(counts[n] for n in ('processed', 'dropped', 'bad', 'failed'))
-
-
-_NOTHING = Status('shift', Level.STALE, 'no verdict yet')
 
 
 class _NodeProcess:
@@ -542,6 +383,5 @@ class _Peer:
                 self._executor.spin_once(timeout_sec=TICK_S)
 
     def _complete(self) -> bool:
-        parts = self._answers.parts
-        inputs = [parts.get(f'{prefix}input') for prefix in self._prefixes.values()]
-        return 'inference' in parts and all(values and _all_done(values) for values in inputs)
+        inputs = [f'{prefix}input' for prefix in self._prefixes.values()]
+        return 'inference' in self._answers.parts and all(map(self._answers.done, inputs))

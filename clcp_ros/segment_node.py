@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -27,21 +26,20 @@ except ImportError as error:
     if __name__ == '__main__':
         sys.exit(f'error: the node needs ROS 2 ({error}): {ROS_HINT}')
     raise
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from std_msgs.msg import Header
 
-from clcp_ros import node_parameters, ros_messages
+from clcp_ros import node_parameters
 from clcp_ros.errors import ClcpError, ImageError
 from clcp_ros.frame_worker import FrameWorker
 from clcp_ros.monitor import Level
+from clcp_ros.node_bundle import load_pipeline
 from clcp_ros.node_camera import Arrival, Camera, input_names
 from clcp_ros.node_diagnostics import ModelState, Status, inference_status
+from clcp_ros.node_heartbeat import Heartbeat
 from clcp_ros.node_inputs import TRANSPORTS
 from clcp_ros.node_lidar import Lidar
 from clcp_ros.node_outputs import Labels
@@ -54,7 +52,6 @@ from clcp_ros.scans import CameraScans
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _JOIN_S = 30.0
-_TICK_S = 0.1  # how soon a change is told in /diagnostics
 
 
 class SegmentNode(LifecycleNode):
@@ -74,9 +71,6 @@ class SegmentNode(LifecycleNode):
         self._lidar: Lidar | None = None
         self._scans: dict[str, CameraScans] = {}
         self._reloaded = (False, '')
-        self._told: tuple[Any, ...] = ()
-        self._told_s = 0.0
-        self._diagnostics_lock = threading.Lock()
         self.cameras: dict[str, Camera] = {}
         """The cameras by name, while configured."""
         self.failure = ''
@@ -97,12 +91,7 @@ class SegmentNode(LifecycleNode):
         self._offered = offered_providers()
         self._loaded_on = ''
         self._fastdds = 'fastrtps' in rclpy.get_rmw_implementation_identifier()
-        # Not managed: a node that is not active must be able to say so.
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        # Wall time: the heartbeat must go on when /clock stops.
-        self._timer = self.create_timer(
-            _TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._heartbeat = Heartbeat(self, self._statuses)
 
     # Parameters ----------------------------------------------------------------------------------
 
@@ -215,43 +204,7 @@ class SegmentNode(LifecycleNode):
             return FAILURE
 
     def _load(self) -> FramePipeline:
-        path = self._value('bundle.path')
-        if not path:
-            raise ClcpError(
-                'no bundle: set the parameter bundle.path to the folder that '
-                'training/export.py wrote'
-            )
-        start = time.perf_counter()
-        pipeline = FramePipeline(
-            path,
-            cameras=self._camera_names(),
-            monitor=node_parameters.monitor_config(self._values()),
-            providers=self._wanted_providers() or None,
-            threads=self._value('model.threads'),
-            runtime=self._value('model.runtime'),
-            image_resolution=self._value('mask.resolution') == 'image',
-        )
-        # The first run allocates and optimises: not while a robot waits for its first mask.
-        warm_s = pipeline.warm_up()
-        spec = pipeline.bundle.frame
-        self.get_logger().info(
-            f'{pipeline.bundle.name} ({pipeline.bundle.id}, {len(pipeline.bundle.classes)} '
-            f'classes, {spec.width}x{spec.height}) on {pipeline.segmenter.provider} '
-            f'({pipeline.segmenter.runtime}), '
-            f'{warm_s * 1e3:.0f} ms a frame, ready in {time.perf_counter() - start:.1f} s'
-        )
-        config = node_parameters.monitor_config(self._values())
-        if reason := pipeline.knowledge.reservation(
-            config.false_alarm_interval_h, len(pipeline.cameras)
-        ):
-            self.get_logger().warning(f'shift monitor: {reason}')
-        if reason := pipeline.segmenter.fallback_reason:
-            self.get_logger().warning(f'fell back to {pipeline.segmenter.provider}: {reason}')
-        return pipeline
-
-    def _wanted_providers(self) -> list[str]:
-        wanted = list(self._value('model.providers'))
-        return [] if wanted == list(node_parameters.AUTO_PROVIDERS) else wanted
+        return load_pipeline(self._values(), self.get_logger())
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker."""
@@ -353,7 +306,7 @@ class SegmentNode(LifecycleNode):
         if pipeline is None:
             return
         if arrival.camera.publish_verdict(arrival, result, pipeline.segmenter.provider):
-            self._publish_diagnostics(self._statuses())
+            self._heartbeat.tell()
 
     def _on_error(self, arrival: Arrival, error: Exception) -> None:
         # One frame must never end the worker: memory, the accelerator, a context that is being
@@ -449,24 +402,6 @@ class SegmentNode(LifecycleNode):
         self.get_logger().error(self._reloaded[1])
 
     # Diagnostics: all threads --------------------------------------------------------------------
-
-    def _tick(self) -> None:
-        """Tell the state once in a period, and at once when it has changed."""
-        statuses = self._statuses()
-        changed = tuple(status.state for status in statuses) != self._told
-        # The tick itself is not exact: what is due within half of one is due now.
-        period_s = self._value('diagnostics.period_s') - _TICK_S / 2
-        if changed or time.monotonic() - self._told_s >= period_s:
-            self._publish_diagnostics(statuses)
-
-    def _publish_diagnostics(self, statuses: list[Status]) -> None:
-        with self._diagnostics_lock:
-            self._told = tuple(status.state for status in statuses)
-            self._told_s = time.monotonic()
-            header = Header(stamp=self.get_clock().now().to_msg())
-            self._diagnostics.publish(
-                ros_messages.diagnostic_array(header, statuses, self.get_fully_qualified_name())
-            )
 
     def _statuses(self) -> list[Status]:
         pipeline, cameras = self._pipeline, list(self.cameras.values())

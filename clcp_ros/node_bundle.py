@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the bundle that the node's parameters name, and says what was loaded. A node module: imports rclpy."""
+"""Loads the bundle that the node's parameters name, and says what it is.
+
+A node module: imports rclpy.
+"""
 
 from __future__ import annotations
 

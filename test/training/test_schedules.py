@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 
-from training.methods.base import Setup, freeze_unused
+from training.methods.base import Setup
 from training.methods.clcp import Clcp
 from training.methods.config import ModelConfig
 from training.models.image_encoder import ImageEncoder
+from training.models.unused import freeze_unused
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
 
 

@@ -19,23 +19,21 @@ from typing import Any, NamedTuple, cast
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset
 
 from clcp_ros.errors import ModelError
-from training.cli import atomic_path
 from training.methods.config import ModelConfig, OptimizerConfig
-from training.methods.gather import gather_rows, means_over_ranks, world_size
+from training.methods.gather import gather_rows, gathered_pairs, means_over_ranks, world_size
 from training.methods.grad_cache import embed_without_keeping
 from training.methods.lidar_tower import make_lidar_encoder
 from training.methods.losses import clip_floor, retrieval
-from training.models.image_encoder import EncoderOutput, ImageEncoder
+from training.models.image_encoder import EncoderOutput, ImageEncoder, write_weights
 from training.models.lidar.base import LidarEncoder
 from training.models.minkunet_layouts import compare_states
-from training.models.unused import freeze_without_gradient
+from training.models.unused import freeze_unused
 from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
@@ -455,13 +453,13 @@ class Method(L.LightningModule):
             'options': dataclasses.asdict(setup.options) if setup.options else {},
         }
         metadata = {k: json.dumps(v) for k, v in settings.items()}
-        _save_tensors(
+        write_weights(
             folder / EMBEDDING, heads,
             {'method': name, **metadata, 'provenance': json.dumps(provenance)},
         )  # fmt: skip
         prefix = self.lidar_encoder.weights_prefix
         lidar = {k.removeprefix(prefix): v for k, v in self.lidar_encoder.state_dict().items()}
-        _save_tensors(
+        write_weights(
             folder / LIDAR_ENCODER, lidar,
             {'architecture': setup.model.lidar_encoder, 'provenance': json.dumps(provenance)},
         )  # fmt: skip
@@ -490,40 +488,3 @@ class MethodEntry:
     def prefix(self) -> str:
         """What its options begin with."""
         return self.group or self.name
-
-
-def gathered_pairs(parts: Sequence[Embedded]) -> tuple[Tensor, Tensor]:
-    """The embeddings of the visible pairs of all chunks and ranks.
-
-    Args:
-        parts: This rank's, one per chunk.
-
-    Returns:
-        (N, D) of images and of scans.
-    """
-    image = gather_rows(torch.cat([cast('Tensor', p.image) for p in parts]))
-    lidar = gather_rows(torch.cat([cast('Tensor', p.lidar) for p in parts]))
-    if any(p.visible is None for p in parts):
-        return image, lidar
-    visible = gather_rows(torch.cat([cast('Tensor', p.visible) for p in parts]))
-    return (image, lidar) if bool(visible.all()) else (image[visible], lidar[visible])
-
-
-def freeze_unused(encoder: ImageEncoder, size: int) -> None:
-    """Freeze what the features do not depend on, such as the last stage of a ResNet.
-
-    Args:
-        encoder: The encoder; whatever is frozen stays so.
-        size: Side of its images.
-    """
-    training = encoder.training
-    output = encoder.eval()(torch.rand(1, 3, size, size))
-    trained = [p for p in encoder.parameters() if p.requires_grad]
-    freeze_without_gradient(trained, [output.grid, output.pooled])
-    encoder.train(training)
-
-
-def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with atomic_path(path) as temporary:
-        state = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(state, temporary, metadata)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
+from training.cli import atomic_path
 from training.models.foreign_names import to_timm_names
 
 _logger = logging.getLogger(__name__)
@@ -178,10 +180,7 @@ class ImageEncoder(nn.Module):
             'input_size': json.dumps(list(input_size)),
             'provenance': json.dumps(provenance),
         }
-        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-        temporary = path.with_name(f'.{path.name}.partial')
-        save_file(state, temporary, metadata)
-        temporary.replace(path)
+        write_weights(path, self.model.state_dict(), metadata)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Load weights from a file, without executing anything in it.
@@ -224,6 +223,20 @@ class ImageEncoder(nn.Module):
         self.model.load_state_dict({k: state[k] for k in own})
         if ignored := [k for k in state if k not in own]:
             _logger.info('%s: %d tensors not needed: %s ...', path, len(ignored), ignored[:3])
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write weights of any device.
+
+    Args:
+        path: A `.safetensors` file; it appears whole.
+        state: By name.
+        metadata: Strings by name.
+    """
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata
+        )
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

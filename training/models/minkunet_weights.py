@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
-from training.cli import atomic_path
 from training.models.foreign_checkpoint import read_foreign_checkpoint
-from training.models.image_encoder import read_weights
+from training.models.image_encoder import read_weights, write_weights
 from training.models.minkunet_layouts import BACKBONE, Layout, to_torchsparse
 
 _HEAD = 'decode_head.'
@@ -89,12 +87,7 @@ def write_minkunet_weights(
         head: Tensors of a segmentation head, under their full names.
     """
     state = {f'{BACKBONE}{k}': v for k, v in backbone.items()} | dict(head or {})
-    with atomic_path(path) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in state.items()},
-            temporary,
-            {**metadata, 'layout': 'torchsparse'},
-        )
+    write_weights(path, state, {**metadata, 'layout': 'torchsparse'})
 
 
 def _complete(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from clcp_ros.bundle import InputSpec
 from clcp_ros.classes import ClassSet
 from clcp_ros.errors import ModelError
-from training.models.image_encoder import ImageEncoder, read_weights
+from training.models.image_encoder import ImageEncoder, read_weights, write_weights
 from training.models.unused import freeze_without_gradient
 
 HEAD_WIDTH = 64
@@ -262,9 +261,7 @@ def save_model(
         metadata['norm_epsilon'] = json.dumps(epsilon)
     if (grid := _position_grid(model.encoder)) is not None:
         metadata['position_grid'] = json.dumps(grid)
-    temporary = path.with_name(f'.{path.name}.partial')
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata)
-    temporary.replace(path)
+    write_weights(path, state, metadata)
 
 
 def load_model(path: Path, drop_path: float = 0.0) -> LoadedModel:

@@ -9,10 +9,13 @@ coarse differences, haze does not, although both take contrast.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
 from clcp_ros.frame import Frame
+from clcp_ros.monitor.order import counted_moments, counted_quantile, median, quantile
 from clcp_ros.preprocess import halve
 
 STATISTICS = (
@@ -77,7 +80,7 @@ def image_statistics(image: np.ndarray, luminance: np.ndarray | None = None) -> 
     return np.array(
         [
             *_light(small, gray, counts, gradient, native),
-            _quantile(counts, 0.99) / 255 - _quantile(counts, 0.01) / 255,
+            counted_quantile(counts, 0.99) / 255 - counted_quantile(counts, 0.01) / 255,
             _colourfulness(small),
             *_picture(gray, gradient),
             *_texture(_crops(native)),
@@ -94,7 +97,8 @@ def _light(
     native: np.ndarray,
 ) -> list[float]:
     """Brightness, colour and sharpness of the whole: the first 15 statistics."""
-    p05, p50, p95 = (_quantile(counts, q) / 255 for q in (0.05, 0.5, 0.95))
+    p05, p50, p95 = (counted_quantile(counts, q) / 255 for q in (0.05, 0.5, 0.95))
+    mean, variance = counted_moments(counts)
     red, green, blue = (value / 255 for value in cv2.mean(small)[:3])
     channels = cv2.split(small)
     largest, smallest = (f(f(*channels[:2]), channels[2]) for f in (cv2.max, cv2.min))
@@ -102,27 +106,29 @@ def _light(
     # Noise and sharpness need native pixels: area resizing averages both away.
     height, width = native.shape[:2]
     crop = native[height // 4 : height // 4 + 128, width // 4 : width // 4 + 192]
-    laplacian = np.abs(cv2.Laplacian(_gray(crop).astype(np.float32), cv2.CV_32F))
-    third = _SIZE[1] // 3
+    edges = np.bincount(np.abs(cv2.Laplacian(_gray(crop), cv2.CV_16S)).ravel())
+    rows, third = _sums(gray, across=True), _SIZE[1] // 3
     return [
-        gray.mean() / 255, gray.std() / 255, p05, p50, p95,
+        mean / 255, variance**0.5 / 255, p05, p50, p95,
         counts[:16].sum() / gray.size, counts[241:].sum() / gray.size, saturation.mean(),
         np.log((red + 0.01) / (green + 0.01)), np.log((blue + 0.01) / (green + 0.01)),
-        gradient.mean() / 255, np.log1p(laplacian.var()), np.log1p(np.median(laplacian)),
+        gradient.mean() / 255, np.log1p(counted_moments(edges)[1]),
+        np.log1p(counted_quantile(edges, 0.5)),
         # Dark channel (He et al. 2009): near zero in clear scenes, bright in haze.
-        cv2.erode(smallest, _WINDOW).mean() / 255,
-        (gray[:third].mean() - gray[-third:].mean()) / 255,
+        _mean(cv2.erode(smallest, _WINDOW)) / 255,
+        float(rows[:third].sum() - rows[-third:].sum()) / (third * _SIZE[0]) / 255,
     ]  # fmt: skip
 
 
 def _colourfulness(small: np.ndarray) -> float:
     """Of Hasler and Süsstrunk (2003), eq. 2, over 255: unlike saturation, small in the dark."""
-    red, green, blue = (channel.astype(np.float32) for channel in cv2.split(small))
-    opponents = red - green, (red + green) / 2 - blue
-    spread, offset = (
-        np.hypot(*(getattr(o, name)() for o in opponents)) for name in ('std', 'mean')
+    red, green, blue = (channel.astype(np.int16) for channel in cv2.split(small))
+    # The second one twice, to stay with whole numbers.
+    (mean_1, std_1), (mean_2, std_2) = (
+        (float(x[0, 0]) for x in cv2.meanStdDev(opponent))
+        for opponent in (red - green, red + green - 2 * blue)
     )
-    return float(spread + 0.3 * offset) / 255
+    return (math.hypot(std_1, std_2 / 2) + 0.3 * math.hypot(mean_1, mean_2 / 2)) / 255
 
 
 def _picture(gray: np.ndarray, gradient: np.ndarray) -> list[float]:
@@ -132,23 +138,31 @@ def _picture(gray: np.ndarray, gradient: np.ndarray) -> list[float]:
         gray: (120, 160) uint8.
         gradient: (120, 160) float32, its magnitude.
     """
-    difference = gray.astype(np.int16) - cv2.medianBlur(gray, 5)
-    rows = gray.mean(axis=1)
+    around = cv2.medianBlur(gray, 5)
+    rows = _sums(gray, across=True) / gray.shape[1]
     height = gray.shape[0]
     far = gradient[int(0.35 * height) : int(0.55 * height)]  # about the horizon
     near = gradient[2 * height // 3 :]
     sharpness = np.log(_tiles(gradient).mean(axis=1) + 1)
-    tiles = _tiles(gray).astype(np.float32)
-    light = np.log(tiles.mean(axis=1) + 1)
+    middle = median(sharpness)
+    tiles = _tiles(gray.astype(np.int32))
+    total, squares = tiles.sum(axis=1, dtype=np.int64), np.einsum('ij,ij->i', tiles, tiles)
+    light = np.log(total / tiles.shape[1] + 1)
+    deviation = np.sqrt(tiles.shape[1] * squares.astype(np.int64) - total**2) / tiles.shape[1]
+    # Differences that would be negative are zero.
+    flecks = (
+        np.count_nonzero(cv2.subtract(*pair) > _FLECK) / gray.size
+        for pair in ((gray, around), (around, gray))
+    )
     return [
         # Snow and rain are brighter than what is behind them, noise is so half of the time.
-        *(np.log1p(100 * (sign * difference > _FLECK).mean()) for sign in (1, -1)),
+        *(np.log1p(100 * share) for share in flecks),
         np.log1p(np.abs(np.diff(rows, 2)).mean()),
         # Fog takes contrast from afar, a flat exposure from everywhere.
         np.log((far.mean() + _LEAST) / (near.mean() + _LEAST)),
-        np.log1p(np.median(tiles.std(axis=1))),
-        light.min() - np.median(light),
-        np.quantile(sharpness, 0.1) - np.median(sharpness),
+        np.log1p(median(deviation)),
+        light.min() - median(light),
+        quantile(sharpness, 0.1) - middle,
         sharpness.std(),
     ]
 
@@ -157,6 +171,16 @@ def _tiles(small: np.ndarray) -> np.ndarray:
     """(48, 400) pixels of the tiles of a small image."""
     rows, columns = small.shape[0] // _TILE, small.shape[1] // _TILE
     return small.reshape(rows, _TILE, columns, _TILE).swapaxes(1, 2).reshape(rows * columns, -1)
+
+
+def _sums(plane: np.ndarray, *, across: bool) -> np.ndarray:
+    """Sums of the rows of (h, w) uint8, int32, or of its columns."""
+    return cv2.reduce(plane, int(across), cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+
+
+def _mean(plane: np.ndarray) -> float:
+    """Of (h, w) uint8."""
+    return float(cv2.sumElems(plane)[0]) / plane.size
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
@@ -193,36 +217,39 @@ def _texture(crops: np.ndarray) -> list[float]:
     Args:
         crops: (9, 48, 96) uint8.
     """
-    values = crops.astype(np.int16)
-    across, down = (np.abs(np.diff(values, axis=axis)) for axis in (2, 1))
-    coarse_x = np.abs(values[:, :, 4:] - values[:, :, :-4])
-    coarse_y = np.abs(values[:, 4:] - values[:, :-4])
+    number, height, width = crops.shape
+    sheet = crops.reshape(-1, width)
+    # Differences of neighbours, as sums of whole numbers: along each column of all crops, and
+    # along each row of every crop, without those between two crops.
+    across, coarse_x = (
+        _sums(cv2.absdiff(sheet[:, step:], sheet[:, :-step]), across=False) for step in (1, 4)
+    )
+    down, coarse_y = (
+        np.resize(
+            _sums(cv2.absdiff(sheet[step:], sheet[:-step]), across=True), sheet.shape[0]
+        ).reshape(number, height)[:, :-step]
+        for step in (1, 4)
+    )
     boundary = np.s_[_BLOCK - 1 :: _BLOCK]
-    at_blocks = across[:, :, boundary].mean() + down[:, boundary].mean()
-    inside = (across[:, :, 3::_BLOCK].mean() + down[:, 3::_BLOCK].mean())  # fmt: skip
-    sheet = crops.reshape(-1, crops.shape[2])
+    middle = np.s_[_BLOCK // 2 - 1 :: _BLOCK]
+    at_blocks, inside = (
+        across[s].mean() / len(sheet) + down[:, s].mean() / width for s in (boundary, middle)
+    )
     laplacian = np.abs(cv2.Laplacian(sheet, cv2.CV_16S))
-    cells = laplacian.reshape(sheet.shape[0] // 16, 16, -1, 16).mean(axis=(1, 3))
-    lying, upright = (cv2.morphologyEx(sheet, cv2.MORPH_TOPHAT, line).mean() for line in _LINES)
+    strips = laplacian.reshape(len(sheet) // 16, 16, width).sum(axis=1, dtype=np.int32)
+    cells = strips.reshape(-1, 16).sum(axis=1) / 256
+    lying, upright = (_mean(cv2.morphologyEx(sheet, cv2.MORPH_TOPHAT, line)) for line in _LINES)
     counts = np.bincount(sheet.ravel(), minlength=256)
-    low, high = (int(_quantile(counts, q)) for q in (0.01, 0.99))
+    low, high = (int(counted_quantile(counts, q)) for q in (0.01, 0.99))
+    fine_x, fine_y = across.mean() / len(sheet), down.mean() / width
+    rough_x, rough_y = coarse_x.mean() / len(sheet), coarse_y.mean() / width
     return [
-        np.log((across.mean() + _LEAST) / (coarse_x.mean() + _LEAST)),
-        np.log((down.mean() + _LEAST) / (coarse_y.mean() + _LEAST)),
+        np.log((fine_x + _LEAST) / (rough_x + _LEAST)),
+        np.log((fine_y + _LEAST) / (rough_y + _LEAST)),
         # Texture leaves some cells alone, noise leaves none.
-        np.log1p(np.quantile(cells, 0.15)),
+        np.log1p(quantile(cells, 0.15)),
         np.log((at_blocks + _LEAST) / (inside + _LEAST)),
         # A bright upright line vanishes under a lying one and stays under an upright one.
         np.log((lying + _LEAST) / (upright + _LEAST)),
         (counts[low : high + 1] == 0).mean(),
     ]
-
-
-def _quantile(counts: np.ndarray, q: float) -> float:
-    """A quantile of values 0, 1, ... that occur so many times, as numpy.quantile."""
-    ends = counts.cumsum()
-    position = q * (ends[-1] - 1)
-    low, high = (
-        np.searchsorted(ends, int(f(position)), side='right') for f in (np.floor, np.ceil)
-    )
-    return float(low + (high - low) * (position - np.floor(position)))

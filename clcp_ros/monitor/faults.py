@@ -4,17 +4,20 @@
 
 All is judged on a thumbnail, in which sensor noise averages out and structure stays: a night has
 lamps, fog has a road. Nothing is a fault before it has lasted, by the images' stamps: the way out
-of a tunnel is white for a moment.
+of a tunnel is white for a moment. Of nearly every frame some thousand pixels say that it is
+neither flat nor the one before, and a closer look is only taken where they do not.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 
+from clcp_ros.monitor.order import median, quantile
 from clcp_ros.preprocess import halve, halvings
 
 KINDS = ('black', 'white', 'covered', 'partly_covered', 'frozen', 'nonfinite')
@@ -26,6 +29,7 @@ TILES = (6, 8)
 _SIDE = 8  # of a tile of the thumbnail
 _SIZE = (_SIDE * TILES[1], _SIDE * TILES[0])  # width, height
 _LAMP = 25  # grey levels by which the smallest thing that can be seen sticks out
+_PLAIN = 12.0  # times `flat_std`: more than noise gives in pixels that are not averaged
 _SAMPLE_S = 0.25  # between two looks at what stays the same: nothing moves in less
 
 
@@ -96,10 +100,12 @@ class FaultDetector:
     def reset(self) -> None:
         """Forget the stream."""
         self._last_ns: int | None = None
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        self._last_sample: np.ndarray | None = None
+        self._last_image: np.ndarray | None = None
         self._same_since_ns, self._same = 0, 0
         self._flat_since_ns: int | None = None
         self._change = _Change()
+        self._cover: tuple[object, Fault | None] = None, None
 
     def update(self, stamp_ns: int, small: np.ndarray) -> Fault | None:
         """Take in a frame.
@@ -115,22 +121,22 @@ class FaultDetector:
         if last is not None and not 0 <= stamp_ns - last <= self.config.gap_s * 1e9:
             self.reset()
         self._last_ns = stamp_ns
-        thumbnail = _thumbnail(small)
-        flat = self._flat(stamp_ns, thumbnail)
-        frozen = self._frozen(stamp_ns, small, thumbnail)
-        if self._flat_since_ns is None and self._same == 1:
-            self._change.update(stamp_ns, thumbnail)
+        look = _Look(small)
+        flat = self._flat(stamp_ns, look)
+        frozen = self._frozen(stamp_ns, look)
+        if self._flat_since_ns is None and self._same == 1 and self._change.due(stamp_ns):
+            self._change.update(stamp_ns, look.thumbnail)
         return flat or frozen or self._partly_covered()
 
-    def _flat(self, stamp_ns: int, thumbnail: np.ndarray) -> Fault | None:
-        if not self.config.flat_s or not _is_flat(thumbnail, self.config.flat_std):
+    def _flat(self, stamp_ns: int, look: _Look) -> Fault | None:
+        if not self.config.flat_s or not look.is_flat(self.config.flat_std):
             self._flat_since_ns = None
             return None
         if self._flat_since_ns is None:
             self._flat_since_ns = stamp_ns
         if stamp_ns - self._flat_since_ns < self.config.flat_s * 1e9:
             return None
-        level = float(thumbnail.mean())
+        level = float(look.thumbnail.mean())
         if level <= self.config.black:
             return Fault('black', f'image is black (mean grey level {level:.0f})')
         if level >= self.config.white:
@@ -139,10 +145,8 @@ class FaultDetector:
             'covered', f'image is flat (mean grey level {level:.0f}): covered or broken camera'
         )
 
-    def _frozen(self, stamp_ns: int, small: np.ndarray, thumbnail: np.ndarray) -> Fault | None:
-        if self._last is None or not self._is_last(small, thumbnail):
-            # A copy, since the owner may write the next frame into it.
-            self._last = small.copy(), thumbnail
+    def _frozen(self, stamp_ns: int, look: _Look) -> Fault | None:
+        if not self._is_last(look):
             self._same_since_ns, self._same = stamp_ns, 1
             return None
         self._same += 1
@@ -152,17 +156,34 @@ class FaultDetector:
             return None
         return Fault('frozen', f'{self._same} identical frames in {lasted_s:.1f} s: frozen camera')
 
-    def _is_last(self, small: np.ndarray, thumbnail: np.ndarray) -> bool:
-        assert self._last is not None
-        image, thumbnail_of_it = self._last
-        # The thumbnails nearly always tell, and are compared in no time.
-        return np.array_equal(thumbnail_of_it, thumbnail) and np.array_equal(image, small)
+    def _is_last(self, look: _Look) -> bool:
+        last, self._last_sample = self._last_sample, look.sample
+        if last is None or not np.array_equal(last, look.sample):
+            self._last_image = None
+            return False
+        # From here on all pixels count. Of the first two frames that look the same the sample
+        # alone decides: to keep every frame only for that, as a copy since its owner may write the
+        # next one into it, would cost more than all the rest.
+        image = self._last_image
+        same = image is None or np.array_equal(image, look.image)
+        if image is None or not same:
+            self._last_image = look.image.copy()
+        return same
 
     def _partly_covered(self) -> Fault | None:
         if not self.config.cover_s or self._change.moving_s < self.config.cover_s:
             return None
-        own = np.kron(self.static, np.ones((_SIDE, _SIDE), bool))
-        share = float(_covers(self._change.still() & ~own).mean())
+        known = self._change.moving_s, self.config, self.static.tobytes()
+        if self._cover[0] != known:
+            self._cover = known, self._look_for_cover()
+        return self._cover[1]
+
+    def _look_for_cover(self) -> Fault | None:
+        still = self._change.still()
+        still &= ~self.static.repeat(_SIDE, axis=0).repeat(_SIDE, axis=1)
+        if np.count_nonzero(still) < self.config.cover_share * still.size:
+            return None
+        share = float(_covers(still).mean())
         if share < self.config.cover_share:
             return None
         return Fault(
@@ -170,6 +191,29 @@ class FaultDetector:
             f'{100 * share:.0f} % of the image have not changed for {self._change.moving_s:.0f} s '
             'while the rest moved: dirt or a cover on the lens',
         )
+
+
+class _Look:
+    """A frame, looked at no closer than needed.
+
+    Args:
+        image: (h, w, 3) uint8.
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+        self.sample = cv2.resize(image, _SIZE, interpolation=cv2.INTER_NEAREST)
+
+    @functools.cached_property
+    def thumbnail(self) -> np.ndarray:
+        """(48, 64, 3) uint8."""
+        return _thumbnail(self.image)
+
+    def is_flat(self, least_std: float) -> bool:
+        """Whether it shows nothing."""
+        if _deviation(self.sample) >= _PLAIN * least_std:
+            return False
+        return _is_flat(self.thumbnail, least_std)
 
 
 class _Change:
@@ -188,14 +232,16 @@ class _Change:
         self._square = np.zeros(1, np.float32)
         self.moving_s = 0.0
 
+    def due(self, stamp_ns: int) -> bool:
+        """Whether to look at a frame."""
+        return self._last is None or stamp_ns - self._last_ns >= _SAMPLE_S * 1e9
+
     def update(self, stamp_ns: int, thumbnail: np.ndarray) -> None:
-        """Take in a frame's (48, 64, 3) uint8 thumbnail."""
-        if self._last is not None and stamp_ns - self._last_ns < _SAMPLE_S * 1e9:
-            return
+        """Take in a frame's (48, 64, 3) uint8 thumbnail, when it is due."""
         gray = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY).astype(np.float32)
         if self._last is None:
             self._mean, self._square = gray, gray**2
-        elif np.median(gray) >= self.LIT and self._moves(gray - self._last):
+        elif median(gray) >= self.LIT and self._moves(gray - self._last):
             dt_s = (stamp_ns - self._last_ns) * 1e-9
             weight = np.float32(1 - np.exp(-dt_s / self.TIME_S))
             self._mean = self._mean + weight * (gray - self._mean)
@@ -204,13 +250,13 @@ class _Change:
         self._last_ns, self._last = stamp_ns, gray
 
     def _moves(self, change: np.ndarray) -> bool:
-        return bool(np.quantile(_tiles(np.abs(change)).mean(axis=1), 0.75) >= self.MOVES)
+        return quantile(_tiles(np.abs(change)).mean(axis=1), 0.75) >= self.MOVES
 
     def still(self) -> np.ndarray:
         """(48, 64) bool: pixels that showed the same all the time."""
         variance = cv2.blur(np.maximum(self._square - self._mean**2, 0), (3, 3))
         deviation = np.sqrt(variance)
-        return deviation < max(self.STILL, self.STILL_SHARE * float(np.median(deviation)))
+        return deviation < max(self.STILL, self.STILL_SHARE * median(deviation))
 
 
 def static_tiles(images: Iterable[np.ndarray], share: float = 0.9) -> np.ndarray:
@@ -238,13 +284,17 @@ def static_tiles(images: Iterable[np.ndarray], share: float = 0.9) -> np.ndarray
 
 def _is_flat(thumbnail: np.ndarray, least_std: float) -> bool:
     """Whether there is neither structure nor a single lamp; strong noise is neither."""
-    blocks = cv2.resize(thumbnail, (16, 12), interpolation=cv2.INTER_AREA)
-    deviations = cv2.meanStdDev(blocks)[1]
-    if float(deviations.max()) >= least_std:
+    if _deviation(thumbnail) >= least_std:
         return False
     gray = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
     mean, noise = (float(x[0, 0]) for x in cv2.meanStdDev(gray))
     return float(gray.max()) - mean < max(_LAMP, 6 * noise)
+
+
+def _deviation(image: np.ndarray) -> float:
+    """Largest standard deviation of a channel between 12 by 16 parts of the image."""
+    blocks = cv2.resize(image, (16, 12), interpolation=cv2.INTER_AREA)
+    return float(cv2.meanStdDev(blocks)[1].max())
 
 
 def _covers(still: np.ndarray) -> np.ndarray:

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from clcp_ros.image_codec import decode_bytes
-from clcp_ros.monitor.faults import TILES, Fault, FaultConfig, FaultDetector, static_tiles
+from clcp_ros.monitor.faults import (
+    TILES,
+    Fault,
+    FaultConfig,
+    FaultDetector,
+    _is_flat,
+    _Look,
+    static_tiles,
+)
 
 SECOND = 10**9
 SIZE = (120, 192)
@@ -88,6 +96,38 @@ def test_a_standing_vehicle_with_sensor_noise_is_not_frozen():
             yield np.clip(still + rng.integers(-1, 2, still.shape), 0, 255).astype(np.uint8)
 
     assert first_fault(frames()) is None
+
+
+def test_images_that_differ_in_one_pixel_are_not_frozen():
+    def blinking():
+        for i in range(60):
+            image = street(0)
+            image[101, 100] = 255 * (i % 2)
+            yield image
+
+    assert first_fault(blinking()) is None
+
+
+def test_a_picture_that_freezes_again_and_again_is_frozen_each_time():
+    detector, told, stamp_ns = FaultDetector(), [], 0
+    for part in range(3):
+        for i in range(30):
+            stamp_ns += SECOND // 10
+            image = street(100 * part + min(i, 10))
+            told.append(detector.update(stamp_ns, image) is not None)
+    # Frame 10 is the first of its kind; from 20 on it has been the same for a second.
+    assert told == 3 * ([False] * 20 + [True] * 10)
+
+
+@pytest.mark.parametrize('sigma', [5, 30, 80])
+def test_a_closer_look_agrees_with_the_first_one(sigma):
+    """What the sample calls structured is so in the thumbnail, however strong the noise."""
+    rng = np.random.default_rng(0)
+    for contrast in (0.0, 0.05, 0.3, 1.0):
+        image = 110 + contrast * (street(0).astype(np.float32) - 110)
+        noisy = np.clip(image + rng.normal(0, sigma, image.shape), 0, 255).astype(np.uint8)
+        look = _Look(noisy)
+        assert look.is_flat(2.0) == _is_flat(look.thumbnail, 2.0)
 
 
 def test_the_caller_may_reuse_its_array():

@@ -131,7 +131,8 @@ def measure_encoder(encoder: ImageEncoder, frames: FrameSet, size: tuple[int, in
         size: (height, width) of the input.
     """
     encoder.eval().set_input_size(*size)
-    spec = InputSpec(*size, encoder.mean, encoder.std)
+    mean, std = encoder.mean, encoder.std
+    spec = InputSpec(*size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     def tokens(frame: Frame) -> Tensor:
         image = torch.from_numpy(preprocess(read_image(frame.image), spec))

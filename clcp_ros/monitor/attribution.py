@@ -61,8 +61,8 @@ class KindReference:
     Attributes:
         location: (S,) median of the nominal frames.
         scale: (S,) their robust standard deviation, floored.
-        weights: (12, D) of the logistic regression, a row for each of `CLASSES`.
-        bias: (12,) of the same.
+        weights: (11, D) of the logistic regression, a row for each of `CLASSES`.
+        bias: (11,) of the same.
         prototypes: (P, R) where known families and severities lie, whitened.
         radius: (P,) how far their frames lie from there.
         whitening: (R, S) takes squashed statistics there.
@@ -93,7 +93,7 @@ class KindReference:
             novel: It is known that the frame is out of domain.
 
         Returns:
-            (..., 12) of sum 1.
+            (..., 11) of sum 1.
         """
         logits = descriptor(z) @ self.weights.T + self.bias
         if novel:
@@ -131,7 +131,7 @@ class KindReference:
         """Decide.
 
         Args:
-            probabilities: (12,) of one frame or the mean of several.
+            probabilities: (11,) of one frame or the mean of several.
             z: (S,) of the same.
         """
         best = int(np.argmax(probabilities))
@@ -248,5 +248,9 @@ def descriptor(z: np.ndarray) -> np.ndarray:
     The area hyperbolic sine is linear within a standard deviation and logarithmic beyond: a
     severity more is about a step more.
     """
-    squashed = np.arcsinh(z)
+    return both_ways(np.arcsinh(z))
+
+
+def both_ways(squashed: np.ndarray) -> np.ndarray:
+    """(..., 2 S) values and magnitudes of (..., S)."""
     return np.concatenate([squashed, np.abs(squashed)], axis=-1)

@@ -4,9 +4,11 @@
 
 The shift monitor learns from it what each kind of degradation looks like, and what it costs, on
 the user's own frames: no labelled bad weather is needed. Optics and light are modelled in linear
-intensities (IEC 61966-2-1), lengths scale with the image's width, and distance, which a lone image
-does not tell, is that of a flat road with house fronts. These are models of appearance: what they
-cannot know (wet asphalt, snow on the ground, other traffic) stays as it was.
+intensities (IEC 61966-2-1), lengths scale with the image's width, and distance, which a lone
+image does not tell, is guessed: a flat road, fronts along it or anywhere, the sky. These are
+models of appearance, and the appearance is drawn anew for each frame: how the camera's exposure
+and tones answer, whether the road mirrors, whether snow lies. What they cannot know (what stands
+where, other traffic) stays as it was.
 
 Own code, since none of the libraries fits: imagecorruptions (ImageNet-C; Hendrycks and Dietterich
 2019) has stood still since 2020 and wants scikit-image and numba, Albumentations ended in 2025 and
@@ -122,11 +124,18 @@ def degrade(
 
 
 def _fog(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """Koschmieder's law: `I t + A (1 - t)`, `t = exp(-3 d / visibility)`; patchy, neutral."""
-    visibility_m = (500, 250, 130, 70, 35)[level] * rng.uniform(0.8, 1.25)
+    """Koschmieder's law: `I t + A (1 - t)`, `t = exp(-3 d / visibility)`; patchy, neutral.
+
+    There is no sun in it, and the camera answers with its exposure and its tones: what is near
+    looks as on a dull day.
+    """
+    visibility_m = (800, 350, 160, 80, 38)[level] * float(np.exp(rng.normal(0, 0.4)))
     x = LINEAR[image]
-    airlight = _sky(x, rng) * np.float32(rng.uniform(0.6, 1))  # thick fog is no bright sky
-    return _exposed(optics.veil(x, optics.distance(x, rng), visibility_m, airlight), x, rng)
+    dull = optics.overcast(x, rng)
+    airlight = _sky(x, rng) * np.float32(rng.uniform(0.55, 1))  # thick fog is no bright sky
+    veiled = optics.veil(dull, optics.distance(x, rng), visibility_m, airlight)
+    veiled += airlight * optics.lamps(len(x), x.shape[1], int(rng.integers(0, 6)), rng)
+    return _exposed(veiled, x, rng)
 
 
 def _low_contrast(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -142,15 +151,14 @@ def _dusk(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Little light, most of it in the sky, some lamps; the gain makes up for a part of it."""
     light = (0.25, 0.12, 0.06, 0.03, 0.015)[level]
     x = LINEAR[image]
-    height, width = x.shape[:2]
     # The sky is the only light now: what lies below it turns darker than it does.
-    ground = np.float32(1 - rng.uniform(0, 0.75)) + np.zeros((height, width), np.float32)
-    ground += (1 - ground) * _is_sky(x)
+    below = float(np.exp(rng.uniform(np.log(0.04), 0)))
+    ground = np.float32(below) + np.float32(1 - below) * optics.sky(x)
     lit = x * (ground[..., None] * np.float32(light) * _evening(rng))
     lit += light**0.5 * _lamplight(x, int(rng.integers(0, 13)), rng)
     # An automatic gain that leaves a darker scene darker.
-    gain = light**-0.45 * np.float32(rng.uniform(0.75, 1.2))
-    return optics.encode(gain * optics.grain(lit, _electrons(rng), 4.0, rng))
+    gain = light**-0.45 * below**-0.3 * rng.uniform(0.75, 1.2)
+    return _taken_in_the_dark(lit, gain, rng)
 
 
 def _night(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -166,45 +174,52 @@ def _night(image: Array, level: int, rng: np.random.Generator) -> Array:
     strength = 0.02 * float(np.exp(rng.uniform(-1.5, 1)))
     beam = strength * cone / (1 + (distance / np.float32(rng.uniform(8, 20))) ** 2)
     # The bright sky of the day is what turns darkest.
-    glow = light * (1 - np.float32(rng.uniform(0.3, 0.9)) * _is_sky(x))
+    glow = light * (1 - np.float32(rng.uniform(0.3, 0.97)) * optics.sky(x))
     lit = x * (glow[..., None] * _evening(rng) + beam[..., None])
     lit += 1.5 * light**0.5 * _lamplight(x, int(rng.integers(3, 19)), rng)
-    gain = np.float32(0.7 * light**-0.5)
-    return optics.encode(gain * optics.grain(lit, _electrons(rng), 4.0, rng))
+    return _taken_in_the_dark(lit, np.float32(0.7 * light**-0.5 * rng.uniform(0.6, 1.2)), rng)
 
 
 def _rain(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """A dimmer, hazier scene, streaks in the air (Garg and Nayar 2007), drops on the glass."""
+    """A dull, hazier scene, a wet road, streaks in the air (Garg and Nayar 2007), drops."""
     x = LINEAR[image]
-    dim = x * np.float32((0.9, 0.8, 0.7, 0.6, 0.5)[level])
+    dim = optics.overcast(x, rng) * np.float32((0.9, 0.8, 0.7, 0.6, 0.5)[level])
+    road = (0.5, 0.7, 0.8, 0.9, 1.0)[level] * float((rng.random() < 0.75) * rng.uniform(0.5, 1.2))
+    dim = optics.wet(dim, min(road, 1.0), rng)
     sky = 0.7 * _sky(x, rng)
-    visibility_m = (1500, 700, 400, 250, 150)[level] * float(np.exp(rng.normal(0, 0.3)))
+    visibility_m = (6000, 3000, 1500, 800, 400)[level] * float(np.exp(rng.normal(0, 0.5)))
     wet = optics.veil(dim, optics.distance(x, rng), visibility_m, sky)
-    covered = (0.006, 0.015, 0.03, 0.05, 0.08)[level] * rng.uniform(0.2, 1.5)
+    wet += sky * optics.lamps(len(x), x.shape[1], int(rng.integers(0, 6)), rng)
+    covered = (0.006, 0.015, 0.03, 0.05, 0.08)[level] * float(np.exp(rng.uniform(-0.9, 0.7)))
     streaks = optics.streaks(len(x), x.shape[1], (150, 350, 700, 1100, 1600)[level], rng)
-    wet += (1.3 * sky - wet) * np.minimum(streaks, 0.9)[..., None]
+    seen = np.float32(rng.uniform(0, 1) ** 1.5)  # a long shutter smears them until nothing is seen
+    wet += (1.3 * sky - wet) * (seen * np.minimum(streaks, 0.9))[..., None]
     return optics.refract(_exposed(wet, x, rng), covered, rng)
 
 
 def _snow(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """Flakes from fine and far to large and out of focus, in a paler, hazy scene."""
+    """Flakes from fine and far to large and out of focus, in a paler, hazy, often white scene."""
     x = LINEAR[image]
     height, width = x.shape[:2]
     pale = (0.1, 0.2, 0.3, 0.4, 0.5)[level] * rng.uniform(0.3, 1)
     sky = _sky(x, rng)
-    visibility_m = (2500, 1200, 600, 320, 170)[level] * float(np.exp(rng.normal(0, 0.5)))
-    scene = x * (1 - pale) + (x @ LUMINANCE)[..., None] * pale
+    visibility_m = (3000, 1500, 750, 380, 180)[level] * float(np.exp(rng.normal(0, 0.8)))
+    scene = optics.overcast(x, rng)
+    scene = scene * (1 - pale) + (scene @ LUMINANCE)[..., None] * pale
+    lies = (0.35, 0.55, 0.75, 0.9, 1.0)[level] * float(rng.random() < 0.7)
+    scene = optics.whiten(scene, lies * rng.uniform(0.6, 1), rng)
     scene = optics.veil(scene, optics.distance(x, rng), visibility_m, sky)
-    amount = (0.25, 0.5, 1.0, 1.7, 2.6)[level]
+    amount = (0.25, 0.5, 1.0, 1.7, 2.6)[level] * float(np.exp(rng.uniform(-0.3, 0.7)))
+    flakes = np.float32(rng.uniform(1, 1.6)) * sky
     cover = _flakes(height, width, amount, rng)[..., None]
-    return _exposed(scene + (1.1 * sky - scene) * cover, x, rng)
+    return _exposed(scene + (flakes - scene) * cover, x, rng)
 
 
 def _flakes(height: int, width: int, amount: float, rng: np.random.Generator) -> Array:
     """(H, W) float32 share of the light that flakes replace."""
-    scale, lean, fall = width / WIDTH_PX, rng.uniform(-0.4, 0.4), rng.uniform(0, 1.5)
+    scale, lean, fall = width / WIDTH_PX, rng.uniform(-0.4, 0.4), rng.uniform(0, 2)
     cover = np.zeros((height, width), np.float32)
-    for radius, share, opacity in ((0.7, 0.01, 0.6), (1.4, 0.006, 0.8), (3.0, 0.004, 0.5)):
+    for radius, share, opacity in ((0.75, 0.007, 0.5), (1.5, 0.007, 0.8), (3.1, 0.0045, 0.55)):
         # Flakes of one size cover a given share of the picture, whatever its size in pixels.
         radius = radius * scale * rng.uniform(0.8, 1.25)
         area = np.pi * max(radius, 0.7) ** 2
@@ -228,25 +243,49 @@ def _drops(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 
 def _dirt(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """Splashes of mud, far out of focus, more of them low on the lens; they let little through."""
+    """Mud far out of focus, or a thing that covers a part of the lens; they let little through."""
     height, width = image.shape[:2]
-    covered = (0.03, 0.07, 0.14, 0.24, 0.38)[level] * height * width
+    share = (0.03, 0.07, 0.14, 0.24, 0.38)[level]
     colour = np.array([1.0, 0.82, 0.6], np.float32) * np.float32(rng.uniform(0.4, 1.0))
+    x = LINEAR[image]
+    if rng.random() < 0.5:
+        mask = _occluder(height, width, min(3.5 * share, 0.9), rng)
+        light = np.exp(rng.uniform(np.log(0.001), np.log(0.3)))
+    else:
+        mask, light = _mud(height, width, share, rng), rng.uniform(0, 0.3)
+    # Mud is lit from behind by the scene: a dark, blurred, brown version of it.
+    behind = optics.gaussian(x, 0.08 * width) * (np.float32(light) * colour)
+    return optics.encode(x + (behind - x) * mask[..., None])
+
+
+def _mud(height: int, width: int, share: float, rng: np.random.Generator) -> Array:
+    """(H, W) float32 in [0, 1]: splashes, more of them low on the lens."""
+    covered = share * height * width
     mask, area = np.zeros((height, width), np.float32), 0.0
+    blur = 0.006 * width * float(np.exp(rng.uniform(-0.3, 1.3)))
     while area < covered:
         radius = width * 0.012 * np.exp(rng.normal(0, 0.6))
         u, v = rng.uniform(0, width), height * rng.beta(1.6, 1.1)
         axes = max(round(radius * rng.uniform(0.7, 1.6)), 1), max(round(radius), 1)
         cv2.ellipse(
             mask, (int(u), int(v)), axes, rng.uniform(0, 180), 0, 360,
-            rng.uniform(0.6, 0.97), -1,
+            rng.uniform(0.45, 0.97), -1,
         )  # fmt: skip
         area += np.pi * axes[0] * axes[1]
-    mask = optics.gaussian(mask, 0.006 * width)[..., None]
-    x = LINEAR[image]
-    # Mud is lit from behind by the scene: a dark, blurred, brown version of it.
-    behind = optics.gaussian(x, 0.08 * width) * (0.12 * colour)
-    return optics.encode(x + (behind - x) * mask)
+    return optics.gaussian(mask, blur)
+
+
+def _occluder(height: int, width: int, share: float, rng: np.random.Generator) -> Array:
+    """(H, W) float32 in [0, 1]: tape, a leaf, a hand, which reaches in from one side."""
+    row, column = optics.axes(height, width)
+    angle, waves = rng.uniform(0, 2 * np.pi), optics.field(height, width, rng, 4)
+    reach = (
+        np.float32(np.cos(angle)) * (column - 0.5)
+        + np.float32(np.sin(angle)) * (row - 0.5)
+        + np.float32(rng.uniform(0, 0.5)) * (waves - 0.5)
+    )
+    edge = float(np.quantile(reach[::4, ::4], share))
+    return np.clip((edge - reach) / np.float32(rng.uniform(0.02, 0.12)) + 0.5, 0, 1)
 
 
 def _smear(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -268,24 +307,29 @@ def _smear(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 
 def _glare(image: Array, level: int, rng: np.random.Generator) -> Array:
-    """A low sun in or beside the picture: a blinding spot, stray light all over, warm colours."""
+    """A low sun in, above or beside the picture: stray light, warm colours, shaded fronts."""
     x = LINEAR[image]
     row, column = optics.axes(*x.shape[:2])
-    u, v = rng.uniform(-0.1, 1.1), rng.uniform(-0.15, 0.35)
+    u, v = rng.uniform(-0.3, 1.3), rng.uniform(-0.4, 0.35)
     away = np.sqrt((column - u) ** 2 + ((row - v) * x.shape[0] / x.shape[1]) ** 2)
-    strength = (0.25, 0.45, 0.75, 1.2, 2.0)[level]
+    strength = (0.25, 0.45, 0.75, 1.2, 2.0)[level] * float(np.exp(rng.uniform(-1, 0)))
     # The eye's and a lens' glare both fall roughly with the square of the angle (CIE 1999).
-    spread = 1 / (1 + (away / 0.09) ** 2) + np.float32(rng.uniform(0.03, 0.15))
-    warm = np.array([1.0, 0.93, 0.78], np.float32)
-    lit = x * warm ** np.float32(rng.uniform(0, 1.5))
-    return _exposed(lit + (strength * spread)[..., None] * warm, x, rng, 0.5)
+    spread = 1 / (1 + (away / 0.09) ** 2) + np.float32(rng.uniform(0.0, 0.1))
+    # Light of 3000 to 4500 K, of which the white balance takes a part.
+    warm = np.array([1.12, 0.97, 0.72], np.float32)
+    warmth = (0.5, 0.75, 1.0, 1.25, 1.5)[level] * rng.uniform(0, 1.3)
+    # Fronts and road show the side that the sun does not reach.
+    shaded = np.float32((0.1, 0.2, 0.3, 0.4, 0.5)[level] * rng.uniform(0, 1.5))
+    x = x if rng.random() < 0.5 else optics.flatten(x, rng.uniform(0.7, 1))
+    lit = x * (1 - shaded * (1 - optics.sky(x)))[..., None] * warm ** np.float32(warmth)
+    return _exposed(lit + (strength * spread)[..., None] * warm, LINEAR[image], rng, 0.8)
 
 
 def _under_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Too short a shutter by day: everything darker, shadows lost below the black level."""
-    stops = (0.7, 1.3, 2.0, 2.8, 3.7)[level] * np.float32(rng.uniform(0.9, 1.1))
-    x = optics.grain(LINEAR[image] * np.float32(2) ** -stops, 15000.0, 3.0, rng)
-    return optics.encode(x - 0.002)
+    stops = (0.7, 1.4, 2.3, 3.4, 4.6)[level] * np.float32(rng.uniform(0.85, 1.15))
+    x = optics.grain(LINEAR[image] * np.float32(2) ** -stops, _electrons(rng), 3.0, rng)
+    return optics.encode(x - np.float32(rng.uniform(0, 0.003)))
 
 
 def _over_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
@@ -385,18 +429,37 @@ def _recode(image: Array, quality: int) -> Array:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
-def _exposed(x: Array, before: Array, rng: np.random.Generator, most: float = 1.0) -> Array:
+def _exposed(x: Array, before: Array, rng: np.random.Generator, most: float = 1.1) -> Array:
     """8-bit values of a scene to which the camera's automatic exposure answers, or in part.
 
     Args:
         x: (H, W, 3) float32.
         before: The nominal frame, as bright as the camera wants frames to be.
-        rng: How much of the change the exposure makes up for.
+        rng: How much of the change the exposure makes up for, and how much contrast is won back.
         most: At most so much of it.
     """
-    means = [float((part[::4, ::4] @ LUMINANCE).mean()) + 1e-3 for part in (before, x)]
-    gain = np.clip((means[0] / means[1]) ** rng.uniform(0, most), 0.3, 3)
-    return optics.encode(x * np.float32(gain))
+    answer = rng.uniform(0, most) if rng.random() < 0.4 else most * rng.uniform(0.7, 1)
+    # Many cameras move the black point to what is darkest, or expose for what is bright.
+    black = float(rng.uniform(0, 0.9) * (rng.random() < 0.5))
+    bright = float(rng.uniform(0, 1) * (rng.random() < 0.5))
+    lows = [float(np.quantile(part[::4, ::4] @ LUMINANCE, 0.01)) for part in (before, x)]
+    lifted = x - np.float32(black * max(lows[1] - lows[0], 0))
+    thin = [np.maximum(part[::4, ::4] @ LUMINANCE, 0) for part in (before, lifted)]
+    means = [float(np.sqrt(part).mean()) ** 2 + 1e-3 for part in thin]
+    highs = [float(np.quantile(part, 0.98)) + 1e-3 for part in thin]
+    ratio = (means[0] / means[1]) ** (1 - bright) * (highs[0] / highs[1]) ** bright
+    gain = np.clip(ratio**answer, 0.3, 4)
+    return optics.encode(lifted * np.float32(gain), max(rng.uniform(-0.4, 0.4), 0.0))
+
+
+def _taken_in_the_dark(lit: Array, gain: float, rng: np.random.Generator) -> Array:
+    """8-bit values of a dark scene: with grain, or smoothed by the camera, its shutter long."""
+    contrast = rng.uniform(0, 0.9)
+    if rng.random() < 0.5:
+        length = rng.uniform(0, 3) * lit.shape[1] / optics.WIDTH_PX
+        lit = cv2.filter2D(lit, -1, optics.line(length, 0.3 * length))
+        return optics.encode(np.float32(gain) * optics.grain(lit, 1e7, 4.0, rng), contrast)
+    return optics.encode(np.float32(gain) * optics.grain(lit, _electrons(rng), 4.0, rng), contrast)
 
 
 def _sky(x: Array, rng: np.random.Generator) -> Array:
@@ -405,16 +468,10 @@ def _sky(x: Array, rng: np.random.Generator) -> Array:
     return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.1)) * optics.tint(rng, 0.04)
 
 
-def _is_sky(x: Array) -> Array:
-    """(H, W) float32 in [0, 1]: bright, and in the upper half."""
-    row, _ = optics.axes(*x.shape[:2])
-    return np.clip((x @ LUMINANCE - 0.5) * 3, 0, 1) * np.clip(1.2 - 2 * row, 0, 1)
-
-
 def _evening(rng: np.random.Generator) -> Array:
-    """The colour of dusk or of street lamps, (3,) float32: more often warm than cold."""
+    """The colour of dusk, blue to red, or of street lamps, (3,) float32."""
     return optics.tint(rng, 0.3) ** np.float32(rng.uniform(0.5, 1)) * _WARM ** rng.choice(
-        [0, 1, 2]
+        [-1, 0, 1, 2]
     )
 
 
@@ -422,7 +479,9 @@ def _lamplight(x: Array, lamps: int, rng: np.random.Generator) -> Array:
     """(H, W, 3) float32 lamps, and what some of them light up nearby."""
     height, width = x.shape[:2]
     pools = optics.lamps(height, width, int(rng.integers(0, 5)), rng, 12.0, 0.9)
-    return optics.lamps(height, width, lamps, rng) + np.float32(0.7) * pools * x
+    lights = optics.lamps(height, width, lamps, rng) + np.float32(0.7) * pools * x
+    lit = int(rng.integers(0, 3) * rng.integers(0, 20))
+    return np.asarray(lights + optics.windows(height, width, lit, rng))
 
 
 def _electrons(rng: np.random.Generator) -> float:

@@ -17,20 +17,23 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
 from clcp_ros.errors import ModelError
-from clcp_ros.monitor.attribution import CLASSES, KindReference, descriptor
+from clcp_ros.monitor.attribution import CLASSES, KindReference, both_ways
 from training.monitoring.corruptions import kind_of
 from training.monitoring.samples import Samples
 
 MIN_FRAMES = 8
 """Fewest nominal frames that a fit accepts."""
 
-LEAST_PROBABILITY = 0.5
+LEAST_PROBABILITY = 0.4
 """Below it no kind is named."""
 
 _REGULARISATION = 0.3  # inverse strength, of scikit-learn
+_NOMINAL = 4.0  # times as likely as any kind: most frames are nominal
 _MILD_WEIGHT = 0.3  # of severity 1, much of which is hard to tell from nominal
-_QUANTILE = 0.99  # of the distances of frames that are known
-_SLACK = 1.2  # real dusk is no corruption of a day: farther off than another drive's, still dark
+_QUANTILE = 0.97  # of the distances of frames that are known
+_HIDDEN = 0.3  # share of the statistics that a part of the fit must do without
+_REPEATS = 4
+_SHARES = 2 / 3, 1 / 3  # of the fit on whole frames, and of that
 _SPREAD_FLOOR = 1e-2  # a statistic that never changes must not decide
 _ABSENT = -50.0  # bias of a kind that was not shown
 _FOLDS = 5
@@ -105,18 +108,19 @@ def fit_described(frames: Described) -> KindReference:
         ModelError: There are too few frames, or fewer than two kinds.
     """
     drives = list(dict.fromkeys(frames.drive.tolist()))
-    reference = _fit(frames, 1.0)
+    _check(frames)
     distances = []
     for drives_out in _folds(drives):
         out = np.isin(frames.drive, drives_out)
         if not _enough(frames.take(~out)):
             continue
-        part = _fit(frames.take(~out), 1.0)
-        distances.append(part.distance(part.z(frames.low[out])))
+        distances.append(_Space.of(frames.take(~out)).distance(frames.low[out]))
+    space = _Space.of(frames)
     if not distances:  # of one drive: what was fitted on lies nearer than what is new
-        distances = [1.5 * reference.distance(reference.z(frames.low))]
-    limit = _SLACK * float(np.quantile(np.concatenate(distances), _QUANTILE))
-    return _fit(frames, limit)
+        distances = [1.5 * space.distance(frames.low)]
+    limit = float(np.quantile(np.concatenate(distances), _QUANTILE))
+    weights, bias = _signatures(space.squashed(frames.low), frames)
+    return space.reference(weights, bias, limit)
 
 
 def kind_figures(frames: Described) -> dict[str, Any]:
@@ -193,27 +197,83 @@ def _enough(frames: Described) -> bool:
     return (kinds == 'none').sum() >= MIN_FRAMES and len(set(kinds.tolist())) > 2
 
 
-def _fit(frames: Described, limit: float) -> KindReference:
+def _check(frames: Described) -> None:
     if not _enough(frames):
         raise ModelError(
             f'at least {MIN_FRAMES} nominal frames and two kinds of degraded ones are needed to '
             f'fit the kinds, there are {(frames.kind == "none").sum()} and '
             f'{len(set(frames.kind.tolist()) - {"none"})}'
         )
-    nominal = frames.low[frames.kind == 'none']
-    location, scale = _standard(nominal)
-    z = np.clip((frames.low - location) / scale, -30, 30)
-    model = LogisticRegression(C=_REGULARISATION, max_iter=1000)
-    model.fit(descriptor(z), frames.kind, sample_weight=_weights(frames))
-    weights = np.zeros((len(CLASSES), 2 * z.shape[1]))
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Where the known families and severities lie; the fields are those of `KindReference`."""
+
+    location: np.ndarray
+    scale: np.ndarray
+    prototypes: np.ndarray
+    radius: np.ndarray
+    whitening: np.ndarray
+
+    @classmethod
+    def of(cls, frames: Described) -> _Space:
+        location, scale = _standard(frames.low[frames.kind == 'none'])
+        squashed = np.arcsinh(np.clip((frames.low - location) / scale, -30, 30))
+        whitening, prototypes, radius = _prototypes(squashed, frames.tag)
+        return cls(location, scale, prototypes, radius, whitening)
+
+    def reference(self, weights: np.ndarray, bias: np.ndarray, limit: float) -> KindReference:
+        return KindReference(
+            self.location, self.scale, weights, bias, self.prototypes, self.radius,
+            self.whitening, np.array(limit), np.array(LEAST_PROBABILITY),
+        )  # fmt: skip
+
+    def distance(self, low: np.ndarray) -> np.ndarray:
+        """(N,) radii between (N, S) statistics and the nearest family and severity."""
+        size = len(CLASSES), 2 * len(self.location)
+        reference = self.reference(np.zeros(size), np.zeros(len(CLASSES)), 1.0)
+        return reference.distance(reference.z(low))
+
+    def squashed(self, low: np.ndarray) -> np.ndarray:
+        """(N, S) of (N, S) statistics."""
+        return np.arcsinh(np.clip((low - self.location) / self.scale, -30, 30))
+
+
+def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias of the logistic regression: a mean of two.
+
+    Corruptions are models of appearance: each statistic alone may be off in the real thing. Hence
+    one of the two is fitted on frames of which statistics at random are hidden, as if they were
+    nominal (dropout; Srivastava et al. 2014), so that it leans on none. The other keeps what only
+    single statistics tell, such as dirt on the lens.
+
+    Args:
+        squashed: (N, S) from `arcsinh`.
+        frames: The N frames.
+
+    Returns:
+        (11, 2 S) and (11,).
+    """
+    share = _weights(frames)
+    rng = np.random.default_rng(0)
+    hidden = np.tile(squashed, (_REPEATS, 1))
+    hidden *= rng.random(hidden.shape) >= _HIDDEN
+    kinds = frames.kind
+    weights = np.zeros((len(CLASSES), 2 * squashed.shape[1]))
     bias = np.full(len(CLASSES), _ABSENT)
-    rows = [CLASSES.index(name) for name in model.classes_]
-    weights[rows], bias[rows] = model.coef_, model.intercept_
-    whitening, prototypes, radius = _prototypes(np.arcsinh(z), frames.tag)
-    return KindReference(
-        location, scale, weights, bias, prototypes, radius, whitening, np.array(limit),
-        np.array(LEAST_PROBABILITY),
-    )  # fmt: skip
+    models = [
+        LogisticRegression(C=_REGULARISATION, max_iter=1000).fit(both_ways(x), y, sample_weight=w)
+        for x, y, w in (
+            (squashed, kinds, share),
+            (hidden, np.tile(kinds, _REPEATS), np.tile(share, _REPEATS) / _REPEATS),
+        )
+    ]
+    rows = [CLASSES.index(name) for name in models[0].classes_]
+    weights[rows] = np.average([model.coef_ for model in models], axis=0, weights=_SHARES)
+    bias[rows] = np.average([model.intercept_ for model in models], axis=0, weights=_SHARES)
+    bias[CLASSES.index('none')] += np.log(_NOMINAL)
+    return weights, bias
 
 
 def _standard(nominal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

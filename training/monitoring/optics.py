@@ -28,9 +28,19 @@ _CURVE = np.round(
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
-def encode(linear: Array) -> Array:
-    """Linear intensities as 8-bit values."""
-    return _CURVE[(np.sqrt(np.clip(linear, 0, 1)) * np.float32(_STEPS) + 0.5).astype(np.int16)]
+def encode(linear: Array, contrast: float = 0.0) -> Array:
+    """Linear intensities as 8-bit values.
+
+    Args:
+        linear: Any shape, 1 is white.
+        contrast: Of the S that a camera's tone curve adds, 0 to 1.
+    """
+    index = (np.sqrt(np.clip(linear, 0, 1)) * np.float32(_STEPS) + 0.5).astype(np.int16)
+    if not contrast:
+        return _CURVE[index]
+    curve = _CURVE / 255
+    curve = curve + contrast * curve * (1 - curve) * (2 * curve - 1)
+    return np.round(255 * curve).astype(np.uint8)[index]
 
 
 def axes(height: int, width: int) -> tuple[Array, Array]:
@@ -49,13 +59,117 @@ def field(height: int, width: int, rng: np.random.Generator, cells: int) -> Arra
 
 
 def distance(x: Array, rng: np.random.Generator) -> Array:
-    """(H, W) float32 metres: a flat road 1.5 m below the camera, house fronts 10 to 200 m away."""
+    """(H, W) float32 metres, as a lone picture suggests them.
+
+    A flat road 1.5 m below the camera; beside it either rows of fronts along the street, or fronts
+    10 to 200 m away wherever; above the fronts, where it is bright, the sky.
+    """
     height, width = x.shape[:2]
+    focal = 0.87 * width
     horizon = rng.uniform(0.4, 0.55)
-    below = np.maximum(axes(height, width)[0] - horizon, 1e-3) * height
-    ground = np.minimum(1.5 * 0.87 * width / below, 300)
-    fronts = 10 * 20 ** field(height, width, rng, 4)
-    return np.minimum(ground, fronts).astype(np.float32)
+    row, column = axes(height, width)
+    below = np.maximum(row - horizon, 1e-3) * height
+    ground = np.minimum(1.5 * focal / below, 300)
+    hills = field(height, width, rng, 4)
+    along, middle = rng.random() < 0.6, rng.uniform(0.35, 0.65)
+    left, right = np.exp(rng.uniform(np.log(4), np.log(25), 2))
+    if along:
+        beside = np.where(column < middle, left, right).astype(np.float32)
+        fronts = beside * focal / np.maximum(np.abs(column - middle) * width, 1)
+        fronts = np.clip(fronts * 3 ** (hills - 0.5), 4, 400)
+    else:
+        fronts = 10 * 20**hills
+    away = np.minimum(ground, fronts).astype(np.float32)
+    clear = sky(x)
+    return np.asarray(away + (1000 - away) * clear**2, np.float32)
+
+
+def sky(x: Array) -> Array:
+    """(H, W) float32 in [0, 1]: bright, and in the upper half."""
+    row, _ = axes(*x.shape[:2])
+    bright = np.clip((x @ LUMINANCE - 0.5) * 3, 0, 1)
+    return np.asarray(bright * np.clip(1.2 - 2 * row, 0, 1))
+
+
+def overcast(x: Array, rng: np.random.Generator) -> Array:
+    """The light of a covered sky: colder than the sun's, and without its shadows.
+
+    Args:
+        x: (H, W, 3) float32.
+        rng: How much contrast stays, in logarithms, and how cold it is.
+    """
+    cold, pale = np.float32(rng.uniform(0, 0.22)), np.float32(rng.uniform(0, 0.35))
+    x = x * np.array([1 - cold, 1, 1 + cold], np.float32)
+    x += ((x @ LUMINANCE)[..., None] - x) * pale
+    lifted, dimmed = rng.uniform(0.6, 1), np.float32(rng.uniform(0, 0.6))
+    if rng.random() < 0.5:  # the sky lights the shadows
+        return flatten(x, lifted)
+    luminance = x @ LUMINANCE
+    middle = np.float32(np.median(luminance[::4, ::4]) + 1e-3)
+    # What the sun shone on loses its light, what lay in the shadow keeps the sky's.
+    dull: Array = x / (1 + dimmed * luminance / middle)[..., None]
+    return dull
+
+
+def flatten(x: Array, kept: float) -> Array:
+    """Less contrast in logarithms, of which a share is kept, about the same middle."""
+    luminance = x @ LUMINANCE + np.float32(1e-3)
+    middle = float(np.exp(np.log(luminance[::4, ::4]).mean()))
+    flat: Array = x * ((luminance / np.float32(middle)) ** np.float32(kept - 1))[..., None]
+    return flat
+
+
+def wet(x: Array, amount: float, rng: np.random.Generator) -> Array:
+    """A wet road: darker, and in places it mirrors what stands above it.
+
+    Args:
+        x: (H, W, 3) float32.
+        amount: 0 to 1.
+        rng: Where the water stands.
+    """
+    height, width = x.shape[:2]
+    horizon = min(int(rng.uniform(0.45, 0.6) * height), height - 1)
+    puddles = np.clip(field(height, width, rng, 6) * 2 - rng.uniform(-0.5, 1.0), 0, 1)
+    below = height - horizon
+    rows = np.clip(horizon - 1 - np.arange(below), 0, None)
+    mirrored = cv2.blur(x[rows], (max(width // 100, 1), max(height // 8, 1)))
+    depth = np.linspace(1, 0.15, below, dtype=np.float32)  # a flat glance mirrors more (Fresnel)
+    share = (np.float32(0.75 * amount) * puddles[horizon:] * depth[:, None])[..., None]
+    out = x.copy()
+    out[horizon:] = x[horizon:] * np.float32(1 - 0.45 * amount) * (1 - share) + mirrored * share
+    return out
+
+
+def whiten(x: Array, amount: float, rng: np.random.Generator) -> Array:
+    """Snow on the ground and, less, on what stands beside it, with tracks and bare patches.
+
+    Args:
+        x: (H, W, 3) float32.
+        amount: 0 to 1.
+        rng: Where it lies.
+    """
+    height, width = x.shape[:2]
+    row, column = axes(height, width)
+    horizon = rng.uniform(0.45, 0.6)
+    lies = np.clip((row - horizon) / 0.06, 0, 1) * np.ones_like(column)
+    bare = np.clip(field(height, width, rng, 5) * 2.5 - 3 * amount, 0, 1)
+    # Wheels clear two tracks, which meet at the horizon.
+    reach = np.maximum(row - horizon, 0) / (1 - horizon)
+    middle, apart, broad = rng.uniform(0.35, 0.65), rng.uniform(0.15, 0.4), rng.uniform(0.03, 0.1)
+    tracks = sum(
+        np.exp(-(((column - middle - side * apart * reach) / (broad * reach + 0.01)) ** 2))
+        for side in (-1, 1)
+    ) * np.float32(rng.uniform(0, 0.9))
+    cover = lies * (1 - bare) * np.clip(1 - tracks, 0, 1)
+    luminance = x @ LUMINANCE
+    white = float(np.quantile(luminance[::4, ::4], 0.92)) * rng.uniform(0.5, 1.0)
+    # What is upright stays dark: it is where the picture changes much.
+    edges = gaussian(np.abs(luminance - gaussian(luminance, 0.02 * width)), 0.005 * width)
+    cover = cover * np.clip(1.2 - 3 * edges / max(white, 0.05), 0, 1) * np.float32(amount > 0)
+    shade = np.float32(white) * (0.8 + 0.4 * luminance / max(white, 0.05))
+    snow = shade[..., None] * tint(rng, 0.03)
+    covered: Array = x + (snow - x) * (0.9 * cover)[..., None]
+    return covered
 
 
 def veil(x: Array, distance: Array, visibility_m: float, airlight: Array) -> Array:
@@ -167,6 +281,20 @@ def lamps(
         shine = np.exp(-np.minimum(away, 50)) + 0.03 / (1 + away / 9)
         light += (rng.uniform(0.3, 1.5) * shine)[..., None] * tint(rng, 0.3)
     return np.asarray(cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def windows(height: int, width: int, number: int, rng: np.random.Generator) -> Array:
+    """(H, W, 3) float32: lit windows, signs and shop fronts, in groups about the horizon."""
+    light = np.zeros((height, width, 3), np.float32)
+    middle, spread = rng.uniform(0.1, 0.9), rng.uniform(0.05, 0.3)
+    for _ in range(number):
+        u, v = rng.normal(middle, spread), rng.uniform(0.25, 0.58)
+        wide, tall = np.exp(rng.uniform(np.log(0.004), np.log(0.04), 2))
+        colour = np.float32(rng.uniform(0.1, 1.0)) * tint(rng, 0.35)
+        left, top = round(float(u * width)), round(float(v * height))
+        across, down = max(round(float(wide * width)), 1), max(round(float(tall * height)), 1)
+        cv2.rectangle(light, (left, top), (left + across, top + down), colour.tolist(), -1)
+    return light
 
 
 _MOST_STREAKS = 1600

@@ -9,6 +9,7 @@ whoever crosses the road does so while its traffic has red.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,12 +159,17 @@ class Population:
                 (s0 + 9.5, -10.8, np.pi / 2, side, 0.0), (s0 - 0.5, 9.8, -np.pi / 2, side, 0.0),
             )  # fmt: skip
             for k, (s, lateral, yaw, shown, arm) in enumerate(places):
-                T = self.route.pose(s, lateral, 0.12, yaw, upright=True)
+                T = self._pole(s, lateral, yaw)
                 mesh = _light_mesh(shown, arm)
                 tag = 500 + 8 * (index % 50) + k
                 category = ID['traffic light']
                 found.append(Agent(mesh, T, still, 0.0, tag, category, (0.4, 0.4, 3.5), False))
         return found
+
+    @functools.lru_cache(maxsize=200)  # noqa: B019 (a worker holds a handful of towns for its life)
+    def _pole(self, s: float, lateral: float, yaw: float) -> np.ndarray:
+        """T_world of a traffic light's pole; it stands there in every frame."""
+        return self.route.pose(s, lateral, 0.12, yaw, upright=True)
 
     def _crossing_cars(self, ego_s: float, time: float) -> list[Agent]:
         """Cars in the side streets wait for the main road's red and then drive straight on."""

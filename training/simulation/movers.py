@@ -151,12 +151,11 @@ class Movers:
         if not len(self) or not len(rays):
             return []
         inside = rays.take(table, axis=0)
-        axis = _sums(inside)
-        axis /= np.maximum(np.sqrt((axis * axis).sum(1)), np.float32(1e-6))[:, None]
-        narrow = np.clip(_dots(inside, axis).min(1) - np.float32(1e-6), -1, 1)
+        axis, narrow = _cones(inside)
         wide = np.sqrt(1 - narrow * narrow)
         center = origins[0]
-        middle = self._middle - center
+        known = self._in_view(center, axis, inside) if len(origins) == 1 else np.arange(len(self))
+        middle = self._middle[known] - center
         if len(origins) == 1:
             begin, spread = np.zeros((1, 3), np.float32), np.zeros(1, np.float32)
         else:
@@ -169,20 +168,38 @@ class Movers:
         along = middle @ axis.T - (begin * axis).sum(1)
         away = (middle * middle).sum(1)[:, None] + (begin * begin).sum(1) - 2 * middle @ begin.T
         away = np.sqrt(np.maximum(away, np.float32(1e-6)))
-        reach = self._radius[:, None] + spread
+        reach = self._radius[known, None] + spread
         sine = np.minimum(reach / away, 1)
         cosine = np.sqrt(1 - sine * sine)
         meets = along >= away * (cosine * narrow - sine * wide) - np.float32(_MARGIN_M)
         meets |= away <= reach
         meets &= away - reach < limit[table].max(1)
         if table.shape[1] == _SIDE**2:
-            self._leave_out(meets, inside, axis, narrow, middle, begin, spread)
+            self._leave_out(meets, inside, axis, narrow, known, middle, begin, spread)
+        met, part = np.nonzero(meets)
+        ends = np.searchsorted(met, np.arange(len(known) + 1))
         order = np.argsort(away.min(1), kind='stable')
-        return [(int(k), part) for k in order if len(part := np.flatnonzero(meets[k]))]
+        return [
+            (int(known[k]), part[ends[k] : ends[k + 1]])
+            for k in order if ends[k] < ends[k + 1]
+        ]  # fmt: skip
+
+    def _in_view(self, center: Array, axis: Array, inside: Array) -> Array:
+        """Numbers of the movers that the one cone about all rays from `center` can meet."""
+        middle = _cones(axis[None])[0][0]
+        narrow = _dots(inside, np.broadcast_to(middle, axis.shape)).min() - np.float32(1e-6)
+        if narrow < 0.1:
+            return np.arange(len(self))
+        to = self._middle - center
+        away = np.sqrt(np.maximum((to * to).sum(1), np.float32(1e-6)))
+        sine = np.minimum(self._radius / away, 1)
+        edge = np.sqrt(1 - sine * sine) * narrow - sine * np.sqrt(1 - narrow * narrow)
+        meets = to @ middle >= away * edge - np.float32(_MARGIN_M)
+        return np.flatnonzero(meets | (away <= self._radius))
 
     def _leave_out(
-        self, meets: Array, inside: Array, axis: Array, narrow: Array, middle: Array,
-        begin: Array, spread: Array,
+        self, meets: Array, inside: Array, axis: Array, narrow: Array, known: Array,
+        middle: Array, begin: Array, spread: Array,
     ) -> None:  # fmt: skip
         """Clear `meets` where a box lies behind a side of the pyramid of a square bundle."""
         used = np.flatnonzero(meets.any(0))
@@ -191,6 +208,7 @@ class Movers:
         bundle = used[place]
         to = middle[mover] - (begin[bundle] if len(begin) > 1 else begin)
         margin = spread[bundle] if len(spread) > 1 else spread
+        turn, half = self._turn[known[mover]], self._half[known[mover]]
         corners = inside[:, [0, _SIDE - 1, _SIDE**2 - 1, _SIDE**2 - _SIDE]]
         outside = np.zeros(len(mover), bool)
         wide = narrow < np.float32(0.1)
@@ -202,9 +220,8 @@ class Movers:
             side += (beyond / np.maximum(narrow, np.float32(0.1)))[:, None] * axis
             side /= np.maximum(np.sqrt((side * side).sum(1)), np.float32(1e-9))[:, None]
             normal = side[place]
-            turned = np.matmul(normal[:, None], self._turn[mover])[:, 0]
-            extent = (np.abs(turned) * self._half[mover]).sum(1)
-            outside |= (normal * to).sum(1) + extent + margin < 0
+            extent = sum(np.abs(_dot(normal, turn[..., j])) * half[:, j] for j in range(3))
+            outside |= _dot(normal, to) + extent + margin < 0
         outside &= ~wide[place]
         meets[mover[outside], bundle[outside]] = False
 
@@ -219,12 +236,12 @@ class Movers:
         at = origins @ across.T
         middle = self._middle @ across.T
         reach = np.einsum('akj,aj->ak', np.abs(across @ self._turn), self._half)
-        order = np.argsort(at[:, 0], kind='stable')
+        order = np.argsort(at[:, 0])
         at = np.ascontiguousarray(at[order].T)
         first = np.searchsorted(at[0], middle[:, 0] - reach[:, 0])
         last = np.searchsorted(at[0], middle[:, 0] + reach[:, 0])
-        for k, mover in enumerate(self._movers):
-            part = slice(first[k], last[k])
+        for k in np.flatnonzero(first < last):
+            mover, part = self._movers[k], slice(first[k], last[k])
             near = np.abs(at[1, part] - middle[k, 1]) < reach[k, 1]
             near &= at[2, part] < middle[k, 2] + reach[k, 2]
             index = order[part][near]
@@ -234,12 +251,25 @@ class Movers:
         return hidden
 
 
+def _cones(vectors: Array) -> tuple[Array, Array]:
+    """(B, 3) axes of the cones about (B, K, 3) unit vectors, and cosines of their half angles."""
+    axis = _sums(vectors)
+    axis /= np.maximum(np.sqrt((axis * axis).sum(1)), np.float32(1e-6))[:, None]
+    return axis, np.clip(_dots(vectors, axis).min(1) - np.float32(1e-6), -1, 1)
+
+
 def _sums(vectors: Array) -> Array:
     """(B, 3) sums over the middle axis of (B, K, 3); numpy's own is slow there."""
     bundles, count, _ = vectors.shape
     each = np.tile(np.eye(3, dtype=np.float32), (count, 1))
     total: Array = vectors.reshape(bundles, 3 * count) @ each
     return total
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """(N,) dot products of (N, 3) with (N, 3)."""
+    product: Array = a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+    return product
 
 
 def _dots(vectors: Array, axis: Array) -> Array:

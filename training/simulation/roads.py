@@ -146,7 +146,7 @@ class Route:
         """(..., 2) world x and y of the centre line."""
         s = np.asarray(s, float)
         self._extend(float(s.max(initial=0.0)))
-        at = np.clip((s + _BEFORE) / _STEP, 0, len(self._s) - 1.001)
+        at = np.minimum(np.maximum((s + _BEFORE) / _STEP, 0), len(self._s) - 1.001)
         i = at.astype(int)
         t = (at - i)[..., None]
         blended: np.ndarray = self._center[i] * (1 - t) + self._center[i + 1] * t
@@ -174,8 +174,10 @@ class Route:
 
         It stands on the gradient of the road unless it is `upright`, like a lamp post.
         """
-        x, y, up = self.bend(np.array([s, lateral, z], float))
-        T = placement(x, y, up, float(self.heading(s)))
+        # As `bend`, which for one point takes twice as long.
+        theta, (x, y) = self.heading(s), self.center(s)
+        x, y = x - np.sin(theta) * lateral, y + np.cos(theta) * lateral
+        T = placement(x, y, z + self.elevation(s), float(theta))
         if not upright:
             pitch = np.arctan(float(self.slope(s)))
             c, n = np.cos(pitch), np.sin(pitch)

@@ -21,12 +21,15 @@ class Soup:
     """A mesh that rays can be cast into.
 
     Args:
-        mesh: At least one triangle.
+        mesh: At least one triangle; its vertices are not kept.
+
+    Attributes:
+        middle: (3,) float32 of the box about it.
+        half: (3,) float32, half the box's size.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         v = np.ascontiguousarray(mesh.vertices, np.float32)
-        self.mesh = mesh
         self._embree = rtcore_scene.EmbreeScene(_device())
         add_triangles(self._embree, _device(), v)
         # Tables by triangle: one gather per ray is the cost of an attribute, so each is small.
@@ -37,26 +40,13 @@ class Soup:
         self.uv = np.concatenate([uv[:, 0], uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]], 1)
         self.category, self.material = mesh.category, mesh.material
         self.color, self.tag = mesh.color, mesh.tag
-
-    @functools.cached_property
-    def _box(self) -> tuple[Array, Array]:
         # Axis by axis: numpy takes thirty times as long for all at once.
-        axes = [self.mesh.vertices[..., k] for k in range(3)]
-        low, high = (np.array([f(a) for a in axes], np.float32) for f in (np.min, np.max))
-        return (low + high) / 2, (high - low) / 2
-
-    @property
-    def middle(self) -> Array:
-        """(3,) float32 of the box about it."""
-        return self._box[0]
-
-    @property
-    def half(self) -> Array:
-        """(3,) float32, half the box's size."""
-        return self._box[1]
+        axes = [v[..., k] for k in range(3)]
+        low, high = (np.array([f(axis) for axis in axes], np.float32) for f in (np.min, np.max))
+        self.middle, self.half = (low + high) / 2, (high - low) / 2
 
     def __len__(self) -> int:
-        return len(self.mesh)
+        return len(self.category)
 
     def trace(self, origins: Array, rays: Array, limit: Array | None = None) -> dict[str, Array]:
         """Embree's answer for (N, 3) rays, nearer than `limit` if given."""

@@ -131,6 +131,13 @@ def hashed(*keys: Array) -> Array:
     return (h >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
 
 
+@functools.lru_cache(maxsize=4)
+def _by_tag(key: int) -> Array:
+    """`hashed(tag, key)` of every tag."""
+    tags = np.arange(1 << 16)
+    return hashed(tags, np.full_like(tags, key))
+
+
 def reflectivity(hits: Hits) -> tuple[Array, Array, Array]:
     """What a lidar at 905 nm sees.
 
@@ -169,13 +176,15 @@ def describe(hits: Hits, pixel: float) -> Surface:
     np.clip(variation, 0.1, 3, out=variation)
     # The camera's tone curve raises contrast and with it saturation, which this takes back.
     grey = (hits.color @ np.array([0.3, 0.59, 0.11], np.float32)) * np.float32(1 - _COLOUR)
-    albedo = np.stack(
-        [(hits.color[..., i] * np.float32(_COLOUR) + grey) * variation for i in range(3)]
-    )
+    albedo = np.empty((3, *hits.shape), np.float32)
+    for i, plane in enumerate(albedo):
+        np.multiply(hits.color[..., i], np.float32(_COLOUR), out=plane)
+        plane += grey
+        plane *= variation
     out = Surface(albedo, gloss, np.zeros_like(albedo), retro)
-    present = set(np.unique(hits.material).tolist())
+    present = np.bincount(hits.material.ravel(), minlength=len(Material))
     for material, paint in _PAINTERS.items():
-        if int(material) in present:
+        if present[material]:
             where = np.flatnonzero(hits.material.ravel() == int(material))
             paint(_Patch(hits, out, footprint, where))
     return out
@@ -310,18 +319,17 @@ def _facade(p: _Patch) -> None:
     p = p.keep(np.abs(p.normal_z) < 0.5)
     if not len(p.where):
         return
-    one = np.ones_like(p.tag)
-    width = 1.5 + 1.2 * hashed(p.tag, one)
+    width = 1.5 + 1.2 * _by_tag(1).take(p.tag)
     column, row = np.floor(p.u / width), np.floor(p.v / 3.0)
     x, y = p.u / width - column, p.v / 3.0 - row
-    half = 0.2 + 0.13 * hashed(p.tag, 2 * one)
+    half = 0.2 + 0.13 * _by_tag(2).take(p.tag)
     low = np.where(row == 0, 0.1, 0.3)
     window = (np.abs(x - 0.5) < half) & (y > low) & (y < 0.8)
     frame = (np.abs(x - 0.5) < half + 0.05) & (y > low - 0.04) & (y < 0.84) & ~window
     bar = window & (np.abs(x - 0.5) < 0.02)
     band = np.where((y < 0.05) & (row > 0), 1.25, 1.0)
     p.scale(np.where((row == 0) & ~window & ~frame, 0.75, band).astype(np.float32))
-    white = 0.5 + 0.6 * hashed(p.tag, 3 * one)[:, None]
+    white = 0.5 + 0.6 * _by_tag(3).take(p.tag)[:, None]
     p.set(frame | bar, np.array([0.55, 0.54, 0.5], np.float32) * white)
     glass = window & ~bar
     pane = hashed(column, row, p.tag)
@@ -335,10 +343,11 @@ def _facade(p: _Patch) -> None:
 def _rooms(p: _Patch, glass: Array, pane: Array, through: Array | float, share: float) -> None:
     """Light `share` of the rooms, some warm, some cold."""
     lit = glass & (pane < share)
+    p, pane, through = p.keep(lit), pane[lit], np.broadcast_to(through, lit.shape)[lit]
     warm = np.mod(pane * 977, 1)[:, None]
     color = np.array([1.0, 0.62, 0.28]) * warm + np.array([0.85, 0.9, 1.0]) * (1 - warm)
     strength = _ROOM * (0.25 + 2 * np.mod(pane * 131, 1)) * through
-    p.shine(lit, (color * strength[:, None]).astype(np.float32))
+    p.shine(lit[lit], (color * strength[:, None]).astype(np.float32))
 
 
 def _tower(p: _Patch) -> None:

@@ -177,7 +177,7 @@ class Route:
         # As `bend`, which for one point takes twice as long.
         theta, (x, y) = self.heading(s), self.center(s)
         x, y = x - np.sin(theta) * lateral, y + np.cos(theta) * lateral
-        T = placement(x, y, z + self.elevation(s), float(theta))
+        T = placement(x, y, float(z + self.elevation(s)), float(theta))
         if not upright:
             pitch = np.arctan(float(self.slope(s)))
             c, n = np.cos(pitch), np.sin(pitch)

@@ -8,10 +8,10 @@ import functools
 
 import numpy as np
 from embreex import rtcore, rtcore_scene
+from embreex.mesh_construction import TriangleMesh
 
 from clcp_ros.classes import CITYSCAPES
 from training.simulation.mesh import Mesh
-from training.simulation.triangles import add_triangles
 
 SKY = CITYSCAPES.names.index('sky')
 Array = np.ndarray
@@ -31,7 +31,8 @@ class Soup:
     def __init__(self, mesh: Mesh) -> None:
         v = np.ascontiguousarray(mesh.vertices, np.float32)
         self._embree = rtcore_scene.EmbreeScene(_device())
-        add_triangles(self._embree, _device(), v)
+        # Embree holds on to the triangles as long as this object lives.
+        self._triangles = TriangleMesh(self._embree, v)
         # Tables by triangle: one gather per ray is the cost of an attribute, so each is small.
         normal = np.cross(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0])
         length = np.sqrt(np.einsum('ij,ij->i', normal, normal))[:, None]

@@ -18,7 +18,7 @@ from clcp_ros.monitor.knowledge import MOST_BYTES, Knowledge
 from training.export import export
 from training.fit_monitor import fit_monitor
 from training.frames_to_bag import frames_to_bag
-from training.monitoring import reader
+from training.monitoring import fit, reader
 from training.monitoring.card import read_card
 from training.monitoring.samples import Item, Samples
 from training.monitoring.site import MOST_MOVED
@@ -145,11 +145,8 @@ def test_a_site_moves_location_and_scale_within_limits_and_never_the_reference(
         fit_monitor(again, site=str(tmp_path / 'a-clear'))
 
 
-def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
-    plain_bundle: Path, toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = shutil.copytree(plain_bundle, tmp_path / 'bundle')
-    written = (bundle / 'bundle.json').read_bytes()
+def interrupt_night(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Titles of what is described from now on; the first corruption to night is interrupted."""
     calls: list[str] = []
     collect = reader.collect
 
@@ -157,11 +154,20 @@ def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
         segmenter: Segmenter, items: Iterable[Item], title: str = '', logits: bool = True
     ) -> Samples:
         calls.append(title)
-        if len(calls) == 4:
+        if calls.count('monitor: night') == 1 and title == 'monitor: night':
             raise KeyboardInterrupt
         return collect(segmenter, items, title, logits)
 
     monkeypatch.setattr(reader, 'collect', interrupted)
+    return calls
+
+
+def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
+    plain_bundle: Path, toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(plain_bundle, tmp_path / 'bundle')
+    written = (bundle / 'bundle.json').read_bytes()
+    calls = interrupt_night(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         fit_monitor(bundle, toy_cityscapes, corruptions=FEW)
     assert (bundle / 'bundle.json').read_bytes() == written
@@ -170,6 +176,19 @@ def test_an_interrupted_fit_leaves_the_bundle_and_goes_on(
     assert len(set(calls)) == len(calls) - 1
     assert knowledge_of(bundle).kinds is not None
     assert sorted(p.name for p in tmp_path.iterdir()) == ['bundle']
+
+
+def test_corruptions_that_have_changed_are_described_anew(
+    plain_bundle: Path, toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(plain_bundle, tmp_path / 'bundle')
+    calls = interrupt_night(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit_monitor(bundle, toy_cityscapes, corruptions=FEW)
+    monkeypatch.setattr(fit, 'VERSION', fit.VERSION + 1)
+    fit_monitor(bundle, toy_cityscapes, corruptions=FEW)
+    twice = [title for title in dict.fromkeys(calls) if calls.count(title) == 2]
+    assert twice == ['monitor: fog', 'monitor: night']
 
 
 def test_the_same_frames_give_the_same_file(

@@ -21,7 +21,7 @@ from clcp_ros.monitor.knowledge import Facts, Knowledge
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.replay_scores import mean_iou
 from training.monitoring.alignment import fit_alignment_on_pairs
-from training.monitoring.corruptions import FAMILIES, degrade
+from training.monitoring.corruptions import FAMILIES, VERSION, degrade
 from training.monitoring.domain import Domain, Source, drive_of, thirds
 from training.monitoring.harm import fit_harm
 from training.monitoring.kinds import describe, fit_described, kind_figures
@@ -215,7 +215,9 @@ def _degraded(
         def read(family: str = family) -> Iterator[Item]:
             return degrade(_some(sources, step), [family], SEVERITIES, seed=options.seed)
 
-        key = f'{keys}/{family}/{step}/{SEVERITIES}/{options.seed}/{bool(domain.labelled)}'
+        # What other corruptions than today's left in the cache would be taken for today's.
+        drawn = f'{family}/{VERSION}/{step}/{SEVERITIES}/{options.seed}'
+        key = f'{keys}/{drawn}/{bool(domain.labelled)}'
         yield reader.one(key, read, f'monitor: {family}', bool(domain.labelled))
 
 

@@ -359,3 +359,37 @@ def refract(image: Array, covered: float, rng: np.random.Generator) -> Array:
         mixed = patch * (1 - edge) + np.minimum(seen * shade[..., None], 255) * edge
         out[top:bottom, left:right] = mixed.astype(np.uint8)
     return out
+
+
+def skylight(x: Array, rng: np.random.Generator) -> Array:
+    """The light of the sky that this picture has, (3,) float32, nearly neutral."""
+    bright = float(np.quantile(x[::4, ::4] @ LUMINANCE, 0.9))
+    return np.float32(np.clip(bright, 0.15, 0.9) * rng.uniform(0.8, 1.1)) * tint(rng, 0.04)
+
+
+def exposed(x: Array, before: Array, rng: np.random.Generator, most: float = 1.1) -> Array:
+    """8-bit values of a scene to which the camera's automatic exposure answers, or in part.
+
+    Args:
+        x: (H, W, 3) float32.
+        before: The nominal frame, as bright as the camera wants frames to be.
+        rng: How much of the change the exposure makes up for, and how much contrast is won back.
+        most: At most so much of it.
+    """
+    answer = rng.uniform(0, most) if rng.random() < 0.4 else most * rng.uniform(0.7, 1)
+    # Many cameras move the black point to what is darkest, or expose for what is bright.
+    black = float(rng.uniform(0, 0.9) * (rng.random() < 0.5))
+    bright = float(rng.uniform(0, 1) * (rng.random() < 0.5))
+    lows = [float(np.quantile(part[::4, ::4] @ LUMINANCE, 0.01)) for part in (before, x)]
+    lifted = x - np.float32(black * max(lows[1] - lows[0], 0))
+    thin = [np.maximum(part[::4, ::4] @ LUMINANCE, 0) for part in (before, lifted)]
+    means = [float(np.sqrt(part).mean()) ** 2 + 1e-3 for part in thin]
+    highs = [float(np.quantile(part, 0.98)) + 1e-3 for part in thin]
+    ratio = (means[0] / means[1]) ** (1 - bright) * (highs[0] / highs[1]) ** bright
+    gain = np.clip(ratio**answer, 0.3, 4)
+    return encode(lifted * np.float32(gain), max(rng.uniform(-0.4, 0.4), 0.0))
+
+
+def electrons(rng: np.random.Generator) -> float:
+    """That make white: of small and large pixels, and of cameras that take their noise away."""
+    return float(np.exp(rng.uniform(np.log(6e3), np.log(1e6))))

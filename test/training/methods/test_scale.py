@@ -69,7 +69,8 @@ def batches(method: Clcp, rows: list[Any], chunk: int) -> list[dict[str, Any]]:
 
 
 def gradients(method: Clcp) -> dict[str, torch.Tensor]:
-    return {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    grads = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    return {n: g.contiguous() for n, g in grads.items()}  # safetensors takes no other layout
 
 
 def assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

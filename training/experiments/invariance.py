@@ -54,24 +54,23 @@ class Invariance:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Invariance of one encoder.
+class Run:
+    """Whose encoder was measured.
 
     Attributes:
         recipe: It is of.
         seed: Of the run.
         stage: `pretrained`, or `finetuned` on labels of the clear day.
-        place: As `Invariance` has it.
-        condition: The same.
-        found: The same.
     """
 
     recipe: str
     seed: int
     stage: str
-    place: float
-    condition: float
-    found: float
+
+
+@dataclass(frozen=True)
+class Measured(Invariance, Run):
+    """Invariance of the encoder of a run."""
 
 
 def invariance(tokens: Tensor, source: int) -> Invariance:
@@ -154,26 +153,31 @@ def measure_runs(
         encoder: File of the pretrained encoder, where there is one.
         models: Files of the finetuned models, by recipe; the encoder belongs to the first.
         frames: A split of the benchmark.
-        folder: Of the notes.
+        folder: Of the notes, for this split alone.
     """
-    size = next(iter(load_model(m).input for m in models.values()))
-    wanted = [(recipe, FINETUNED, model) for recipe, model in models.items()]
-    if encoder is not None:
-        wanted.append((next(iter(models)), PRETRAINED, encoder))
     folder.mkdir(parents=True, exist_ok=True)
-    for recipe, stage, path in wanted:
-        note = folder / f'{recipe}-{stage}-seed{seed}.json'
-        digest = sha256_of(path)
-        if note.is_file() and json.loads(note.read_text())['sha256'] == digest:
-            continue
-        if stage == PRETRAINED:
-            network = ImageEncoder(str(architecture_of(path)), path)
-        else:
-            network = load_model(path).model.encoder
-        measured = measure_encoder(network, frames, (size.height, size.width))
-        with atomic_path(note) as part:
-            entry = {'recipe': recipe, 'seed': seed, 'stage': stage, **asdict(measured)}
-            part.write_text(json.dumps({**entry, 'sha256': digest}) + '\n')
+    for recipe, model in models.items():
+        _measure_once(Run(recipe, seed, FINETUNED), model, model, frames, folder)
+    if encoder is not None:
+        recipe, model = next(iter(models.items()))
+        _measure_once(Run(recipe, seed, PRETRAINED), encoder, model, frames, folder)
+
+
+def _measure_once(run: Run, path: Path, model: Path, frames: FrameSet, folder: Path) -> None:
+    """`model` is whose input size is used; the network itself where that is finetuned."""
+    note = folder / f'{run.recipe}-{run.stage}-seed{run.seed}.json'
+    digest = sha256_of(path)
+    if note.is_file() and json.loads(note.read_text())['sha256'] == digest:
+        return
+    finetuned = load_model(model)
+    network = finetuned.model.encoder
+    if run.stage == PRETRAINED:
+        network = ImageEncoder(str(architecture_of(path)), path)
+    size = finetuned.input.height, finetuned.input.width
+    measured = measure_encoder(network, frames, size)
+    with atomic_path(note) as part:
+        entry = {**asdict(run), **asdict(measured), 'sha256': digest}
+        part.write_text(json.dumps(entry) + '\n')
 
 
 def read_notes(folder: Path) -> list[Measured]:

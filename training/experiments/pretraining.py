@@ -11,9 +11,8 @@ from training.experiments.invariance import measure_runs
 from training.experiments.jobs import raise_first, run_jobs, run_script
 from training.experiments.plan import DOMAINS, Job, Plan, arguments_of, check, jobs_of, recipes_of
 from training.experiments.summary import INVARIANCE, Comparison, write_comparison
-from training.segmentation.frames import open_frames
 from training.simdg.benchmark import model_file, run_benchmark, size_of
-from training.simdg.data import prepare
+from training.simdg.data import BenchmarkData, prepare
 from training.simdg.sizes import Size
 
 
@@ -48,20 +47,22 @@ def compare(
     check(plan, size)
     chosen = list(size.seeds if seeds is None else seeds)
     jobs = jobs_of(plan.arms, chosen)
-    prepare(size, data)
+    benchmark = prepare(size, data)
     out.mkdir(parents=True, exist_ok=True)
-    failed = run_jobs(jobs, partial(_one, plan, size, split, data, out), parallel)
+    failed = run_jobs(jobs, partial(_one, plan, size, split, benchmark, out), parallel)
     done = [job for job in jobs if job.title not in failed]
     comparison = write_comparison(done, plan, size, out, data, split)
     raise_first(failed, len(jobs))
     return comparison
 
 
-def _one(plan: Plan, size: Size, split: str, data: Path, out: Path, job: Job) -> None:
-    runs = out / 'pretrain'
+def _one(
+    plan: Plan, size: Size, split: str, benchmark: BenchmarkData, out: Path, job: Job
+) -> None:
+    runs, data = out / 'pretrain', benchmark.root.parent
     if job.arm is not None:
         run = runs / job.recipe / f'seed{job.seed}'
-        pairs = data / size.name / DOMAINS[job.domain]
+        pairs = benchmark.root / DOMAINS[job.domain]
         options = {'model.image_encoder': size.architecture, **plan.common}
         log = out / 'logs' / f'{job.recipe}-seed{job.seed}.log'
         run_script('pretrain.py', arguments_of(job, pairs, run, options), log)
@@ -74,5 +75,5 @@ def _one(plan: Plan, size: Size, split: str, data: Path, out: Path, job: Job) ->
     }
     if models:
         encoder = Path(recipes[0].encoder) if job.arm is not None else None
-        frames = open_frames(data / size.name / 'labelled', split, 'cityscapes')
-        measure_runs(job.seed, encoder, models, frames, out / INVARIANCE)
+        notes = out / INVARIANCE / split
+        measure_runs(job.seed, encoder, models, benchmark.frames(split), notes)

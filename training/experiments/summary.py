@@ -37,7 +37,7 @@ WATCHED = (
 """Of pretraining's metrics, what the table of pretraining shows, where it is there."""
 
 INVARIANCE = 'invariance'
-"""Folder of what was measured of single encoders, and name of the table."""
+"""Folder of what was measured of single encoders, by split, and name of the table."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,9 @@ def write_comparison(
         writer = csv.DictWriter(file, ['recipe', 'seed', 'loss', *WATCHED])
         writer.writeheader()
         writer.writerows(facts)
-    names = {row.recipe for row in rows}
-    measured = [row for row in read_notes(out / INVARIANCE) if row.recipe in names]
+    runs = {(row.recipe, row.seed) for row in rows}
+    notes = read_notes(out / INVARIANCE / split)
+    measured = [note for note in notes if (note.recipe, note.seed) in runs]
     write_invariance(out / f'{INVARIANCE}.csv', measured)
     with atomic_path(out / 'results.md') as part:
         part.write_text(

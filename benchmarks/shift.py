@@ -198,9 +198,9 @@ class Benchmark:
             row for outcome in outcomes for row in stream_rows(self.size, self.events, outcome)
         ]
         rows += true_drop_rows(self.streams, outcomes[0])
-        scores = FrameScores(self.knowledge)
-        rows += drive_rows(self.streams, scores)
-        rows += separation_rows(self.streams, self.events, test, scores)
+        scores = FrameScores(self.knowledge, self.streams)
+        rows += drive_rows(scores)
+        rows += separation_rows(self.events, test, scores)
         python = make_environment('pytorch-ood', self.environments)
         rows += library_rows(
             self.streams, self.events, self.root, self.bundle, python, self.results

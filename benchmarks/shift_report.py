@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,34 +56,40 @@ class FrameScores:
 
     Args:
         knowledge: Of the monitor.
+        streams: The described streams.
     """
 
     NAMES = ('novelty', 'low', 'early', 'deep', *RIVALS)
 
-    def __init__(self, knowledge: Knowledge) -> None:
-        self.knowledge = knowledge
+    def __init__(self, knowledge: Knowledge, streams: Streams) -> None:
+        self.knowledge, self.streams = knowledge, streams
 
     def of(self, frames: Described) -> dict[str, np.ndarray]:
-        """(N,) by name."""
+        """(N,) by name, and `correction`, what the scene is taken to explain."""
         scores = scores_of(self.knowledge, frames)
-        named = {n: np.array([getattr(s, n) for s in scores]) for n in self.NAMES[:4]}
+        names = *self.NAMES[:4], 'correction'
+        named = {n: np.array([getattr(s, n) for s in scores]) for n in names}
         return named | {n: frames.rivals[:, i] for i, n in enumerate(RIVALS)}
 
+    @functools.cached_property
+    def unseen(self) -> list[dict[str, np.ndarray]]:
+        """`of` each of the test drives: the frames of a day."""
+        return [self.of(described) for _, described in self.streams.drives('test')]
 
-def separation_rows(
-    streams: Streams, events: Sequence[Event], ladder: Ladder, scores: FrameScores
-) -> Iterator[Row]:
+
+def separation_rows(events: Sequence[Event], ladder: Ladder, scores: FrameScores) -> Iterator[Row]:
     """AUROC and FPR95 of single frames, against unseen drives and those of the calibration.
 
     Args:
-        streams: The described streams.
         events: What happens.
         ladder: Of the test drives.
         scores: Of frames.
     """
     negatives = {
-        'unseen drives': _joined([scores.of(d) for _, d in streams.drives('test')]),
-        'calibration drives': _joined([scores.of(d) for _, d in streams.drives('calibration')]),
+        'unseen drives': _joined(scores.unseen),
+        'calibration drives': _joined(
+            [scores.of(d) for _, d in scores.streams.drives('calibration')]
+        ),
     }
     for name in scores.NAMES:
         value = auroc(negatives['calibration drives'][name], negatives['unseen drives'][name])
@@ -253,16 +260,14 @@ def _drop_rows(found: Sequence[Estimate]) -> Iterator[Row]:
                           auroc(-values[~bad], -values[bad]), int(bad.sum()))  # fmt: skip
 
 
-def drive_rows(streams: Streams, scores: FrameScores) -> Iterator[Row]:
+def drive_rows(scores: FrameScores) -> Iterator[Row]:
     """How much unseen drives differ among themselves, with and without the model of the scene.
 
     Args:
-        streams: The described streams.
         scores: Of frames.
     """
-    found = [scores_of(scores.knowledge, described) for _, described in streams.drives('test')]
-    explained = [np.array([s.novelty for s in own]) for own in found]
-    plain = [np.array([s.novelty + s.correction for s in own]) for own in found]
+    explained = [own['novelty'] for own in scores.unseen]
+    plain = [own['novelty'] + own['correction'] for own in scores.unseen]
     for what, values in {'novelty': explained, 'novelty, scene not explained': plain}.items():
         means = [float(own.mean()) for own in values]
         between = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan

@@ -174,6 +174,7 @@ class Camera:
 
     def report(self, what: str, reason: str) -> None:
         """Count a frame that gave no result, and say why now and then."""
+        self._judged.set()  # its mask may be out; no verdict will follow
         reason = ' '.join(reason.split())
         self.statistics.count(time.monotonic(), what, reason)
         self._node.get_logger().warning(

@@ -51,13 +51,20 @@ def pause() -> Iterator[Callable[[Any, str], Pause]]:
         made.go_on.set()
 
 
+def _send_and_hold(rig: Any, pause: Callable[[Any], Pause], image: Any) -> tuple[Pause, Image]:
+    """Send an image and wait until its mask is out and its verdict under way."""
+    held = pause(rig)
+    sent = rig.send(image, time.time_ns())
+    rig.until(lambda: rig.got['mask'])
+    assert held.reached.wait(LIMIT_S)
+    return held, sent
+
+
 def test_what_the_model_says_comes_before_what_the_monitor_says(make_rig, pause, daylight_image):
     rig = make_rig(shift__period_s=0.0).start().listen(*EARLY[:3], 'shift', 'shift/heatmap')
     rig.listen(EARLY[3])
-    held = pause(rig)
-    sent = rig.send(daylight_image(0), time.time_ns())
+    held, sent = _send_and_hold(rig, pause, daylight_image(0))
     rig.until(lambda: all(rig.got[topic] for topic in EARLY))
-    assert held.reached.wait(LIMIT_S)
     assert not rig.got['shift']
     assert not rig.got['shift/heatmap']
     held.go_on.set()
@@ -102,11 +109,7 @@ def _held(infer: Callable[..., Any], until: threading.Event) -> Callable[..., An
 
 def test_a_frame_that_is_saved_has_its_own_verdict(make_rig, pause, daylight_image, tmp_path):
     rig = make_rig(save__folder=str(tmp_path)).start().listen('mask')
-    held = pause(rig)
-    stamp_ns = time.time_ns()
-    rig.send(daylight_image(0), stamp_ns)
-    rig.until(lambda: rig.got['mask'])
-    assert held.reached.wait(LIMIT_S)
+    held, sent = _send_and_hold(rig, pause, daylight_image(0))
     client = rig.client(Trigger, 'save_frame')
     answer = client.call_async(Trigger.Request())
     rig.spin_for(0.2)
@@ -115,16 +118,14 @@ def test_a_frame_that_is_saved_has_its_own_verdict(make_rig, pause, daylight_ima
     rig.until(answer.done)
     assert answer.result().success, answer.result().message
     facts = json.loads(Path(answer.result().message).read_text())
+    stamp_ns = sent.header.stamp.sec * 1_000_000_000 + sent.header.stamp.nanosec
     assert facts['shift']['scored_stamp_ns'] == facts['stamp_ns'] == stamp_ns
     assert facts['shift']['samples'] == '1'
 
 
 def test_a_verdict_of_an_activation_that_has_ended_is_not_told(make_rig, pause, daylight_image):
     rig = make_rig().start().listen('mask', 'shift')
-    held = pause(rig)
-    rig.send(daylight_image(0), time.time_ns())
-    rig.until(lambda: rig.got['mask'])
-    assert held.reached.wait(LIMIT_S)
+    held, _ = _send_and_hold(rig, pause, daylight_image(0))
     begun = time.monotonic()
     assert rig.call(SetBool, 'set_active', data=False).success
     assert time.monotonic() - begun < 5
@@ -141,10 +142,7 @@ def test_a_verdict_of_an_activation_that_has_ended_is_not_told(make_rig, pause, 
 
 def test_the_node_ends_while_a_frame_is_judged(make_rig, pause, daylight_image):
     rig = make_rig().start().listen('mask', 'shift')
-    held = pause(rig)
-    rig.send(daylight_image(0), time.time_ns())
-    rig.until(lambda: rig.got['mask'])
-    assert held.reached.wait(LIMIT_S)
+    held, _ = _send_and_hold(rig, pause, daylight_image(0))
     worker = rig.node._worker
     threading.Timer(0.3, held.go_on.set).start()
     rig.stop_spinning()

@@ -14,7 +14,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -26,7 +26,8 @@ from torch.utils.data import Dataset
 
 from clcp_ros.errors import ModelError
 from training.methods.config import ModelConfig, OptimizerConfig
-from training.methods.gather import gather_rows, gathered_pairs, means_over_ranks, world_size
+from training.methods.embedded import Embedded, gathered_pairs
+from training.methods.gather import gather_rows, means_over_ranks, world_size
 from training.methods.grad_cache import embed_without_keeping
 from training.methods.lidar_tower import make_lidar_encoder
 from training.methods.losses import clip_floor, retrieval
@@ -44,37 +45,6 @@ LIDAR_ENCODER = 'lidar_encoder.safetensors'
 EMBEDDING = 'embedding.safetensors'
 
 Batch = dict[str, Any]
-
-
-class Own(NamedTuple):
-    """A term of the loss that concerns each sample, patch or point group by itself.
-
-    Attributes:
-        weight: Of the term.
-        values: (n,) its values in this chunk of this rank. The term is the mean of all values of
-            all chunks and ranks, each counting alike; n may be 0 and differ.
-    """
-
-    weight: float
-    values: Tensor
-
-
-class Embedded(NamedTuple):
-    """What a method makes of a chunk of a batch.
-
-    Attributes:
-        image: (B, D) image embeddings, L2-normalised where the method's contrast wants that; None
-            for a method without contrast.
-        lidar: (B, D) lidar embeddings.
-        own: Further terms of the loss, by name. The same names for every chunk.
-        visible: (B,) bool: which pairs have points to speak of. The others are no part of the
-            contrast. None: all have.
-    """
-
-    image: Tensor | None
-    lidar: Tensor | None
-    own: dict[str, Own] = {}  # noqa: RUF012  # never changed
-    visible: Tensor | None = None
 
 
 @dataclasses.dataclass

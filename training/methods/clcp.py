@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
-from training.methods.base import Batch, Embedded, Method, MethodEntry, Setup
+from training.methods.base import Batch, Method, MethodEntry, Setup
+from training.methods.embedded import Embedded
 from training.methods.losses import clip_loss
 from training.models.lidar.base import mean_per_sample
 

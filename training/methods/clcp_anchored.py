@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clcp_ros.errors import ModelError
-from training.methods.base import Batch, Embedded, Method, MethodEntry, Own, Setup
+from training.methods.base import Batch, Method, MethodEntry, Setup
 from training.methods.clcp import MAX_SCALE, embed_scans, lidar_head
 from training.methods.dense import (
     Groups,
@@ -34,6 +34,7 @@ from training.methods.dense import (
     point_values,
     return_values,
 )
+from training.methods.embedded import Embedded, Own
 from training.methods.geometry import GeometryHead
 from training.methods.losses import clip_loss
 from training.models.image_encoder import ImageEncoder

@@ -10,14 +10,11 @@ over the ranks, and a mean over samples is `mean_over_ranks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from training.methods.base import Embedded
 
 
 def world_size() -> int:
@@ -74,20 +71,3 @@ def means_over_ranks(terms: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor
     counts = totals[1].clamp(min=1)
     shares = sums * world_size() / counts
     return list(shares), list(totals[0] / counts)
-
-
-def gathered_pairs(parts: Sequence[Embedded]) -> tuple[Tensor, Tensor]:
-    """The embeddings of the visible pairs of all chunks and ranks.
-
-    Args:
-        parts: This rank's, one per chunk.
-
-    Returns:
-        (N, D) of images and of scans.
-    """
-    image = gather_rows(torch.cat([cast('Tensor', p.image) for p in parts]))
-    lidar = gather_rows(torch.cat([cast('Tensor', p.lidar) for p in parts]))
-    if any(p.visible is None for p in parts):
-        return image, lidar
-    visible = gather_rows(torch.cat([cast('Tensor', p.visible) for p in parts]))
-    return (image, lidar) if bool(visible.all()) else (image[visible], lidar[visible])

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from clcp_ros.errors import ModelError
-from training.methods.base import Batch, Embedded, Method, MethodEntry, Setup
+from training.methods.base import Batch, Method, MethodEntry, Setup
+from training.methods.embedded import Embedded
 from training.models.image_encoder import read_weights
 from training.models.lidar.base import LidarEncoder, LidarOptions
 from training.models.lidar.range_image import PREFIX, RangeEncoderSettings, RangeImageEncoder

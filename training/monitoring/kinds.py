@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.attribution import CLASSES, KindReference, both_ways
+from training.monitoring.columns import Columns
 from training.monitoring.corruptions import kind_of
 from training.monitoring.samples import Samples
 
@@ -41,7 +42,7 @@ _VARIANCE_FLOOR = 0.05  # of the mean: tones of grey are nearly collinear
 
 
 @dataclass(frozen=True)
-class Described:
+class Described(Columns):
     """What the fit reads of N frames.
 
     Attributes:
@@ -63,10 +64,6 @@ class Described:
     def severity(self) -> np.ndarray:
         """(N,) int, 0 where the tag has none."""
         return np.array([int(tag.partition(':')[2] or 0) for tag in self.tag])
-
-    def take(self, rows: np.ndarray) -> Described:
-        """Some of the frames, by index or mask."""
-        return Described(self.drive[rows], self.tag[rows], self.low[rows])
 
 
 def describe(clean: Samples, degraded: Samples | Iterable[Samples]) -> Described:
@@ -219,7 +216,7 @@ class _Space:
     @classmethod
     def of(cls, frames: Described) -> _Space:
         location, scale = _standard(frames.low[frames.kind == 'none'])
-        squashed = np.arcsinh(np.clip((frames.low - location) / scale, -30, 30))
+        squashed = _squashed(frames.low, location, scale)
         whitening, prototypes, radius = _prototypes(squashed, frames.tag)
         return cls(location, scale, prototypes, radius, whitening)
 
@@ -237,7 +234,12 @@ class _Space:
 
     def squashed(self, low: np.ndarray) -> np.ndarray:
         """(N, S) of (N, S) statistics."""
-        return np.arcsinh(np.clip((low - self.location) / self.scale, -30, 30))
+        return _squashed(low, self.location, self.scale)
+
+
+def _squashed(low: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(N, S) of statistics, as `KindReference.z` and what follows it have them."""
+    return np.asarray(np.arcsinh(np.clip((low - location) / scale, -30, 30)))
 
 
 def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np.ndarray]:

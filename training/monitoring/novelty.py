@@ -201,9 +201,7 @@ def _fit_measures(frames: Samples, options: NoveltyOptions) -> dict[str, tuple[M
 
 def _gaussian(rows: np.ndarray, max_components: int, unit: bool) -> Gaussian:
     x = _units(rows) if unit else rows.astype(np.float64)
-    mean, sd = x.mean(axis=0), x.std(axis=0)
-    # Without the floor a nearly dead channel puts nominal frames at hundreds of sd.
-    scale = np.maximum(sd, max(0.1 * float(np.median(sd)), 1e-6))
+    mean, scale = _standard(x)
     z = (x - mean) / scale
     rank = max(1, min(max_components, len(x) // 4, x.shape[1] - 1))
     pca = PCA(rank, svd_solver='full').fit(z)
@@ -218,6 +216,13 @@ def _gaussian(rows: np.ndarray, max_components: int, unit: bool) -> Gaussian:
         residual_variance=np.asarray(residual),
         unit=unit,
     )
+
+
+def _standard(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the channels of (N, C) rows."""
+    mean, sd = rows.mean(axis=0), rows.std(axis=0)
+    # Without the floor a nearly dead channel puts nominal frames at hundreds of sd.
+    return mean, np.maximum(sd, max(0.1 * float(np.median(sd)), 1e-6))
 
 
 def _neighbours(rows: np.ndarray, options: NoveltyOptions) -> Neighbours:
@@ -253,8 +258,7 @@ def _left_out_distances(frames: Samples, options: NoveltyOptions) -> np.ndarray:
 
 
 def _direction(nominal: Samples, degraded: Samples) -> Direction:
-    mean, sd = nominal.low.mean(axis=0), nominal.low.std(axis=0)
-    scale = np.maximum(sd, max(0.1 * float(np.median(sd)), 1e-6))
+    mean, scale = _standard(nominal.low)
     z = np.clip((np.concatenate([nominal.low, degraded.low]) - mean) / scale, -10, 10)
     labels = np.repeat([0, 1], [len(nominal), len(degraded)])
     model = LogisticRegression(C=_DIRECTION_PENALTY, class_weight='balanced', max_iter=2000)

@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from training.methods.base import Embedded, Own, Setup
+from training.methods.base import Setup
 from training.methods.clcp import Clcp
 from training.methods.config import ModelConfig
+from training.methods.embedded import Embedded, Own
 from training.methods.grad_cache import embed_without_keeping
 from training.pairs.contrastive import ViewConfig
 

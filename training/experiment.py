@@ -64,8 +64,10 @@ def experiment(
         ModelError: No such plan, or jobs that failed.
     """
     chosen = read_plan(plan)
-    if only:
-        wanted = [name.strip() for name in only.split(',')]
+    wanted = [name.strip() for name in only.split(',') if name.strip()]
+    # What is not the whole must not replace its figures.
+    part = '-'.join([*wanted, *([f'seeds{seeds}'] if seeds else [])])
+    if wanted:
         if unknown := set(wanted) - {arm.name for arm in chosen.arms}:
             raise ModelError(f'{plan} has no arm {min(unknown)}')
         chosen.arms = [arm for arm in chosen.arms if arm.name in wanted]
@@ -74,12 +76,12 @@ def experiment(
         if data is None:
             raise ModelError(f'{plan} is on labelled frames: say where they lie with --data')
         numbers = list(range(seeds or 3))
-        table = compare_frames(chosen, data, pairs, weights, numbers, out, parallel)
+        table = compare_frames(chosen, data, pairs, weights, numbers, out, parallel, part)
         print(f'\n{table}')
         return table
     comparison = compare(
         chosen, size=size or '', seeds=list(range(seeds)) if seeds else None, split=split,
-        data=data or Path('simdg'), out=out, parallel=parallel,
+        data=data or Path('simdg'), out=out, parallel=parallel, part=part,
     )  # fmt: skip
     table = comparison.table()
     print(f'\nsimulated data\n\n{table}')

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from clcp_ros.classes import CITYSCAPES
 from clcp_ros.errors import ModelError
 from training.cli import normalize_arguments
+from training.models.image_encoder import write_weights
 from training.pairs.pair_set import PairSet
 from training.simdg import SIZES, Recipe, Report, Row, run_benchmark
 from training.simdg.command import recipes_of, simdg
@@ -187,14 +189,30 @@ def test_pairs_of_the_clear_day_show_the_same_moments(folder: Path) -> None:
             assert (pair.points == same.points).all()
 
 
+def _write_encoder(path: Path, value: int, commit: str = 'a') -> None:
+    write_weights(path, {'x': torch.full((2, 3), float(value))}, {'commit': commit})
+
+
+def test_the_same_weights_of_another_commit_are_not_trained_with_again(tmp_path: Path) -> None:
+    path = tmp_path / 'e.safetensors'
+    _write_encoder(path, 1)
+    recipe, content = Recipe('x', encoder=str(path)), path.read_bytes()
+    facts = recipe.describe(0)
+    _write_encoder(path, 1, commit='b')
+    assert path.read_bytes() != content
+    assert recipe.describe(0) == facts
+    _write_encoder(path, 2)
+    assert recipe.describe(0) != facts
+
+
 def test_each_seed_may_have_an_encoder_of_its_own(tmp_path: Path) -> None:
     (recipe,) = recipes_of(f'{tmp_path}/run-{{seed}}/e.safetensors', '', False, False)
     assert recipe.name == 'run'
     for seed in (0, 1):
         (tmp_path / f'run-{seed}').mkdir()
-        (tmp_path / f'run-{seed}' / 'e.safetensors').write_bytes(bytes([seed]))
+        _write_encoder(tmp_path / f'run-{seed}' / 'e.safetensors', seed)
     recipe.check((0, 1))
-    assert recipe.describe(0)['sha256'] != recipe.describe(1)['sha256']
+    assert recipe.describe(0)['weights'] != recipe.describe(1)['weights']
     with pytest.raises(ModelError, match=r'run-2/e.safetensors: no such file, for the recipe run'):
         recipe.check((0, 1, 2))
 

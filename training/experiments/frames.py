@@ -51,7 +51,14 @@ class FrameRow(NamedTuple):
 
 
 def compare_frames(
-    plan: Plan, data: Path, pairs: Path, weights: Path, seeds: list[int], out: Path, parallel: int
+    plan: Plan,
+    data: Path,
+    pairs: Path,
+    weights: Path,
+    seeds: list[int],
+    out: Path,
+    parallel: int = 1,
+    part: str = '',
 ) -> str:
     """Run an experiment on labelled frames, or what is missing of it.
 
@@ -61,8 +68,9 @@ def compare_frames(
         pairs: Pair set to pretrain on.
         weights: What all arms and the baseline start from.
         seeds: Of pretraining and finetuning.
-        out: Folder of the experiment: runs, logs, results.csv, results.md.
+        out: Folder of the experiment: runs, logs, results.csv and .md.
         parallel: Jobs at once, which share the processors.
+        part: Of the plan, in the names of the files where this is not the whole.
 
     Returns:
         The table, as Markdown.
@@ -85,12 +93,13 @@ def compare_frames(
     rows = [row for job in done for row in _rows(job, plan, out)]
     rows.sort(key=lambda row: row.recipe.removesuffix(FROZEN) != BASELINE)
     table = frames_table(rows, plan.frames.source)
-    with atomic_path(out / 'results.csv') as part, part.open('w', newline='') as file:
+    name = '-'.join(filter(None, ('results', part)))
+    with atomic_path(out / f'{name}.csv') as temporary, temporary.open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(FrameRow._fields)
         writer.writerows((*row[:-1], f'{row.miou:.3f}') for row in rows)
-    with atomic_path(out / 'results.md') as part:
-        part.write_text(f'{table}\nCommit {git_commit()}.\n')
+    with atomic_path(out / f'{name}.md') as temporary:
+        temporary.write_text(f'{table}\nCommit {git_commit()}.\n')
     raise_first(failed, len(jobs))
     return table
 

@@ -25,6 +25,7 @@ def compare(
     data: Path = Path('simdg'),
     out: Path = Path('experiment'),
     parallel: int = 1,
+    part: str = '',
 ) -> Comparison:
     """Run an experiment, or what is missing of it.
 
@@ -36,9 +37,10 @@ def compare(
         data: Folder of the benchmark.
         out: Folder of the experiment: pretraining runs, logs, results.
         parallel: Jobs at once, which share the processors.
+        part: Of the plan, in the names of the files where this is not the whole.
 
     Returns:
-        The figures; also written to `out`.
+        The figures; also written to `out`, as results-<split>.csv and .md.
 
     Raises:
         ModelError: Arms that make no sense, or jobs that failed; the others are done first.
@@ -51,7 +53,9 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     failed = run_jobs(jobs, partial(_one, plan, size, split, benchmark, out), parallel)
     done = [job for job in jobs if job.title not in failed]
-    comparison = write_comparison(done, plan, size, out, data, split)
+    comparison = write_comparison(
+        done, plan, size, out, data, split, '-'.join(filter(None, (split, part)))
+    )
     raise_first(failed, len(jobs))
     return comparison
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,10 +30,10 @@ from training.simdg.report import (
 from training.simdg.sizes import ADVERSE, SOURCE, Size
 
 WATCHED = (
-    'val_loss', 'val_r1', 'val_rank', 'val_effective_rank', 'val_patch_cosine', 'val_cka',
-    'val_alignment', 'val_uniformity',
+    'val_loss', 'val_r1', 'val_rank', 'val_alignment', 'val_uniformity_image', 'val_image_rank',
+    'val_patch_cosine', 'val_patch_cka',
 )  # fmt: skip
-"""Of pretraining's metrics, what the table of pretraining shows, where it is there."""
+"""Of pretraining's metrics, what the table of pretraining shows: of runs that were validated."""
 
 INVARIANCE = 'invariance'
 """Folder of what was measured of single encoders, by split, and name of the table."""
@@ -114,9 +113,9 @@ def _line(
 
 
 def write_comparison(
-    jobs: list[Job], plan: Plan, size: Size, out: Path, data: Path, split: str
+    jobs: list[Job], plan: Plan, size: Size, out: Path, data: Path, split: str, label: str
 ) -> Comparison:
-    """Collect what the jobs measured and write results.csv, pretraining.csv and results.md.
+    """Collect what the jobs measured; write results, invariance and pretraining.
 
     Args:
         jobs: Jobs that are done.
@@ -125,6 +124,7 @@ def write_comparison(
         out: Folder of the experiment.
         data: Folder of the benchmark.
         split: test or val.
+        label: End of the names of the files.
     """
     rows: list[Row] = []
     facts: list[dict[str, str | float]] = []
@@ -140,22 +140,19 @@ def write_comparison(
             facts.append({'recipe': job.recipe, 'seed': job.seed, **watched})
     rows.sort(key=lambda row: row.recipe.removesuffix(FROZEN) != BASELINE)
     comparison = compare_rows(rows)
-    write_csv(out / 'results.csv', rows)
-    with atomic_path(out / 'pretraining.csv') as part, part.open('w', newline='') as file:
+    write_csv(out / f'results-{label}.csv', rows)
+    with atomic_path(out / f'pretraining-{label}.csv') as part, part.open('w', newline='') as file:
         writer = csv.DictWriter(file, ['recipe', 'seed', 'loss', *WATCHED])
         writer.writeheader()
         writer.writerows(facts)
     runs = {(row.recipe, row.seed) for row in rows}
     notes = read_notes(out / INVARIANCE / split)
     measured = [note for note in notes if (note.recipe, note.seed) in runs]
-    write_invariance(out / f'{INVARIANCE}.csv', measured)
-    with atomic_path(out / 'results.md') as part:
+    write_invariance(out / f'{INVARIANCE}-{label}.csv', measured)
+    with atomic_path(out / f'results-{label}.md') as part:
         part.write_text(
             f'**Simulated data**, simdg {size.name}, split {split}; mIoU in percent, mean ± '
             f'standard deviation over seeds; differences are taken seed by seed. Commit '
             f'{git_commit()}.\n\n{comparison.table()}\n{invariance_table(measured)}'
         )
-    with atomic_path(out / 'plan.json') as part:
-        done = [{'recipe': job.recipe, 'seed': job.seed} for job in jobs]
-        part.write_text(json.dumps(done, indent=1) + '\n')
     return comparison

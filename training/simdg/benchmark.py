@@ -25,7 +25,7 @@ from clcp_ros.errors import ModelError
 from training.cli import atomic_path, git_commit
 from training.evaluate import measure
 from training.finetune import finetune
-from training.models.image_encoder import architecture_of
+from training.models.image_encoder import architecture_of, read_weights
 from training.segmentation.metrics import ConfusionMatrix
 from training.segmentation.predictors import open_predictor
 from training.segmentation.results import Evaluation
@@ -99,7 +99,7 @@ class Recipe:
         files += [self.weights] if self.weights else []
         return {
             'encoder': encoder.name, 'frozen': self.frozen,
-            'options': _json(self.options), 'sha256': [sha256_of(f) for f in files],
+            'options': _json(self.options), 'weights': [_weights_digest(f) for f in files],
         }  # fmt: skip
 
 
@@ -326,6 +326,15 @@ def _about(size: Size, data: BenchmarkData, split: str) -> dict[str, Any]:
             'numpy': np.__version__,
         },
     }  # fmt: skip
+
+
+def _weights_digest(path: Path) -> str:
+    """Of the tensors alone: with them a file may hold the commit that made it."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(read_weights(path)[0].items()):
+        found.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _weights_file(model: Path) -> Path:

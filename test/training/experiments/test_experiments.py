@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from training.experiments.plan import (
     jobs_of,
     recipes_of,
 )
-from training.experiments.summary import compare_rows, signed
+from training.experiments.summary import WATCHED, compare_rows, signed
 from training.segmentation.keeping import KeepConfig
 from training.simdg.report import Row, Spread, read_csv
 from training.simdg.sizes import ADVERSE, SIZES, SOURCE
@@ -182,17 +183,22 @@ def test_plans_of_the_repository_can_be_run(root: Path, monkeypatch: pytest.Monk
 def test_an_experiment_of_the_smallest_size(tmp_path: Path) -> None:
     plan = {
         'size': 'tiny', 'frozen': True,
-        'common': {'max_steps': 2, 'batch_size': 4, 'views.image_size': 64, 'batch_gap': 0},
+        'common': {
+            'max_steps': 2, 'validate_every': 2, 'batch_size': 4, 'views.image_size': 64,
+            'batch_gap': 0,
+        },
         'arms': [{'name': 'clcp', 'domains': ['all']}],
     }  # fmt: skip
     (tmp_path / 'plan.yaml').write_text(yaml.safe_dump(plan))
     data, out = tmp_path / 'simdg', tmp_path / 'out'
     table = experiment(tmp_path / 'plan.yaml', seeds=1, data=data, out=out, parallel=2)
-    assert [row.recipe for row in read_csv(out / 'results.csv')[::7]] == [
+    assert [row.recipe for row in read_csv(out / 'results-test-seeds1.csv')[::7]] == [
         BASELINE, f'{BASELINE}+frozen', 'clcp.all', 'clcp.all+frozen',
     ]  # fmt: skip
     assert 'clcp.all+frozen' in table
-    assert (out / 'pretraining.csv').read_text().count('clcp.all,0') == 1
+    (watched,) = csv.DictReader((out / 'pretraining-test-seeds1.csv').open())
+    assert (watched['recipe'], watched['seed']) == ('clcp.all', '0')
+    assert all(math.isfinite(float(watched[name])) for name in ('loss', *WATCHED))
     before = (
         (out / 'pretrain' / 'clcp.all' / 'seed0' / 'image_encoder.safetensors').stat().st_mtime
     )

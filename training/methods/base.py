@@ -171,6 +171,17 @@ class Method(L.LightningModule):
         features = self.lidar_encoder(batch['lidar'])
         return features.tokens, features.token_sample
 
+    def prepare(self, batch: Sequence[Batch]) -> Sequence[Batch]:
+        """Settle before a training step what concerns all chunks; may be overridden.
+
+        Args:
+            batch: This rank's share, in chunks.
+
+        Returns:
+            The chunks that `embed` is given.
+        """
+        return batch
+
     def embed(self, batch: Batch) -> Embedded:
         """Embed a chunk of a batch; to be implemented.
 
@@ -230,6 +241,7 @@ class Method(L.LightningModule):
             ranks; and what else there is to know of it: `contrast` and `term_<name>`, `pairs`
             that were contrasted, `logit_scale`.
         """
+        batch = self.prepare(batch)
         if len(batch) == 1:
             parts = [self.embed(batch[0])]
         else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,17 +25,19 @@ from clcp_ros.errors import ModelError
 from training.methods.base import Batch, Method, MethodEntry, Setup
 from training.methods.clcp import MAX_SCALE, embed_scans, lidar_head
 from training.methods.dense import (
-    Groups,
     NegativeRules,
     allowed_negatives,
     anchor_values,
     gram_values,
     group_points,
+    mixed,
+    nce_by_frame,
     nce_values,
     point_values,
     return_values,
 )
 from training.methods.embedded import Embedded, Own
+from training.methods.gather import world_size
 from training.methods.geometry import GeometryHead
 from training.methods.losses import clip_loss
 from training.models.image_encoder import ImageEncoder
@@ -61,8 +64,10 @@ class AnchoredConfig:
         consistency: Weight of the agreement with a moving average that sees the clean image.
         temperature: Of both contrasts; that of `cls` is learned, that of `nce` stays.
         min_points: Fewest visible points of a cell that counts.
-        max_groups: Most cells of a batch for `point` and `nce`, at random; 0 for all.
-        max_points: Most points of a batch for `geometry`, at random; 0 for all.
+        max_groups: Most cells of a frame for `point` and `nce`, at random; 0 for all. Memory grows
+            with its square.
+        max_points: Most points of a batch for `geometry`, at random; 0 for all. Of several
+            processes each draws its share.
         negatives: Which cells are negatives of each other.
         width: Of the projections of `point` and `nce`, and of the predictor of `consistency`.
         ema: Decay of the moving average, towards which it rises from the first step on; 0 for
@@ -85,7 +90,7 @@ class AnchoredConfig:
     consistency: float = 0.0
     temperature: float = 0.07
     min_points: int = 1
-    max_groups: int = 2048
+    max_groups: int = 256
     max_points: int = 16384
     negatives: NegativeRules = field(default_factory=NegativeRules)
     width: int = 256
@@ -220,6 +225,30 @@ class ClcpAnchored(Method):
             reach=o.returns > 0,
         )
 
+    def prepare(self, batch: Sequence[Batch]) -> Sequence[Batch]:
+        """Draw the points of `geometry` from the whole batch, whatever its chunks.
+
+        Raises:
+            ModelError: Negatives of the whole batch, of which a chunk or process sees a part.
+        """
+        o = self.options
+        if o.nce and o.negatives.scope == 'batch' and (len(batch) > 1 or world_size() > 1):
+            raise ModelError(
+                'negatives.scope batch knows the frames of one chunk of one process only: leave '
+                'out --chunk and train in one process, or take negatives.scope frame'
+            )
+        most = o.max_points // world_size() if o.max_points else 0
+        if not (o.geometry and most):
+            return batch
+        seen = torch.cat([chunk['visible'] for chunk in batch])
+        candidates = seen.nonzero()[:, 0]
+        if len(candidates) <= most:
+            return batch
+        drawn = torch.zeros_like(seen)
+        drawn[candidates[torch.randperm(len(candidates), device=seen.device)[:most]]] = True
+        parts = drawn.split([len(chunk['visible']) for chunk in batch])
+        return [{**c, 'drawn': part} for c, part in zip(batch, parts, strict=True)]
+
     def embed(self, batch: Batch) -> Embedded:
         """Embed a chunk, and in training compute the terms that concern tokens."""
         o = self.options
@@ -310,7 +339,7 @@ class ClcpAnchored(Method):
         shape = (len(grid), grid.shape[2], grid.shape[3])
         groups = group_points(
             batch['uv'], batch['visible'] & scans.point_seen, scans.point_sample, shape,
-            o.min_points, o.max_groups,
+            o.min_points, o.max_groups, self._seeds(batch),
         )  # fmt: skip
         image = F.normalize(self.token_head(groups.of_map(grid)), dim=1)
         lidar = F.normalize(self.point_head(groups.mean(scans.points.float())), dim=1)
@@ -318,24 +347,29 @@ class ClcpAnchored(Method):
         if o.point:
             own['point'] = Own(o.point, point_values(image, lidar.detach()))
         if o.nce:
-            allowed = self._negatives(batch, groups, lidar)
-            own['nce'] = Own(o.nce, nce_values(image, lidar, 1 / o.temperature, allowed))
+            rows = groups.by_frame() if o.negatives.scope == 'frame' else None
+            geometry = batch.get('geometry')
+            allowed = allowed_negatives(
+                groups, o.negatives, batch['sequence'], batch['time_s'], lidar,
+                None if geometry is None else groups.mean(geometry), rows,
+            )  # fmt: skip
+            if rows is None:
+                values = nce_values(image, lidar, 1 / o.temperature, allowed)
+            else:
+                values = nce_by_frame(image, lidar, 1 / o.temperature, allowed, rows)
+            own['nce'] = Own(o.nce, values)
         return own
 
-    def _negatives(self, batch: Batch, groups: Groups, lidar: Tensor) -> Tensor:
-        geometry = batch.get('geometry')
-        means = None if geometry is None else groups.mean(geometry)
-        return allowed_negatives(
-            groups, self.options.negatives, batch['sequence'], batch['time_s'], lidar, means
-        )
+    def _seeds(self, batch: Batch) -> Tensor:
+        """(B,) what each frame's random choice follows from: frame and step, not its batch."""
+        frame = mixed(batch['time_s'].double().contiguous().view(torch.int64))
+        return frame + mixed(batch['sequence']) + cast('Tensor', self.steps)
 
     def _geometry_values(self, batch: Batch, grid: Tensor) -> Tensor:
         counts = batch['lidar']['point_count']
         chosen = batch['visible'].nonzero()[:, 0]
-        most = self.options.max_points
-        if most and len(chosen) > most:
-            order = torch.randperm(len(chosen), device=chosen.device)[:most]
-            chosen = chosen[order.sort().values]
+        if 'drawn' in batch:
+            chosen = chosen[batch['drawn'][chosen]]
         sample = samples_of(counts)[chosen]
         tokens = sample_maps(
             grid, batch['uv'][chosen], torch.bincount(sample, minlength=len(grid))

@@ -17,6 +17,11 @@ from torch import Tensor
 
 from training.models.lidar.base import mean_per_sample
 
+# The constants of SplitMix64 as signed numbers.
+_GOLDEN, _MIX_1, _MIX_2 = (
+    c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -49,6 +54,13 @@ class Groups:
         place = self.cell % (height * width)
         return torch.stack([place // width, place % width], dim=1)
 
+    def by_frame(self) -> Tensor:
+        """Numbers of the groups, a row for each frame: (B, K) int64, -1 where there are fewer."""
+        count = torch.bincount(self.sample, minlength=self.shape[0])
+        place = torch.arange(int(count.max()), device=count.device)
+        rows = (count.cumsum(0) - count)[:, None] + place
+        return torch.where(place < count[:, None], rows, -1)
+
     def mean(self, values: Tensor) -> Tensor:
         """Average what points have over each group: (P, D) to (G, D)."""
         return mean_per_sample(values[self.points], self.member, len(self))
@@ -65,6 +77,7 @@ def group_points(
     shape: tuple[int, int, int],
     min_points: int = 1,
     most: int = 0,
+    seeds: Tensor | None = None,
 ) -> Groups:
     """Group points by the cell of the map that they fall into.
 
@@ -74,7 +87,9 @@ def group_points(
         sample: (P,) int64.
         shape: (B, h, w) of the map.
         min_points: Fewest points of a group.
-        most: Most groups, chosen at random by torch's generator; 0 for all.
+        most: Most groups of a sample, chosen at random; 0 for all.
+        seeds: (B,) int64 what the choice follows from, and nothing else: it is the same whatever
+            other samples there are. None: zeros.
 
     Returns:
         The groups; there may be none.
@@ -84,14 +99,47 @@ def group_points(
         cells_of(uv[points], sample[points], shape), return_inverse=True, return_counts=True
     )
     kept = count >= min_points
-    if most and int(kept.sum()) > most:
-        candidates = kept.nonzero()[:, 0]
-        order = torch.randperm(len(candidates), device=candidates.device)[:most]
-        kept = torch.zeros_like(kept)
-        kept[candidates[order]] = True
+    if most:
+        kept = _some_of_each(cell, kept, shape, most, seeds)
     number = kept.cumsum(0) - 1
     belongs = kept[member]
     return Groups(cell[kept], shape, points[belongs], number[member[belongs]])
+
+
+def _some_of_each(
+    cell: Tensor, kept: Tensor, shape: tuple[int, int, int], most: int, seeds: Tensor | None
+) -> Tensor:
+    """(C,) bool: at most so many of the kept cells of each sample."""
+    batch, height, width = shape
+    candidates = kept.nonzero()[:, 0]
+    cells = height * width
+    sample, place = cell[candidates] // cells, cell[candidates] % cells
+    if seeds is None:
+        seeds = torch.zeros(batch, dtype=torch.int64, device=cell.device)
+    order = mixed(place + mixed(seeds)[sample]).argsort()
+    order = order[sample[order].argsort(stable=True)]
+    count = torch.bincount(sample, minlength=batch)
+    before = (count.cumsum(0) - count)[sample[order]]
+    few = torch.arange(len(order), device=order.device) - before < most
+    result = torch.zeros_like(kept)
+    result[candidates[order[few]]] = True
+    return result
+
+
+def mixed(x: Tensor) -> Tensor:
+    """Numbers that look random, one for each number (SplitMix64, Steele et al. 2014).
+
+    Args:
+        x: int64 of any shape.
+
+    Returns:
+        int64 of the same shape.
+    """
+    x = x + _GOLDEN
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+        # A shift of signed numbers draws the sign in.
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 def inside(uv: Tensor) -> Tensor:
@@ -137,23 +185,21 @@ def nce_values(
     """Symmetric InfoNCE between groups (van den Oord et al. 2018) without false negatives.
 
     Args:
-        image: (G, D) L2-normalised.
-        lidar: (G, D) L2-normalised; row i belongs to row i of `image`.
+        image: (..., G, D) L2-normalised.
+        lidar: (..., G, D) L2-normalised; row i belongs to row i of `image`.
         scale: Inverse temperature.
-        negatives: (G, G) bool, whether lidar group j is a negative of image group i; all but the
-            diagonal when None. The diagonal does not matter.
+        negatives: (..., G, G) bool, whether lidar group j is a negative of image group i; all but
+            the diagonal when None. The diagonal does not matter.
 
     Returns:
-        (G,) half the sum of both directions; 0 for a group without negatives.
+        (..., G) half the sum of both directions; 0 for a group without negatives.
     """
-    logits = scale * image @ lidar.T
+    logits = scale * image @ lidar.transpose(-1, -2)
     if negatives is not None:
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(~(negatives | own), -torch.inf)
-    target = torch.arange(len(logits), device=logits.device)
-    there = F.cross_entropy(logits, target, reduction='none')
-    back = F.cross_entropy(logits.T, target, reduction='none')
-    return (there + back) / 2
+    partners = logits.diagonal(dim1=-2, dim2=-1)
+    return (logits.logsumexp(-1) + logits.logsumexp(-2)) / 2 - partners
 
 
 @dataclass(frozen=True)
@@ -187,6 +233,7 @@ def allowed_negatives(
     time_s: Tensor,
     lidar: Tensor,
     geometry: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Apply the rules.
 
@@ -198,35 +245,64 @@ def allowed_negatives(
         lidar: (G, D) L2-normalised features.
         geometry: (G, 6) means of `training.pairs.contrastive.GEOMETRY`; None leaves out
             `same_shape`.
+        rows: (B, K) as of `Groups.by_frame`: compare within its rows only. None: all with all.
 
     Returns:
-        (G, G) bool, symmetric.
+        (G, G) bool, symmetric; (B, K, K) with `rows`.
     """
-    sample, place = groups.sample, groups.row_column
-    same_frame = sample[:, None] == sample[None]
+    sample, place = _in_rows(groups.sample, rows), _in_rows(groups.row_column, rows)
+    same_frame = sample[..., :, None] == sample[..., None, :]
     allowed = torch.ones_like(same_frame)
+    if rows is not None:
+        allowed &= (rows >= 0)[:, :, None] & (rows >= 0)[:, None]
     if rules.scope == 'frame':
         allowed &= same_frame
     else:
         s, t = sequence[sample], time_s[sample]
-        near = (s[:, None] == s[None]) & ((t[:, None] - t[None]).abs() < rules.gap_s)
+        near = s[..., :, None] == s[..., None, :]
+        near &= (t[..., :, None] - t[..., None, :]).abs() < rules.gap_s
         allowed &= same_frame | ~near
-    apart = (place[:, None] - place[None]).abs().amax(dim=2)
+    apart = (place[..., :, None, :] - place[..., None, :, :]).abs().amax(dim=-1)
     allowed &= ~(same_frame & (apart <= rules.neighbours))
     if rules.same_shape and geometry is not None:
-        allowed &= ~_same_shape(geometry)
+        allowed &= ~_same_shape(_in_rows(geometry, rows))
     if rules.most_similar < 1:
-        lidar = lidar.detach()
-        allowed &= lidar @ lidar.T <= rules.most_similar
+        lidar = _in_rows(lidar.detach(), rows)
+        allowed &= lidar @ lidar.transpose(-1, -2) <= rules.most_similar
     return allowed
+
+
+def nce_by_frame(
+    image: Tensor, lidar: Tensor, scale: Tensor | float, negatives: Tensor, rows: Tensor
+) -> Tensor:
+    """`nce_values` of groups whose negatives are of their own frame.
+
+    The square of a frame's groups is computed for each, not the square of all.
+
+    Args:
+        image: (G, D) L2-normalised.
+        lidar: (G, D) L2-normalised.
+        scale: Inverse temperature.
+        negatives: (B, K, K) bool, see `allowed_negatives`.
+        rows: (B, K), see `Groups.by_frame`.
+
+    Returns:
+        (G,).
+    """
+    values = nce_values(_in_rows(image, rows), _in_rows(lidar, rows), scale, negatives)
+    return values[rows >= 0]
+
+
+def _in_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x[rows.clamp(min=0)]
 
 
 def _same_shape(geometry: Tensor) -> Tensor:
     limits = torch.tensor([0.2, 0.3, 0.1], device=geometry.device)
-    scalars = geometry[:, [0, 1, 5]].nan_to_num(0.0)
-    near = ((scalars[:, None] - scalars[None]).abs() < limits).all(dim=2)
-    normal = F.normalize(geometry[:, 2:5], dim=1)
-    return near & (normal @ normal.T > 0.9)
+    scalars = geometry[..., [0, 1, 5]].nan_to_num(0.0)
+    near = (scalars[..., :, None, :] - scalars[..., None, :, :]).abs() < limits
+    normal = F.normalize(geometry[..., 2:5], dim=-1)
+    return near.all(dim=-1) & (normal @ normal.transpose(-1, -2) > 0.9)
 
 
 def anchor_values(student: Tensor, anchor: Tensor) -> Tensor:

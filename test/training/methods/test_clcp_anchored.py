@@ -46,12 +46,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def make(
-    weights: dict[str, str] | None, network: str = 'test_efficientnet', **options: Any
+    weights: dict[str, str] | None,
+    network: str = 'test_efficientnet',
+    freeze_lidar: bool = False,
+    **options: Any,
 ) -> ClcpAnchored:
     torch.manual_seed(0)
     model = ModelConfig(
         network, None if weights is None else weights[network], lidar_encoder='minkunet_tiny',
-        embed_dim=16,
+        embed_dim=16, freeze_lidar=freeze_lidar,
     )  # fmt: skip
     views = ViewConfig(image_size=SIZE, voxel_size_m=0.5)
     config = AnchoredConfig(**{**OFF, 'width': 16, **options})
@@ -283,28 +286,73 @@ def test_a_finished_run_is_read_again(weights: dict[str, str], tmp_path: Path) -
         )  # fmt: skip
 
 
-def test_chunks_give_the_gradient_of_the_whole(weights: dict[str, str]) -> None:
-    """Terms are means over all their values, however many each chunk has."""
-    method = make(weights, 'test_vit', geometry=1.0, anchor=1.0, gram=1.0, max_points=0)
-    batch = make_batch(method)
+def in_chunks(method: ClcpAnchored, batch: dict[str, Any]) -> list[dict[str, Any]]:
     preparation = method.lidar_encoder.preparation
     rng = np.random.default_rng(0)
     clouds = rng.uniform([2, -5, -2, 0], [20, 5, 3, 1], (PAIRS, POINTS, 4)).astype(np.float32)
     chunks = []
     for pairs in (slice(0, 2), slice(2, 3)):
         rows = slice(pairs.start * POINTS, pairs.stop * POINTS)
-        chunk = {k: batch[k][pairs] for k in ('image', 'clean', 'sequence', 'time_s')}
+        chunk = {k: batch[k][pairs] for k in ('image', 'clean', 'sequence', 'time_s', 'reach')}
         chunk |= {k: batch[k][rows] for k in ('uv', 'visible', 'geometry')}
         chunk['lidar'] = preparation.collate([preparation(c) for c in clouds[pairs]])
         chunks.append(chunk)
-    gradients = []
-    for parts in ([batch], chunks):
+    return chunks
+
+
+@pytest.mark.parametrize('limits', [(0, 0), (9, 100)])
+def test_chunks_give_the_gradient_of_the_whole(
+    limits: tuple[int, int], weights: dict[str, str]
+) -> None:
+    """Means over all values, negatives and random choices are those of the whole batch."""
+    method = make(
+        weights, 'test_vit', freeze_lidar=True, max_groups=limits[0], max_points=limits[1],
+        **{**ALL, 'temperature': 0.5},
+    )  # fmt: skip
+    batch = make_batch(method)
+    losses, gradients = [], []
+    for parts in ([batch], in_chunks(method, batch)):
         method.zero_grad()
-        method.loss_of(parts)[0].backward()
+        torch.manual_seed(1)
+        loss, facts = method.loss_of(parts)
+        loss.backward()
+        losses.append({k: float(v) for k, v in facts.items()} | {'loss': float(loss.detach())})
         gradients.append([p.grad.clone() for p in method.parameters() if p.grad is not None])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0]['term_nce'] > 0
     assert len(gradients[0]) == len(gradients[1]) > 10
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_a_frame_has_as_many_negatives_whatever_its_batch(weights: dict[str, str]) -> None:
+    """The contrast of a frame is the same among few others and among many."""
+    method = make(weights, nce=1.0, max_groups=6).eval()
+    batch = make_batch(method)
+    with torch.no_grad():
+        grid = method.encode_image(batch['image']).grid
+        scans = method.lidar_encoder(batch['lidar'], per_point=True)
+        whole = method._dense_terms(batch, grid, scans)['nce'].values
+        first = in_chunks(method, batch)[0]
+        scans = method.lidar_encoder(first['lidar'], per_point=True)
+        some = method._dense_terms(first, grid[:2], scans)['nce'].values
+    assert len(whole) == 6 * PAIRS
+    torch.testing.assert_close(some, whole[:12], rtol=1e-4, atol=1e-4)
+    # Another step chooses others.
+    method.steps += 1
+    with torch.no_grad():
+        other = method._dense_terms(first, grid[:2], scans)['nce'].values
+    assert not torch.allclose(other, some, rtol=1e-4)
+
+
+def test_negatives_of_a_whole_batch_are_refused_where_a_part_of_it_is_seen(
+    weights: dict[str, str],
+) -> None:
+    method = make(weights, nce=1.0, negatives=NegativeRules(scope='batch'))
+    batch = make_batch(method)
+    assert torch.isfinite(method.loss_of([batch])[0])
+    with pytest.raises(ModelError, match='one chunk of one process'):
+        method.loss_of(in_chunks(method, batch))
 
 
 def test_a_batch_without_a_visible_point_is_finite(weights: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from training.methods.dense import (
     anchor_values,
     gram_values,
     group_points,
+    nce_by_frame,
     nce_values,
     point_values,
     return_values,
@@ -139,6 +140,54 @@ def test_each_rule_on_negatives() -> None:
     similar = allowed(most_similar=0.99)
     assert not similar[0, 8]
     assert not similar[8, 0]
+
+
+def test_negatives_by_frame_are_those_of_all_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = [40, 0, 7, 90]  # the second frame has no point at all
+    uv = torch.rand(sum(counts), 2, generator=generator)
+    sample = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    groups = group_points(uv, torch.ones(len(uv), dtype=torch.bool), sample, (4, 6, 6))
+    image, lidar = unit(len(groups), 5), unit(len(groups), 5, seed=1)
+    geometry = torch.rand(len(groups), 6, generator=generator)
+    geometry[::3] = geometry[0]
+    rules = NegativeRules(most_similar=0.7)
+    about = torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.float64)
+    whole = allowed_negatives(groups, rules, *about, lidar, geometry)
+    rows = groups.by_frame()
+    assert rows.shape[0] == 4
+    assert (rows[1] == -1).all()
+    assert rows[rows >= 0].tolist() == list(range(len(groups)))
+    own = allowed_negatives(groups, rules, *about, lidar, geometry, rows)
+    values = nce_by_frame(image, lidar, 9.0, own, rows)
+    torch.testing.assert_close(values, nce_values(image, lidar, 9.0, whole))
+    assert 0.2 < whole.float().mean() * 4 < 2
+    nothing = group_points(uv, torch.zeros(len(uv), dtype=torch.bool), sample, (4, 6, 6))
+    empty = image[:0], lidar[:0]
+    none = allowed_negatives(nothing, rules, *about, empty[1], geometry[:0], nothing.by_frame())
+    assert nce_by_frame(*empty, 9.0, none, nothing.by_frame()).shape == (0,)
+
+
+def test_the_choice_of_groups_is_random_and_of_each_sample_by_itself() -> None:
+    uv = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    used = torch.ones(4000, dtype=torch.bool)
+    sample = torch.arange(2).repeat_interleave(2000)
+    seeds = torch.tensor([5, -6])
+    both = group_points(uv, used, sample, (2, 8, 8), most=10, seeds=seeds)
+    assert torch.bincount(both.sample).tolist() == [10, 10]
+    second = group_points(uv[:2000], used[:2000], sample[:2000], (1, 8, 8), 1, 10, seeds[1:])
+    cells = both.cell.view(2, 10) - torch.tensor([[0], [64]])
+    assert cells[1].tolist() == second.cell.tolist()
+    assert cells[0].tolist() != cells[1].tolist()
+    times = torch.zeros(64)
+    for seed in range(400):
+        some = group_points(
+            uv[:2000], used[:2000], sample[:2000], (1, 8, 8), 1, 10, torch.tensor([seed])
+        )
+        times[some.cell] += 1
+    # 62.5 +- 7.3 for each, were it a lottery.
+    assert times.min() > 62.5 - 5 * 7.3
+    assert times.max() < 62.5 + 5 * 7.3
 
 
 def test_anchor_and_gram() -> None:

@@ -13,9 +13,9 @@ was not fitted on give the interval.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,6 @@ from clcp_ros.monitor.reference import FrameScore
 FEATURES = ('soft_iou', 'source_iou', 'classes', 'confidence', 'energy', 'deep')
 """What the map to the mIoU reads of a window; see `HarmReference.features`."""
 
-MAX_GAP_S = 2.0
 _SHOWN = 1e-3  # share of the grid above which a class counts as shown
 _Z_LIMIT = 6.0  # sd; beyond it a frame is no more harmful for being farther away
 _LITTLE = 1e-5  # a share of the grid that is none
@@ -34,7 +33,9 @@ _FREE = 1e-9
 
 @dataclass(frozen=True)
 class Harm:
-    """The mIoU that is to be expected of the frames of a window; all numbers are finite.
+    """The mIoU that is to be expected of the frames of a window.
+
+    All numbers are finite but `lasting_drop` and `lasting_low`.
 
     Attributes:
         miou: In [0, 1].
@@ -42,13 +43,15 @@ class Harm:
         high: Upper end.
         drop: What the source domain gives on windows of this size, less `miou`.
         drop_low: Lower end of its interval.
-        drop_high: Upper end.
         samples: Frames in the window.
         window_s: Time from the first to the last of them, seconds.
         class_iou: (C,) IoU that is to be expected of each class where it is in view, in [0, 1].
         class_drop: (C,) the source's IoU less `class_iou`, times the probability that the class is
             in view at all: what the class takes from the mIoU.
         shown: (C,) bool, classes that the network finds in the window.
+        lasting_drop: `drop` when the worst seconds of the window are left out; NaN where nothing
+            is left, and of an estimate that was not made by a `HarmWindow`.
+        lasting_low: Lower end of its interval.
     """
 
     miou: float
@@ -56,12 +59,13 @@ class Harm:
     high: float
     drop: float
     drop_low: float
-    drop_high: float
     samples: int
     window_s: float
     class_iou: np.ndarray
     class_drop: np.ndarray
     shown: np.ndarray
+    lasting_drop: float = math.nan
+    lasting_low: float = math.nan
 
     def top_classes(self, names: Sequence[str], most: int = 3) -> tuple[tuple[str, float], ...]:
         """The classes that lose most.
@@ -323,8 +327,8 @@ class HarmReference:
         low = min(max(least - below, 0.0), miou)
         high = max(min(most + above, 1.0), miou)
         return Harm(
-            miou, low, high, source - miou, source - high, source - low,
-            round(window.samples), 0.0, class_iou, weight * (self.class_iou - class_iou), shown,
+            miou, low, high, source - miou, source - high, round(window.samples), 0.0, class_iou,
+            weight * (self.class_iou - class_iou), shown,
         )  # fmt: skip
 
     def _map(self, window: Window, weight: np.ndarray) -> float:
@@ -409,86 +413,3 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> float:
     """Weighted mean; 0 where nothing has a weight."""
     total = float(weight.sum())
     return float(values @ weight) / total if total > 0 else 0.0
-
-
-class HarmWindow:
-    """The last seconds of one camera.
-
-    Args:
-        reference: What is known of the network.
-        window_s: Length of the window, seconds; may be changed at any time.
-        max_gap_s: A longer gap between stamps, or a stamp that does not go ahead, starts anew.
-        expected: (C,) bool, classes that the route may show; None for all that the source has. May
-            be changed at any time.
-
-    Raises:
-        ValueError: `window_s` or `max_gap_s` is not positive, or `expected` does not fit.
-    """
-
-    def __init__(
-        self,
-        reference: HarmReference,
-        window_s: float = 20.0,
-        max_gap_s: float = MAX_GAP_S,
-        expected: np.ndarray | None = None,
-    ) -> None:
-        if not window_s > 0 or not max_gap_s > 0:
-            raise ValueError('window_s and max_gap_s must be positive')
-        if expected is not None and expected.shape != reference.expected.shape:
-            raise ValueError(f'{expected.shape} expected classes, not {reference.expected.shape}')
-        self.reference = reference
-        self.window_s, self.max_gap_s = window_s, max_gap_s
-        self.expected = expected
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all frames."""
-        self._frames: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
-        self.harm: Harm | None = None
-        """After the last frame; None while there is none."""
-
-    def forget(self, before_ns: int) -> None:
-        """Forget the frames before a time: after an abrupt change the old ones say nothing.
-
-        `harm` stays as it is until the next frame.
-
-        Args:
-            before_ns: Stamp of the first frame that stays.
-        """
-        while self._frames and self._frames[0][0] < before_ns:
-            self._frames.popleft()
-
-    def update(self, stamp_ns: int, counts: np.ndarray, score: FrameScore) -> Harm:
-        """Take in a frame.
-
-        Args:
-            stamp_ns: The image's stamp.
-            counts: (C, C + 1) from `HarmReference.describe`.
-            score: How far the frame is from the training domain.
-
-        Returns:
-            What is to be expected of the window.
-
-        Raises:
-            ValueError: Something is not finite or has another shape; the window is unchanged.
-        """
-        classes = len(self.reference.expected)
-        if counts.shape != (classes, classes + 1):
-            raise ValueError(f'counts of shape {counts.shape} for {classes} classes')
-        if not np.isfinite(counts).all():
-            raise ValueError('counts are not finite')
-        taps = tap_scores(score)
-        if self._frames and not 0 < stamp_ns - self._frames[-1][0] <= self.max_gap_s * 1e9:
-            self.reset()
-        self._frames.append((stamp_ns, counts, taps))
-        self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
-        number, seconds = len(self._frames), (stamp_ns - self._frames[0][0]) * 1e-9
-        # Summed anew each time: a running sum would drift over hours.
-        window = Window(
-            np.sum([frame[1] for frame in self._frames], axis=0) / number,
-            np.sum([frame[2] for frame in self._frames], axis=0) / number,
-            min(number, 1 + seconds),
-        )
-        harm = self.reference.estimate(window, self.expected)
-        self.harm = replace(harm, samples=number, window_s=seconds)
-        return self.harm

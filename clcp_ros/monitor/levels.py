@@ -36,6 +36,8 @@ class Signs:
         novel: The novelty test alarms, by its statistic or by an abrupt change.
         drop: Expected loss of mIoU against the source.
         drop_low: Lower end of its interval.
+        lasting_drop: Expected loss when the worst two seconds are left out.
+        lasting_low: Lower end of its interval.
         drop_samples: Scored frames that it is made of.
         misaligned: Image and lidar do not agree although the image is as usual.
     """
@@ -44,6 +46,8 @@ class Signs:
     novel: bool = False
     drop: float = math.nan
     drop_low: float = math.nan
+    lasting_drop: float = math.nan
+    lasting_low: float = math.nan
     drop_samples: int = 0
     misaligned: bool = False
 
@@ -55,6 +59,9 @@ class LevelMachine:
     |---|---|---|
     | WARN | novel, misaligned, or drop >= warn_drop of five samples, its interval above 0 | evidence < 1/4, drop < 0.6 warn_drop, aligned |
     | ERROR | drop >= error_drop of five samples while novel, or with all of its interval above error_drop | evidence < 1/2 and drop < 0.7 error_drop |
+
+    A drop enters only if it would not be well again, nor unsure, without its worst two seconds:
+    what a short tunnel costs stays in the window when the tunnel is over.
 
     Attributes:
         level: OK, WARN or ERROR.
@@ -91,10 +98,17 @@ class LevelMachine:
         self.misaligned |= signs.misaligned
         # Comparisons with NaN are false: what is not known neither alarms nor keeps an alarm.
         known = signs.drop_samples >= HARM_SAMPLES  # the mIoU of a frame or two says little
-        costs = known and signs.drop >= config.warn_drop and signs.drop_low > 0
+        costs = (
+            known
+            and signs.drop >= config.warn_drop
+            and signs.drop_low > 0
+            and signs.lasting_drop >= _WARN_LEAVE * config.warn_drop
+            and signs.lasting_low > 0
+        )
         degraded = (
             known
             and signs.drop >= config.error_drop
+            and signs.lasting_drop >= _ERROR_LEAVE * config.error_drop
             and (self.novel or signs.drop_low >= config.error_drop)
         )
         self.harmful |= costs or degraded

@@ -21,6 +21,9 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
+ONSET_S = 2.0
+"""What does not last longer than this raises no alarm: a short tunnel, an exposure step."""
+
 _MEDIAN = 3
 _LIMIT = 1e3  # standard deviations: sums and squares of what is within stay finite
 # Of what an innovation is divided by: novelty holds noise that is not autocorrelated, so nearly
@@ -50,7 +53,7 @@ class SequentialReference:
     cap: float = 3.0
     gap_s: float = 2.0
     jump_s: float = 60.0
-    onset_s: float = 2.0
+    onset_s: float = ONSET_S
 
     def __post_init__(self) -> None:
         values = asdict(self)
@@ -97,8 +100,8 @@ class SequentialState:
         innovation: The smaller of the last two samples' innovations with respect to the sample
             before them, in standard deviations; NaN until there are three samples in a row.
         abrupt: Both exceed `c`: a sudden change.
-        alarm: The stream has left its domain; stays until `recovered`.
-        recovered: The sum is below a quarter of its threshold.
+        alarm: The stream has left its domain; stays until the sum is below a quarter of its
+            threshold.
     """
 
     statistic: float
@@ -106,7 +109,6 @@ class SequentialState:
     innovation: float
     abrupt: bool
     alarm: bool
-    recovered: bool
 
 
 class SequentialTest:
@@ -203,5 +205,4 @@ class SequentialTest:
             innovation=innovation,
             abrupt=innovation > self.reference.c,
             alarm=self._alarm,
-            recovered=self._statistic < self.reference.h / 4,
         )

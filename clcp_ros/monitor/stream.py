@@ -29,7 +29,8 @@ from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
 from clcp_ros.monitor.fusion import CameraFusion, Scope
-from clcp_ros.monitor.harm import HarmWindow, soft_confusion
+from clcp_ros.monitor.harm import soft_confusion
+from clcp_ros.monitor.harm_window import HarmWindow
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.levels import Level, LevelMachine, Signs
 from clcp_ros.monitor.reference import FrameScore
@@ -125,7 +126,11 @@ class ShiftMonitor:
         self._harm: HarmWindow | None = None
         if knowledge.harm is not None:
             self._harm = HarmWindow(
-                knowledge.harm, config.window_s, config.max_gap_s, self._expected()
+                knowledge.harm,
+                config.window_s,
+                config.max_gap_s,
+                self._expected(),
+                knowledge.sequential.onset_s,
             )
         self._kinds: KindWindow | None = None
         if knowledge.kinds is not None:
@@ -342,7 +347,12 @@ class ShiftMonitor:
         )
         if harm is not None:
             signs = replace(
-                signs, drop=harm.drop, drop_low=harm.drop_low, drop_samples=harm.samples
+                signs,
+                drop=harm.drop,
+                drop_low=harm.drop_low,
+                lasting_drop=harm.lasting_drop,
+                lasting_low=harm.lasting_low,
+                drop_samples=harm.samples,
             )
         level = self._machine.update(stamp_ns, signs, config)
         if self._kinds is not None:

@@ -17,11 +17,11 @@ from clcp_ros.monitor.harm import (
     FEATURES,
     Harm,
     HarmReference,
-    HarmWindow,
     soft_class_iou,
     soft_confusion,
     soft_counts,
 )
+from clcp_ros.monitor.harm_window import HarmWindow
 from clcp_ros.monitor.reference import FrameScore
 
 CLASSES = 4
@@ -69,7 +69,7 @@ def fill(window: HarmWindow, frames: int, sureness: float, start: int = 0) -> Ha
 
 
 def is_finite(harm: Harm) -> bool:
-    numbers = [harm.miou, harm.low, harm.high, harm.drop, harm.drop_low, harm.drop_high]
+    numbers = [harm.miou, harm.low, harm.high, harm.drop, harm.drop_low]
     return bool(
         np.isfinite(numbers).all()
         and np.isfinite(harm.class_iou).all()
@@ -163,7 +163,7 @@ def test_degenerate_logits_give_finite_estimates(
     harm = HarmWindow(reference, expected=expected).update(0, reference.describe(logits), CALM)
     assert is_finite(harm)
     assert 0 <= harm.low <= harm.miou <= harm.high <= 1
-    assert harm.drop_low <= harm.drop <= harm.drop_high
+    assert harm.drop_low <= harm.drop
 
 
 def test_an_empty_window_says_nothing(reference: HarmReference) -> None:
@@ -180,9 +180,7 @@ def test_an_unsure_network_is_expected_to_be_worse(reference: HarmReference) -> 
     assert unsure.miou < sure.miou - 0.3
     assert unsure.drop > sure.drop + 0.3
     assert unsure.drop == pytest.approx(0.7 - unsure.miou)
-    assert (unsure.drop_low, unsure.drop_high) == pytest.approx(
-        (0.7 - unsure.high, 0.7 - unsure.low)
-    )
+    assert unsure.drop_low == pytest.approx(0.7 - unsure.high)
 
 
 def test_old_frames_leave_the_window(reference: HarmReference) -> None:
@@ -221,6 +219,30 @@ def test_after_an_abrupt_change_old_frames_can_be_forgotten(reference: HarmRefer
     fill(window, 2, 1.0, start=5 * SECOND)
     window.forget(5 * SECOND)
     assert fill(window, 1, 1.0, start=6 * SECOND).samples == 3
+
+
+def test_what_lasts_is_what_is_left_without_the_worst_seconds(reference: HarmReference) -> None:
+    window = HarmWindow(reference)
+    good = fill(window, 20, 8.0).lasting_drop
+    # Five frames span two seconds; where in the window they are makes no difference.
+    after = [fill(window, 5, 1.0, start=10 * SECOND)]
+    after.append(fill(window, 10, 8.0, start=12 * SECOND + SECOND // 2))
+    for harm in after:
+        assert harm.drop > good + 0.05
+        assert harm.lasting_drop == pytest.approx(good)
+        assert harm.lasting_low < harm.lasting_drop
+    # What lasts longer is seen as it is.
+    worse = fill(window, 10, 1.0, start=17 * SECOND + SECOND // 2)
+    assert good + 0.05 < worse.lasting_drop < worse.drop
+
+
+def test_two_seconds_alone_have_not_lasted(reference: HarmReference) -> None:
+    window = HarmWindow(reference)
+    assert np.isnan(fill(window, 5, 1.0).lasting_drop)
+    assert fill(window, 1, 1.0, start=5 * SECOND // 2).lasting_drop > 0.3
+    counts, fast = reference.describe(striped(1.0)), HarmWindow(reference)
+    lasting = [fast.update(i * SECOND // 30, counts, CALM).lasting_drop for i in range(62)]
+    assert np.isnan(lasting).tolist() == [True] * 61 + [False]
 
 
 def test_the_interval_narrows_with_time_and_not_with_the_frame_rate(

@@ -15,7 +15,14 @@ from clcp_ros.monitor.levels import HARM_SAMPLES, Level, LevelMachine, Signs
 CONFIG = MonitorConfig()
 STEP_NS = 500_000_000
 NOVEL = Signs(evidence=1.2, novel=True)
-HARMFUL = Signs(evidence=1.2, novel=True, drop=0.2, drop_low=0.1, drop_samples=20)
+
+
+def harm(drop: float, low: float, samples: int = 20) -> Signs:
+    """A drop that has lasted."""
+    return Signs(drop=drop, drop_low=low, lasting_drop=drop, lasting_low=low, drop_samples=samples)
+
+
+HARMFUL = replace(harm(0.2, 0.1), evidence=1.2, novel=True)
 
 
 def play(machine: LevelMachine, *signs: Signs, first: int = 0) -> list[Level]:
@@ -52,15 +59,34 @@ def test_an_error_needs_an_estimate_of_enough_samples(samples: int) -> None:
     ],
 )
 def test_harm_without_novelty_needs_a_sure_estimate(drop: float, low: float, level: Level) -> None:
-    signs = Signs(drop=drop, drop_low=low, drop_samples=40)
+    signs = harm(drop, low, 40)
     assert play(LevelMachine(), signs)[0] == level
 
 
 def test_the_estimate_of_a_frame_or_two_says_nothing() -> None:
-    signs = Signs(drop=0.3, drop_low=0.2, drop_samples=HARM_SAMPLES - 1)
+    signs = harm(0.3, 0.2, HARM_SAMPLES - 1)
     machine = LevelMachine()
     assert play(machine, signs)[0] == Level.OK
     assert not machine.harmful  # nor is it remembered
+
+
+@pytest.mark.parametrize(
+    ('lasting', 'low', 'level'),
+    [
+        (math.nan, math.nan, Level.OK),  # two seconds are all there is
+        (0.00, -0.10, Level.OK),
+        (0.04, -0.01, Level.OK),  # unsure
+        (0.04, 0.01, Level.WARN),
+        (0.08, 0.01, Level.ERROR),
+    ],
+)
+def test_a_drop_counts_if_it_stays_without_its_worst_seconds(
+    lasting: float, low: float, level: Level
+) -> None:
+    signs = replace(harm(0.3, 0.2), lasting_drop=lasting, lasting_low=low)
+    machine = LevelMachine()
+    assert play(machine, signs)[0] == level
+    assert machine.harmful == (level > Level.OK)
 
 
 def test_a_warning_stays_until_things_were_well_for_ten_seconds() -> None:
@@ -101,7 +127,7 @@ def test_an_abrupt_change_holds_though_the_statistic_never_rises() -> None:
     abrupt = Signs(evidence=0.0, novel=True)
     levels = play(machine, abrupt, *[Signs()] * 25)
     assert levels.index(Level.OK) == 21
-    harmful = Signs(drop=0.12, drop_low=0.02, drop_samples=10)
+    harmful = harm(0.12, 0.02, 10)
     machine.reset()
     assert play(machine, abrupt, harmful) == [Level.WARN, Level.ERROR]
 
@@ -133,6 +159,8 @@ any_signs = st.builds(
     novel=st.booleans(),
     drop=numbers,
     drop_low=numbers,
+    lasting_drop=numbers,
+    lasting_low=numbers,
     drop_samples=st.integers(0, 60),
     misaligned=st.booleans(),
 )

@@ -182,6 +182,41 @@ def test_edge_09_an_exposure_step_does_not_warn_and_a_lasting_change_does(
     assert max(kit.levels(states)) == level
 
 
+@pytest.mark.parametrize('samples', [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(('novelty', 'iou'), [(10.0, 0.3), (12.0, 0.1), (2.0, 0.1), (10.0, 0.5)])
+@pytest.mark.parametrize('before', [10, 60])
+def test_edge_09_what_costs_much_for_two_seconds_does_not_warn(
+    kit: Any, samples: int, novelty: float, iou: float, before: int
+) -> None:
+    monitor = kit.monitor()
+    kit.play(monitor, kit.good(before))
+    bad = [kit.evidence(novelty, iou)] * samples
+    states = kit.play(monitor, [*bad, *kit.good(60)], before * STEP_NS)
+    assert set(kit.levels(states)) == {Level.OK}
+    assert max(s.miou_drop for s in states) > 0.005  # the figures hide nothing
+
+
+def test_edge_09_a_moment_of_many_frames_does_not_warn(kit: Any) -> None:
+    monitor = kit.monitor(MonitorConfig(period_s=0.0))
+    samples = [*kit.good(60), *[kit.evidence(10.0, 0.3)] * 6, *kit.good(120)]
+    states = [monitor.judge(i * SECOND // 30, sample) for i, sample in enumerate(samples)]
+    assert set(kit.levels(states)) == {Level.STALE, Level.OK}
+
+
+@pytest.mark.parametrize(
+    ('novelty', 'iou', 'delay_s'),
+    [(10.0, 0.3, 2.5), (10.0, 0.65, 2.5), (4.0, 0.3, 5.0), (0.0, 0.1, 5.0)],
+)
+def test_edge_09_what_costs_much_and_lasts_is_an_error_within_seconds(
+    kit: Any, novelty: float, iou: float, delay_s: float
+) -> None:
+    monitor = kit.monitor()
+    kit.play(monitor, kit.good(60))
+    states = kit.play(monitor, [kit.evidence(novelty, iou)] * 60, 60 * STEP_NS)
+    assert kit.levels(states).index(Level.ERROR) * STEP_NS <= delay_s * SECOND
+    assert kit.levels(states)[-1] == Level.ERROR
+
+
 def test_edge_10_the_first_five_samples_are_stale(kit: Any) -> None:
     assert kit.levels(kit.play(kit.monitor(), kit.good(6))) == [Level.STALE] * 4 + [Level.OK] * 2
     reason = kit.play(kit.monitor(), kit.good(2))[-1].reason

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from clcp_ros.errors import ModelError
 
-_BACKUP_EVERY = 50
-
 
 class DivergedError(ModelError):
     """Loss or gradient were not finite, more often running than is tolerated."""
@@ -27,18 +25,24 @@ class FiniteSteps(Callback):
 
     A skipped step leaves weights, the optimizer's averages and BatchNorm's statistics as they
     were; it counts as a step, so that the schedule and the batches to come stay the same.
+    What follows a step (`Method.after_step`) asks for `step_counts`.
 
     Args:
         clip: Largest norm of the gradient; 0 for any.
         tolerance: How many steps running may be skipped; the next one ends the run with a
             `DivergedError`.
+
+    Attributes:
+        step_counts: Whether loss and gradient of the present step are finite.
     """
 
     def __init__(self, clip: float, tolerance: int = 0) -> None:
         self.clip, self.tolerance = clip, tolerance
         self.skipped = self.running = 0
+        self.step_counts = True
         self._loss: Tensor | None = None
-        self._buffers: dict[str, Tensor] = {}
+        self._statistics: list[Tensor] = []
+        self._before: list[Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, for the checkpoint."""
@@ -47,6 +51,17 @@ class FiniteSteps(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Counts of a checkpoint."""
         self.skipped, self.running = state_dict['skipped'], state_dict['running']
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the statistics of BatchNorm."""
+        self._statistics = _statistics(pl_module)
+        self._before = [torch.empty_like(x) for x in self._statistics]
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Keep the statistics: they move in the forward pass, before anything is known."""
+        with torch.no_grad():
+            for old, now in zip(self._before, self._statistics, strict=True):
+                old.copy_(now)
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
@@ -66,13 +81,16 @@ class FiniteSteps(Callback):
             together = finite.to(torch.int32)
             dist.all_reduce(together, dist.ReduceOp.MIN)
             finite = together.bool()
-        if bool(finite):
+        self.step_counts = bool(finite)
+        if self.step_counts:
             self.running = 0
-            if trainer.global_step % _BACKUP_EVERY == 0 or not self._buffers:
-                self._buffers = {n: b.clone() for n, b in _statistics(pl_module) if _is_finite(b)}
-        elif trainer.precision != '16-mixed' or not bool(torch.isfinite(self._loss)):
+        else:
+            with torch.no_grad():
+                for now, old in zip(self._statistics, self._before, strict=True):
+                    now.copy_(old)
             # The scaler of 16-mixed skips infinite gradients itself, and lowers its scale.
-            self._skip(trainer, pl_module)
+            if trainer.precision != '16-mixed' or not bool(torch.isfinite(self._loss)):
+                self._skip(trainer, pl_module)
         pl_module.log('skipped', float(self.skipped))
 
     def _skip(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -93,11 +111,18 @@ class FiniteSteps(Callback):
             )
         for parameter in module.parameters():
             parameter.grad = None
-        for name, buffer in _statistics(module):
-            if not _is_finite(buffer):
-                buffer.copy_(self._buffers.get(name, torch.zeros_like(buffer)))
         if trainer.is_global_zero:
             print(f'\nstep {step}: loss or gradient not finite, step skipped')
+
+
+def step_counts(trainer: L.Trainer) -> bool:
+    """Whether the present step was not skipped.
+
+    Args:
+        trainer: With `FiniteSteps` or without.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return all(c.step_counts for c in callbacks if isinstance(c, FiniteSteps))
 
 
 def clip_gradients(trainer: L.Trainer, module: L.LightningModule, clip: float) -> Tensor:
@@ -119,9 +144,6 @@ def clip_gradients(trainer: L.Trainer, module: L.LightningModule, clip: float) -
     return torch.nn.utils.clip_grad_norm_(gradients, largest)
 
 
-def _statistics(module: L.LightningModule) -> list[tuple[str, Tensor]]:
-    return [(n, b) for n, b in module.named_buffers() if n.endswith(('_mean', '_var'))]
-
-
-def _is_finite(buffer: Tensor) -> bool:
-    return bool(torch.isfinite(buffer).all())
+def _statistics(module: L.LightningModule) -> list[Tensor]:
+    names = ('running_mean', 'running_var', 'num_batches_tracked')
+    return [b for n, b in module.named_buffers() if n.endswith(names)]

@@ -35,6 +35,7 @@ from training.models.image_encoder import EncoderOutput, ImageEncoder, write_wei
 from training.models.lidar.base import LidarEncoder
 from training.models.minkunet_layouts import compare_states
 from training.models.unused import freeze_unused
+from training.nonfinite import step_counts
 from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
@@ -392,11 +393,12 @@ class Method(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step, and what follows it."""
         super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            self.after_step()
+        if step_counts(self.trainer):
+            with torch.no_grad():
+                self.after_step()
 
     def after_step(self) -> None:
-        """What is done after each step of the optimizer; may be overridden."""
+        """What is done after each step of the optimizer that counts; may be overridden."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clcp_ros.classes import UNLABELLED
 from training.models.segmenter import SegmentationModel
+from training.nonfinite import step_counts
 from training.schedules import decay_groups, layer_decay_groups
 from training.segmentation.batches import Batch
 from training.segmentation.keeping import Kept, KeptBatch, heads_of
@@ -126,7 +127,7 @@ class SegmentationTask(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step, and what a method does after each."""
         super().optimizer_step(*args, **kwargs)
-        if self.kept is not None:
+        if self.kept is not None and step_counts(self.trainer):
             with torch.no_grad():
                 self.kept.after_step()
 

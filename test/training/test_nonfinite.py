@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A skipped step leaves everything as it was: weights, averages, statistics, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from training.checkpoints import read_checkpoint
+from training.methods.base import Setup
+from training.methods.clcp_anchored import AnchoredConfig, ClcpAnchored
+from training.methods.config import ModelConfig
+from training.pairs.contrastive import ViewConfig
+from training.pretrain import pretrain
+
+MODEL = ModelConfig('test_efficientnet', embed_dim=16)
+VIEWS = ViewConfig(image_size=64, voxel_size_m=0.5, augment='none')
+OPTIONS = AnchoredConfig(cls=1.0, nce=0.0, geometry=1.0, width=16, ema=0.5)
+QUICK: dict[str, Any] = {
+    'method': 'clcp_anchored', 'model': MODEL, 'views': VIEWS, 'clcp_anchored': OPTIONS,
+    'batch_size': 4, 'validate_every': 0, 'checkpoint_every': 1, 'workers': 0, 'loggers': '',
+}  # fmt: skip
+
+
+class Overflow(L.Callback):
+    """A forward pass whose numbers became too large, as far as statistics and loss show it."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
+
+    def on_before_backward(
+        self, trainer: L.Trainer, module: L.LightningModule, loss: torch.Tensor
+    ) -> None:
+        if trainer.global_step in self.steps:
+            loss.data.fill_(float('inf'))
+
+    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.global_step in self.steps:
+            for name, buffer in module.named_buffers():
+                if name.endswith('running_var') and 'teacher' not in name:
+                    buffer.fill_(float('nan'))
+
+
+@pytest.fixture
+def overflow(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
+    real = L.Trainer.fit
+
+    def prepare(steps: set[int]) -> None:
+        def fit(self: L.Trainer, *args: Any, **kwargs: Any) -> None:
+            self.callbacks.insert(0, Overflow(steps))
+            real(self, *args, **kwargs)
+
+        monkeypatch.setattr(L.Trainer, 'fit', fit)
+
+    return prepare
+
+
+def test_a_first_step_that_is_skipped_changes_nothing(
+    noise_pairs: Path, tmp_path: Path, overflow: Callable[[set[int]], None]
+) -> None:
+    overflow({0})
+    pretrain(noise_pairs, tmp_path / 'run', max_steps=1, **QUICK)
+    L.seed_everything(0, verbose=False)
+    start = ClcpAnchored(Setup(MODEL, views=VIEWS, max_steps=1, options=OPTIONS)).state_dict()
+    after = read_checkpoint(tmp_path / 'run' / 'last.ckpt')['state_dict']
+    assert after.keys() == start.keys()
+    assert 'steps' in after
+    changed = [k for k, v in after.items() if not torch.equal(v, start[k])]
+    assert not changed
+
+
+def test_a_first_step_after_a_resume_that_is_skipped_changes_nothing(
+    noise_pairs: Path, tmp_path: Path, overflow: Callable[[set[int]], None]
+) -> None:
+    """The moving average stands still, and the statistics are those before the step."""
+    overflow({2})
+    pretrain(noise_pairs, tmp_path / 'whole', max_steps=3, **QUICK)
+    whole = read_checkpoint(tmp_path / 'whole' / 'last.ckpt')['state_dict']
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 2:
+                raise KeyboardInterrupt
+
+    before: dict[str, torch.Tensor] = {}
+    real = L.Trainer.fit
+
+    def fit(self: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.callbacks.append(Stop())
+        real(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(L.Trainer, 'fit', fit)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(noise_pairs, tmp_path / 'parts', max_steps=3, **QUICK)
+    before = read_checkpoint(tmp_path / 'parts' / 'last.ckpt')['state_dict']
+    pretrain(noise_pairs, tmp_path / 'parts', max_steps=3, **QUICK)
+    after = read_checkpoint(tmp_path / 'parts' / 'last.ckpt')['state_dict']
+    assert int(after['steps']) == 2
+    assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
+    assert [k for k, v in after.items() if not torch.equal(v, whole[k])] == []

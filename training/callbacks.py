@@ -118,16 +118,18 @@ def read_metrics(path: Path) -> list[Row]:
     """Read what `MetricsFile` wrote; empty when there is nothing.
 
     Args:
-        path: The file. A line that a crash cut off is passed over.
+        path: The file. A line that a crash cut off or damaged is passed over.
     """
     if not path.is_file():
         return []
     rows = []
-    with path.open(newline='') as file:
-        for row in csv.DictReader(file):
+    # A power cut leaves zeros, which the reader of some versions of Python refuses.
+    with path.open(newline='', errors='replace') as file:
+        for row in csv.reader(line.replace('\0', '') for line in file):
             try:
-                rows.append((int(row['step']), row['name'], float(row['value'])))
-            except (TypeError, ValueError):
+                step, name, value = row
+                rows.append((int(step), name, float(value)))
+            except ValueError:
                 continue
     return rows
 

@@ -47,11 +47,21 @@ def write_atomically(content: dict[str, Any], path: Path) -> None:
     Args:
         content: What to write.
         path: Where to.
+
+    Raises:
+        ModelError: The disk is full.
+        OSError: The same, or another reason of the system's.
     """
-    with atomic_path(path) as temporary, temporary.open('wb') as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with atomic_path(path) as temporary, temporary.open('wb') as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:
+        # torch's writer makes an error of its own of the system's; all that is written is tensors
+        # and numbers, so nothing else can fail.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else 'disk full?'
+        raise ModelError(f'{path} could not be written ({reason})') from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -140,9 +150,25 @@ class Best(Callback):
         """Whether the run has ended early."""
         return 0 < self.patience <= self.without
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take no step more where the run had ended when it was killed."""
+        if self.stopped:
+            trainer.should_stop = True
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare with the best."""
-        if trainer.state.fn != 'fit' or self.metric not in trainer.callback_metrics:
+        """Compare with the best.
+
+        Raises:
+            ModelError: Nothing of that name was measured.
+        """
+        if not (self.keep or self.patience):
+            return
+        if self.metric not in trainer.callback_metrics:
+            raise ModelError(
+                f'--patience and --keep best compare {self.metric}, which this run does not '
+                'measure: its method has no validation loss, or no validation pair shows a point'
+            )
+        if trainer.state.fn != 'fit':
             return
         value = float(trainer.callback_metrics[self.metric])
         if value < self.best:
@@ -167,3 +193,5 @@ class Best(Callback):
         """Give the module the best weights, where they were kept."""
         if self.keep and self.path.is_file():
             module.load_state_dict(read_checkpoint(self.path)['state_dict'])
+        elif self.keep:
+            print(f'\nwarning: no {self.metric} was a number, so the last weights are saved')

@@ -203,17 +203,17 @@ def finetune(
         data_module.validation = ValidationFrames(
             open_frames(data, validation_split, layout), input_size, *stats
         )
-    trainer = make_trainer(
+    counts = class_counts(frames)
+    class_weights = balanced_weights(counts, balance) if balance else None
+    task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights, kept)
+    trainer = make_trainer(  # from here on the folder is this run's
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         precision=precision, gradient_clip=optimizer.clip, ema=optimizer.ema,
         hardware=hardware,
     )  # fmt: skip
-    counts = class_counts(frames)
     if trainer.is_global_zero:
         print(f'percent of the labelled pixels: {frequency_report(counts, frames.classes.names)}')
-    class_weights = balanced_weights(counts, balance) if balance else None
-    task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights, kept)
     with plain_worker_errors():
         fit(trainer, task, data_module)
     if trainer.is_global_zero:

@@ -31,7 +31,7 @@ from training.callbacks import MetricsFile, Progress, SeededSteps, read_metrics
 from training.checkpoints import AtomicCheckpoints, Best, Checkpoints
 from training.cli import atomic_path
 from training.hardware import HardwareConfig
-from training.loggers import MLFLOW_RUN, make_loggers
+from training.loggers import MLFLOW_RUN, check_loggers, make_loggers, start_loggers
 from training.nonfinite import FiniteSteps
 from training.pairs.batches import Spacing
 
@@ -247,7 +247,7 @@ def prepare_run(out: Path, settings: dict[str, Any], result: str, overwrite: boo
         The run; `make_trainer` begins it.
 
     Raises:
-        ModelError: The folder holds a run with other settings.
+        ModelError: The folder holds a run with other settings, or none that can be read.
     """
     text = json.dumps(settings, indent=2, default=str) + '\n'
     run = Run(out, text, out / result, 'new')
@@ -255,7 +255,7 @@ def prepare_run(out: Path, settings: dict[str, Any], result: str, overwrite: boo
     if overwrite or not (finished or begun) or not (out / SETTINGS).is_file():
         return run
     # Not the texts: 0 and 0.0 are the same.
-    old, new = json.loads((out / SETTINGS).read_text()), json.loads(text)
+    old, new = _read_settings(out / SETTINGS), json.loads(text)
     if old != new:
         changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
         raise ModelError(
@@ -263,6 +263,19 @@ def prepare_run(out: Path, settings: dict[str, Any], result: str, overwrite: boo
             'choose another --out, or add --overwrite'
         )
     return dataclasses.replace(run, state='done' if finished else 'resume')
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        content = error
+    if not isinstance(content, dict):
+        raise ModelError(
+            f'{path} is damaged, so nobody knows what the run in the folder is; choose another '
+            '--out, or add --overwrite'
+        )
+    return content
 
 
 def make_trainer(
@@ -301,11 +314,12 @@ def make_trainer(
         The trainer.
 
     Raises:
-        ModelError: The hardware is not there, or a logger is not installed.
+        ModelError: The hardware or the precision is not there, or a logger cannot be used; then
+            what the folder holds is as it was.
     """
     hardware = hardware or HardwareConfig()
     hardware.check()
-    run.begin()
+    check_loggers(loggers)
     # Known and harmless here: our loaders are small, and StepBatches is what makes them resumable.
     for message in (
         '.*num_workers.*',
@@ -316,16 +330,16 @@ def make_trainer(
     ):
         warnings.filterwarnings('ignore', message)
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
-    return L.Trainer(
+    trainer = _trainer(
         default_root_dir=run.out,
         max_steps=max_steps,
         max_epochs=-1,
-        precision=precision,  # type: ignore[arg-type]  # a Literal upstream, checked there
+        precision=precision,
         val_check_interval=validate_every or None,
         limit_val_batches=1.0 if validate_every else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=make_loggers(loggers, run.out, json.loads(run.settings)),
+        logger=False,
         log_every_n_steps=min(10, max_steps),
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -342,6 +356,23 @@ def make_trainer(
         ],
         **hardware.trainer_arguments(),
     )
+    trainer.loggers = make_loggers(loggers, run.out, run.state == 'new')
+    run.begin()  # last: it removes what stood there
+    start_loggers(trainer.loggers, run.out, json.loads(run.settings))
+    return trainer
+
+
+def _trainer(**arguments: Any) -> L.Trainer:
+    """A trainer; what Lightning does not know, or not have here, is one line."""
+    try:
+        return L.Trainer(**arguments)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        asked = ' '.join(
+            f'--{name} {arguments[name]}'
+            for name in ('precision', 'accelerator', 'strategy', 'devices')
+            if isinstance(arguments.get(name), str | int)
+        )
+        raise ModelError(f'{asked}: {" ".join(str(error).split())}') from error
 
 
 def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:

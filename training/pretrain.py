@@ -374,6 +374,8 @@ def summary(out: Path) -> str:
     """
     rows = read_metrics(out / METRICS)
     final = {name: value for _, name, value in rows}
+    if 'loss' not in final:
+        return 'no metrics'
     first = {name: value for _, name, value in reversed(rows)}
     text = f'training loss {first["loss"]:.3f} -> {final["loss"]:.3f}'
     if 'val_r1' in final:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import training.loggers
 from clcp_ros.errors import ClcpError, ModelError, PairSetError
 from training.checkpoints import read_checkpoint, write_atomically
+from training.cli import run_command
 from training.hardware import HardwareConfig
-from training.loop import CHECKPOINT, read_metrics
+from training.loop import CHECKPOINT, prepare_run, read_metrics
 from training.methods import load_method
 from training.methods.clcp import Clcp, ClcpConfig
 from training.methods.config import ModelConfig, OptimizerConfig
@@ -31,7 +35,7 @@ from training.pairs.contrastive import ViewConfig
 from training.pairs.pair import Pair
 from training.pairs.pair_set import PairSet
 from training.pairs.writer import PairSetWriter
-from training.pretrain import chosen_pairs, pretrain
+from training.pretrain import chosen_pairs, pretrain, summary
 from training.watch.watch import WatchConfig
 
 K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
@@ -345,20 +349,46 @@ def test_a_damaged_checkpoint_is_one_line(pairs: Path, tmp_path: Path, damage: s
         pretrain(pairs, out, max_steps=2, checkpoint_every=2, validate_every=0, **QUICK)
 
 
-def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
     """A full disk, in the shape of the largest file that this process may write."""
-    path = tmp_path / CHECKPOINT
-    write_atomically({'state_dict': {'x': torch.ones(3)}}, path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        # torch's writer turns the system's error into one of its own.
-        with pytest.raises((OSError, RuntimeError)):
-            write_atomically({'state_dict': {'x': torch.zeros(100_000)}}, path)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    write_atomically({'state_dict': {'x': torch.ones(3)}}, path)
+    with full_disk(20_000), pytest.raises(ModelError, match=r'last\.ckpt could not be written'):
+        write_atomically({'state_dict': {'x': torch.zeros(100_000)}}, path)
     assert read_checkpoint(path)['state_dict']['x'].tolist() == [1, 1, 1]
     assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize(
+    ('every', 'file'), [('1', CHECKPOINT), ('9', 'lidar_encoder.safetensors')]
+)
+def test_a_full_disk_is_one_line_of_the_command(
+    pairs: Path, tmp_path: Path, root: Path, every: str, file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The checkpoint or, where there is none, the result."""
+    given = command(
+        pairs, tmp_path, root, '--max_steps', '1', '--checkpoint_every', every, '--workers', '0',
+        '--loggers', 'none',
+    )[2:]  # fmt: skip
+    with full_disk(3_000_000), pytest.raises(SystemExit) as ended:
+        run_command(pretrain, given)
+    assert ended.value.code == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if 'error' in line.lower()]
+    assert len(errors) == 1
+    assert errors[0].startswith(f'error: {tmp_path / file} could not be written (')
+    assert not (tmp_path / 'image_encoder.safetensors').exists()
+    assert not list(tmp_path.glob('.*'))
 
 
 def test_pairs_of_some_conditions(pairs: Path) -> None:
@@ -437,3 +467,95 @@ def test_a_logger_that_is_missing_is_a_hint(
         pairs, tmp_path / 'b', max_steps=1, validate_every=0, **{**QUICK, 'loggers': 'tensorboard'}
     )
     assert 'pip install tensorboard' in capsys.readouterr().out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.fixture(scope='module')
+def finished(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('finished') / 'run'
+    pretrain(pairs, out, max_steps=1, validate_every=0, **QUICK)
+    return out
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'words'),
+    [
+        ({'loggers': 'tensorbord'}, 'there are tensorboard, wandb, mlflow, or none'),
+        ({'precision': 'foo'}, "--precision foo .*'foo' is invalid"),
+        ({'hardware': HardwareConfig(accelerator='foo')}, '--accelerator foo'),
+        ({'hardware': HardwareConfig(strategy='foo')}, '--strategy foo'),
+    ],
+)
+def test_wrong_options_do_not_cost_the_run_that_was_there(
+    pairs: Path, finished: Path, wrong: dict[str, Any], words: str
+) -> None:
+    """--overwrite removes a run when the new one can begin, not before."""
+    before = contents(finished)
+    assert {'image_encoder.safetensors', 'settings.json', 'metrics.csv'} <= before.keys()
+    with pytest.raises(ModelError, match=words):
+        pretrain(pairs, finished, max_steps=1, overwrite=True, **{**QUICK, **wrong})
+    assert contents(finished) == before
+
+
+def test_a_service_that_does_not_answer_costs_nothing_either(
+    pairs: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(out: Path, new: bool) -> Any:
+        assert new
+        raise ConnectionError('nobody there')
+
+    monkeypatch.setitem(training.loggers._MAKERS, 'tensorboard', no_network)
+    before = contents(finished)
+    with pytest.raises(ModelError, match='--loggers tensorboard cannot be used: nobody there'):
+        pretrain(
+            pairs, finished, max_steps=1, overwrite=True, **{**QUICK, 'loggers': 'tensorboard'}
+        )
+    assert contents(finished) == before
+
+
+def test_no_loggers_can_be_asked_for(pairs: Path, tmp_path: Path) -> None:
+    pretrain(
+        pairs, tmp_path / 'run', max_steps=1, validate_every=0, **{**QUICK, 'loggers': 'none'}
+    )
+    assert not (tmp_path / 'run' / 'tensorboard').exists()
+
+
+@pytest.mark.parametrize('content', ['{"pairs":', '[]', ''])
+def test_damaged_settings_are_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / 'settings.json').write_text(content)
+    (tmp_path / CHECKPOINT).write_bytes(b'x')
+    with pytest.raises(ModelError, match=r'settings\.json is damaged'):
+        prepare_run(tmp_path, {'a': 1}, 'result', overwrite=False)
+    assert prepare_run(tmp_path, {'a': 1}, 'result', overwrite=True).state == 'new'
+
+
+def test_what_is_left_of_damaged_metrics_is_read(tmp_path: Path) -> None:
+    path = tmp_path / 'metrics.csv'
+    path.write_bytes(
+        b'\xff\xfename,value\n1,loss,0.5\n\0\0\0\n2,loss,0.25,\n3,lo\xffss,1\n4,loss,2'
+    )
+    assert [r for r in read_metrics(path) if r[1] == 'loss'] == [(1, 'loss', 0.5), (4, 'loss', 2)]
+    path.write_bytes(b'')
+    assert 'no metrics' in summary(tmp_path)
+
+
+def test_a_run_that_had_ended_early_takes_no_step_more(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between its last checkpoint and its result: the same command writes the same."""
+    options: dict[str, Any] = {
+        **QUICK, 'model': VIT, 'max_steps': 40, 'validate_every': 1, 'checkpoint_every': 1,
+        'patience': 1, 'keep': 'best', 'optimizer': OptimizerConfig(lr=3e-3),
+    }  # fmt: skip
+    result = pretrain(pairs, tmp_path, **options)
+    ended, rows = load_file(result), read_metrics(tmp_path / 'metrics.csv')
+    last = max(s for s, n, _ in rows if n == 'loss')
+    assert last < 40
+    result.unlink()
+    pretrain(pairs, tmp_path, **options)
+    again = [(s, n) for s, n, _ in read_metrics(tmp_path / 'metrics.csv') if n == 'loss']
+    assert again == [(s, 'loss') for s in range(1, last + 1)]
+    assert all(torch.equal(v, ended[k]) for k, v in load_file(result).items())

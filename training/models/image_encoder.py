@@ -232,11 +232,19 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, s
         path: A `.safetensors` file; it appears whole.
         state: By name.
         metadata: Strings by name.
+
+    Raises:
+        ModelError: The disk is full.
     """
-    with atomic_path(path) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary, metadata
-        )
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata)
+            # A name that appears before its content would outlive a power cut, empty.
+            with temporary.open('rb') as file:
+                os.fsync(file.fileno())
+    except SafetensorError as error:
+        raise ModelError(f'{path} could not be written ({error})') from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

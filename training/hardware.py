@@ -16,7 +16,10 @@ from clcp_ros.errors import ModelError
 
 @dataclass
 class HardwareConfig:
-    """Processes and what they compute on. Results do not depend on it, but for rounding.
+    """Processes and what they compute on; no part of what a run's results are taken to depend on.
+
+    Numbers of processes and machines do change rounding, and more than that where BatchNorm is
+    trained: it normalises with what one process sees, or all of them with `sync_batchnorm`.
 
     Attributes:
         accelerator: auto, cpu, gpu, or another name of Lightning's.

@@ -117,7 +117,9 @@ def _fit_monitor(folder: Path, spec: InputSpec) -> None:
         collect(segmenter, (Item(x, None, name, i, 'day') for i, x in enumerate(images[start::2])))
         for start, name in enumerate(('fit', 'held out'))
     )
-    facts = Facts(sha256_of(folder / 'model.onnx'))
+    facts = Facts(
+        sha256_of(folder / 'model.onnx'), preprocessing_sha256=bundle.preprocessing_sha256
+    )
     Knowledge(fit_novelty(fit, held_out).reference, facts=facts).save(folder / 'reference.npz')
 
 

@@ -25,6 +25,9 @@ REFERENCE = 'reference.npz'
 CARD = 'monitor_card.json'
 CARD_TEXT = 'monitor_card.md'
 
+_FROM_PIXELS = 'RGB, halved while twice as large, then bilinear, [0, 1], normalised by channel'
+"""What clcp_ros.preprocess does, in words: a change there is another preprocessing."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -87,6 +90,22 @@ class Bundle:
     def card_path(self) -> Path | None:
         """What the monitor was fitted on and how far it can be believed; None without a card."""
         return self.path / CARD if CARD in self.sha256 else None
+
+    @property
+    def preprocessing_sha256(self) -> str:
+        """Hash of how an image becomes the network's input, and of what its outputs are called."""
+        tiling = self.tiling
+        said = {
+            'from_pixels': _FROM_PIXELS,
+            'size': [self.input.height, self.input.width],
+            'mean': list(self.input.mean),
+            'std': list(self.input.std),
+            'tiling': None
+            if tiling is None
+            else [tiling.height, tiling.width, *tiling.tiling.window, *tiling.tiling.stride],
+            'classes': list(self.classes.names),
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
     def id(self) -> str:

@@ -153,7 +153,7 @@ class FramePipeline:
         self.cameras = tuple(cameras)
         self.segmenter = Segmenter(self.bundle, providers, threads, runtime)
         sha256 = self.bundle.sha256[self.bundle.model_path.name]
-        self.knowledge = Knowledge.load(self.bundle.reference_path, sha256)
+        self.knowledge = Knowledge.of_bundle(self.bundle)
         self.source = ShiftSource(
             self.bundle.id, sha256, self.knowledge.facts.supported_h / len(cameras)
         )
@@ -182,13 +182,22 @@ class FramePipeline:
         """Refuse settings of the monitor that do not fit the bundle.
 
         Raises:
-            BundleError: An expected class is none of the model's.
+            BundleError: An expected class is none of the model's, or none of them counts.
         """
         names = self.bundle.classes.names
         if unknown := [name for name in config.expected_classes if name not in names]:
             raise BundleError(
                 f'{unknown[0]!r} is expected, but the classes of {self.bundle.name} are '
                 f'{", ".join(names)}'
+            )
+        harm = self.knowledge.harm
+        if harm is None or not config.expected_classes:
+            return
+        counted = [name for name, counts in zip(names, harm.expected, strict=True) if counts]
+        if not set(counted) & set(config.expected_classes):
+            raise BundleError(
+                f'expected are only {", ".join(config.expected_classes)}, which no label of the '
+                f'source holds: no mIoU can be expected; name at least one of {", ".join(counted)}'
             )
 
     @property
@@ -197,16 +206,18 @@ class FramePipeline:
         return 0 if self.segmenter.takes_batches else 1
 
     def warm_up(self) -> float:
-        """Run the model on a gray frame: a self-test, and it allocates and optimises.
+        """Run model and monitor on a gray frame: a self-test, and it allocates and optimises.
 
         Returns:
-            Seconds that a second run took.
+            Seconds that a second run of the model took.
 
         Raises:
-            BundleError: The model fails, or gives NaN or infinity.
+            BundleError: The model fails, or gives NaN or infinity, or what the monitor knows does
+                not fit its outputs.
         """
         spec = self.bundle.frame
-        gray = self.segmenter.prepare(np.full((spec.height, spec.width, 3), 128, np.uint8))
+        image = np.full((spec.height, spec.width, 3), 128, np.uint8)
+        gray = self.segmenter.prepare(image)
         seconds = 0.0
         for _ in range(2):
             start = time.perf_counter()
@@ -222,6 +233,13 @@ class FramePipeline:
                     f'{self.bundle.model_path}: the model gives NaN or infinity for a gray image; '
                     'export it again'
                 )
+        try:
+            self.monitor.observe(Frame(image), prediction)
+        except (ValueError, IndexError, KeyError) as error:
+            raise BundleError(
+                f'{self.bundle.reference_path}: does not fit what the model gives ({error}); '
+                'export again'
+            ) from error
         return seconds
 
     def process(self, frame: Any, stamp_ns: int, camera: str | None = None) -> FrameResult:

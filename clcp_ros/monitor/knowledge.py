@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from clcp_ros.bundle import DESCRIPTION, Bundle
 from clcp_ros.errors import BundleError
 from clcp_ros.monitor.alignment import AlignmentReference
 from clcp_ros.monitor.arrays import part
@@ -40,6 +41,7 @@ _DAMAGED = (
     RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
 _Part = TypeVar('_Part', HarmReference, KindReference, AlignmentReference)
+_MAY_MISS = ('supported_h', 'static', 'preprocessing_sha256')  # of the facts
 _LEAST_H, _LEAST_C = 1.0, 2.0  # thresholds for a short interval do not sink into the noise
 
 
@@ -49,6 +51,8 @@ class Facts:
 
     Attributes:
         model_sha256: Hash of the model whose outputs all parts were fitted on.
+        preprocessing_sha256: `Bundle.preprocessing_sha256` of the same; empty where not known, in
+            a bundle of before.
         interval_h: Hours between two false alarms of one camera that the thresholds were solved
             for.
         supported_h: Hours between two false alarms that the calibration drives show with 95 %
@@ -76,6 +80,7 @@ class Facts:
     hours_from: str = ''
     site: str = ''
     static: np.ndarray | None = field(default=None, compare=False, repr=False)
+    preprocessing_sha256: str = ''
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields; what is not known is left out."""
@@ -94,7 +99,7 @@ class Facts:
         """
         values: dict[str, Any] = {}
         for known in fields(cls):
-            if known.name in ('supported_h', 'static') and known.name not in arrays:
+            if known.name in _MAY_MISS and known.name not in arrays:
                 continue
             value = np.asarray(arrays[known.name])
             if known.name == 'static':
@@ -243,6 +248,38 @@ class Knowledge:
             raise BundleError(
                 f'{path}: not what a monitor of this release knows ({error}); export again'
             ) from None
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Knowledge:
+        """Read a bundle's file and check that it belongs to the bundle.
+
+        Args:
+            bundle: Verified.
+
+        Raises:
+            BundleError: As of `load`; or it was fitted with another preprocessing or other
+                classes than the description states.
+        """
+        path = bundle.reference_path
+        knowledge = cls.load(path, bundle.sha256[bundle.model_path.name])
+        if knowledge.facts.preprocessing_sha256 not in ('', bundle.preprocessing_sha256):
+            raise BundleError(
+                f'{path}: fitted with another preprocessing or other class names than '
+                f'{DESCRIPTION} states; restore {DESCRIPTION} or export again'
+            )
+        harm, alignment, scene = knowledge.harm, knowledge.alignment, knowledge.novelty.scene
+        counts = {
+            'harm': None if harm is None else len(harm.expected),
+            'alignment': None if alignment is None else alignment.classes,
+            'novelty': None if scene is None else len(scene.weights),
+        }
+        for name, count in counts.items():
+            if count not in (None, len(bundle.classes)):
+                raise BundleError(
+                    f'{path}: {name} knows {count} classes, the model has '
+                    f'{len(bundle.classes)}; export again'
+                )
+        return knowledge
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +15,16 @@ import cv2
 import numpy as np
 import pytest
 
-from clcp_ros.bundle import load_bundle
+from clcp_ros.bundle import load_bundle, write_description
 from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError, ImageError
 from clcp_ros.image_codec import encode_jpeg, encode_png
 from clcp_ros.inference import Prediction
-from clcp_ros.monitor import Level, MonitorConfig
+from clcp_ros.monitor import STATISTICS, Knowledge, Level, MonitorConfig
+from clcp_ros.monitor.harm import FEATURES, HarmReference
 from clcp_ros.pipeline import FrameError, FramePipeline, FrameResult
+from training.monitoring.novelty import fit_novelty
+from training.monitoring.samples import Samples
 
 SECOND = 1_000_000_000
 
@@ -266,3 +271,91 @@ def test_missing_and_foreign_bundles_are_refused(tiny_bundle: Path, tmp_path: Pa
     (folder / 'reference.npz').unlink()
     with pytest.raises(BundleError, match='missing'):
         load_bundle(folder)
+
+
+def refitted(bundle: Path, folder: Path, change: Callable[[Knowledge], Knowledge]) -> Path:
+    """The bundle with what its monitor knows changed, all hashes right."""
+    shutil.copytree(bundle, folder)
+    old = load_bundle(bundle)
+    known = Knowledge.of_bundle(old)
+    facts = replace(known.facts, preprocessing_sha256=old.preprocessing_sha256)
+    change(replace(known, facts=facts)).save(folder / 'reference.npz')
+    write_description(
+        folder, name='changed', classes=old.classes, input_spec=old.input, provenance={}
+    )
+    return folder
+
+
+def harm_of(classes: int, counted: Sequence[int] = (0, 1)) -> HarmReference:
+    one = np.full(classes, 0.8)
+    features = np.ones(len(FEATURES))
+    return HarmReference(
+        temperature=np.array(1.0), class_iou=one, class_soft_iou=one, class_rate=one,
+        class_share=one / classes, class_confidence=one,
+        expected=np.isin(np.arange(classes), counted), presence=np.array([1.0, 0.0, 0.0, 0.0]),
+        lowest=-features, highest=features, coefficients=features / 10,
+        intercept=np.array(0.0), curve=np.array([[0.0, 0.0], [1.0, 1.0]]),
+        sizes=np.array([1.0, 20.0]), source=np.array([0.7, 0.7]), margins=np.full((2, 2), 0.1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('what', ['mean', 'std', 'names', 'tiling'])
+def test_a_description_of_another_preprocessing_is_refused(
+    tiny_bundle: Path, tmp_path: Path, what: str
+) -> None:
+    folder = refitted(tiny_bundle, tmp_path / 'b', lambda known: known)
+    FramePipeline(folder).warm_up()
+    description = json.loads((folder / 'bundle.json').read_text())
+    if what == 'names':
+        first, second, _ = description['classes']
+        first['name'], second['name'] = second['name'], first['name']
+    elif what == 'tiling':
+        description['tiling'] = {
+            'height': 48, 'width': 120, 'window': [48, 80], 'stride': [24, 40]
+        }  # fmt: skip
+    else:
+        description['input'][what] = [0.4, 0.5, 0.5]
+    (folder / 'bundle.json').write_text(json.dumps(description))
+    load_bundle(folder)
+    with pytest.raises(BundleError, match='another preprocessing or other class names'):
+        FramePipeline(folder)
+
+
+def test_a_reference_of_other_classes_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    fits = refitted(tiny_bundle, tmp_path / 'a', lambda k: replace(k, harm=harm_of(3)))
+    FramePipeline(fits).warm_up()
+    folder = refitted(tiny_bundle, tmp_path / 'b', lambda k: replace(k, harm=harm_of(4)))
+    with pytest.raises(BundleError, match='harm knows 4 classes, the model has 3'):
+        FramePipeline(folder)
+
+
+def test_the_self_test_refuses_a_reference_of_other_features(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    def shorter(known: Knowledge) -> Knowledge:
+        """Fitted on one early channel less than the model gives."""
+        rng = np.random.default_rng(0)
+        samples = [
+            Samples(
+                drive=np.array([f'{name}{i // 20}' for i in range(60)]),
+                stamp_ns=np.arange(60) * SECOND,
+                tag=np.full(60, 'clear'),
+                low=rng.normal(0, 1, (60, len(STATISTICS))),
+                early=rng.normal(0, 1, (60, 5)).astype(np.float32),
+                deep=rng.normal(0, 1, (60, 3)).astype(np.float32),
+                scene=np.full((60, 3), 1 / 3),
+            )
+            for name in ('fit', 'held out')
+        ]
+        return replace(known, novelty=fit_novelty(*samples).reference)
+
+    pipeline = FramePipeline(refitted(tiny_bundle, tmp_path / 'b', shorter))
+    with pytest.raises(BundleError, match='does not fit what the model gives'):
+        pipeline.warm_up()
+
+
+def test_expected_classes_must_hold_one_that_counts(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = refitted(tiny_bundle, tmp_path / 'b', lambda k: replace(k, harm=harm_of(3)))
+    FramePipeline(folder, monitor=MonitorConfig(expected_classes=('dark', 'bright')))
+    with pytest.raises(BundleError, match=r'no label of the source holds.*one of dark, middle'):
+        FramePipeline(folder, monitor=MonitorConfig(expected_classes=('bright',)))

@@ -140,6 +140,7 @@ def fit_knowledge(
         model_sha256=model_sha256, interval_h=run.interval_h, supported_h=run.supported_h,
         hours=run.hours, drives=run.drives, alarms=run.alarms, slope_h=run.slope_h,
         slope_c=run.slope_c, hours_from=run.hours_from, static=reader.static(domain.fit),
+        preprocessing_sha256=segmenter.bundle.preprocessing_sha256,
     )  # fmt: skip
     knowledge = Knowledge(
         novelty=novelty.reference,

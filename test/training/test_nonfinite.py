@@ -15,7 +15,8 @@ import torch
 from training.checkpoints import read_checkpoint
 from training.methods.base import Setup
 from training.methods.clcp_anchored import AnchoredConfig, ClcpAnchored
-from training.methods.config import ModelConfig
+from training.methods.config import ModelConfig, OptimizerConfig
+from training.nonfinite import DivergedError
 from training.pairs.contrastive import ViewConfig
 from training.pretrain import pretrain
 
@@ -105,3 +106,19 @@ def test_a_first_step_after_a_resume_that_is_skipped_changes_nothing(
     assert int(after['steps']) == 2
     assert [k for k, v in after.items() if not torch.equal(v, before[k])] == []
     assert [k for k, v in after.items() if not torch.equal(v, whole[k])] == []
+
+
+@pytest.mark.parametrize('method', ['clcp', 'clcp_anchored'])
+def test_an_encoder_that_gives_no_numbers_at_a_validation_has_diverged(
+    method: str, noise_pairs: Path, tmp_path: Path
+) -> None:
+    """Finite in training, where BatchNorm sees the batch, and infinite in evaluation."""
+    options = {**QUICK, 'method': method, 'validate_every': 1, 'checkpoint_every': 50}
+    options['clcp_anchored'] = AnchoredConfig(cls=0.0, nce=0.0)
+    if method == 'clcp':
+        del options['clcp_anchored']
+    with pytest.raises(DivergedError, match=r'not finite at step \d+; lower the learning rate'):
+        pretrain(
+            noise_pairs, tmp_path / 'run', max_steps=50, tolerance=50,
+            optimizer=OptimizerConfig(lr=1e12, warmup_steps=0), **options,
+        )  # fmt: skip

@@ -71,6 +71,8 @@ def load_method(folder: Path) -> Method:
     model = dataclasses.replace(
         model, image_weights=weights, image_pretrained=False, lidar_weights=None
     )
+    if getattr(options, 'weights', None) is not None:
+        options = dataclasses.replace(options, weights=None)
     method = entry.make(Setup(model, views=views, options=options))
     lidar, _ = read_weights(folder / LIDAR_ENCODER)
     prefix = f'lidar_encoder.{method.lidar_encoder.weights_prefix}'

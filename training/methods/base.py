@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +36,7 @@ from training.models.image_encoder import EncoderOutput, ImageEncoder, write_wei
 from training.models.lidar.base import LidarEncoder
 from training.models.minkunet_layouts import compare_states
 from training.models.unused import freeze_unused
-from training.nonfinite import step_counts
+from training.nonfinite import DivergedError, step_counts
 from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
@@ -107,7 +108,7 @@ class Method(L.LightningModule):
             self.lidar_encoder.requires_grad_(False)
         # Convolutions keep to the layout of their weights: it is 1.6 times as fast on a CPU.
         self.to(memory_format=torch.channels_last)
-        self._validation: list[tuple[Tensor, Tensor]] = []
+        self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def make_image_encoder(self) -> ImageEncoder:
         """Make the image encoder; may be overridden."""
@@ -279,41 +280,62 @@ class Method(L.LightningModule):
         """Embed validation pairs."""
         embedded = self.embed(batch)
         if embedded.image is not None:
-            self._validation.append(
-                (embedded.image.float(), cast('Tensor', embedded.lidar).float())
-            )
+            image, lidar = embedded.image.float(), cast('Tensor', embedded.lidar).float()
+            seen = embedded.visible
+            if seen is None:
+                seen = torch.ones(len(image), dtype=torch.bool, device=image.device)
+            self._validation.append((image, lidar, seen))
 
     def on_validation_epoch_end(self) -> None:
-        """Loss, retrieval and what is watched, over the whole validation set at once."""
+        """Loss, retrieval and what is watched, over the whole validation set at once.
+
+        Raises:
+            DivergedError: The encoders give values that are not finite.
+        """
         pairs: tuple[Tensor, Tensor] | None = None
         if self._validation:
-            image, lidar = (torch.cat(x) for x in zip(*self._validation, strict=True))
-            self._validation.clear()
-            if world_size() > 1:
-                # Rank r has every world_size-th pair, the last of some ranks being a repetition.
-                shape = (world_size(), -1, image.shape[1])
-                image, lidar = (
-                    gather_rows(x).view(shape).transpose(0, 1).flatten(0, 1)
-                    for x in (image, lidar)
-                )
-            # The loader knows how many there are without the repetitions.
-            count = getattr(self.trainer.datamodule, 'validation_pairs', len(image))  # type: ignore[attr-defined]
-            pairs = image[:count], lidar[:count]
-            self.validated(*pairs)
+            pairs = self._validation_pairs()
+            if not all(bool(torch.isfinite(x).all()) for x in pairs):
+                raise self._diverged('embeddings of validation pairs')
+            self.log('val_pairs', float(len(pairs[0])))
+            if len(pairs[0]) > 1:
+                self.validated(*pairs)
         if self.watch is not None:
             values = self.watch.measure(self, pairs)
+            if math.isnan(values.get('patch_rank', 0.0)):
+                raise self._diverged('patch tokens of validation images')
             self.log_dict({f'val_{k}': v for k, v in values.items()})
+
+    def _validation_pairs(self) -> tuple[Tensor, Tensor]:
+        """The embeddings of all ranks, in order, without pairs that have no point in sight."""
+        image, lidar, seen = (torch.cat(x) for x in zip(*self._validation, strict=True))
+        self._validation.clear()
+        if world_size() > 1:
+            # Rank r has every world_size-th pair, the last of some ranks being a repetition.
+            image, lidar, seen = (
+                gather_rows(x).unflatten(0, (world_size(), -1)).transpose(0, 1).flatten(0, 1)
+                for x in (image, lidar, seen)
+            )
+        # The loader knows how many there are without the repetitions.
+        count = getattr(self.trainer.datamodule, 'validation_pairs', len(image))  # type: ignore[attr-defined]
+        seen = seen[:count]
+        return image[:count][seen], lidar[:count][seen]
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f'{what} are not finite at step {self.trainer.global_step}; lower the learning rate, '
+            'or train in float32 (precision 32-true)'
+        )
 
     def validated(self, image: Tensor, lidar: Tensor) -> None:
         """Log what the embeddings of the validation set are worth; may be overridden.
 
         Args:
-            image: (N, D).
+            image: (N, D), at least two pairs.
             lidar: (N, D).
         """
         self.log('val_loss', self._contrast(image, lidar), prog_bar=True)
         self.log_dict({f'val_{k}': v for k, v in retrieval(image, lidar).items()})
-        self.log('val_pairs', float(len(image)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their learning rates and decay; may be overridden.

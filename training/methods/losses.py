@@ -65,4 +65,6 @@ def retrieval(image: Tensor, lidar: Tensor) -> dict[str, float]:
         for k in (1, 5, 10):
             result[f'{way}r{k}'] = float((rank <= k).float().mean())
         result[f'{way}rank'] = float(rank.float().median())
-    return result
+    # Nothing is as large as NaN: all would come first.
+    finite = bool(torch.isfinite(similarity).all())
+    return result if finite else dict.fromkeys(result, math.nan)

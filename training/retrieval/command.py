@@ -109,18 +109,20 @@ def retrieval(
     else:
         found = embed_pairs(run, pair_set, rows, batch_size)
         found.save(folder / 'embeddings.npz')
+    seen = _seen(pair_set, found)
+    found = found.of(keys[seen])
     about = {
-        'protocol': protocol, 'pairs': str(pairs), 'count': len(rows), 'split': split,
+        'protocol': protocol, 'pairs': str(pairs), 'count': len(found.keys), 'split': split,
         'sequence': sequence, 'model': str(embeddings or run), 'commit': git_commit(),
     }  # fmt: skip
     if positions is not None:
-        recall = lip_loc_recall(found.image, found.lidar, positions, radius_m)
+        recall = lip_loc_recall(found.image, found.lidar, positions[seen], radius_m)
         result = {**about, 'radius_m': radius_m, 'recall_at_1': recall}
         text = _published_text(result)
     else:
         assert places is not None
         assert exclude_s is not None
-        figures = _strict(found, places, exclude_s, cross_sequence)
+        figures = _strict(found, places.of(seen), exclude_s, cross_sequence)
         result = {
             **about, 'exclude_s': exclude_s, 'cross_sequence': cross_sequence,
             **{d: [dataclasses.asdict(r) for r in results] for d, results in figures.items()},
@@ -139,6 +141,16 @@ def _with_pose(pairs: PairSet, rows: np.ndarray) -> tuple[np.ndarray, Poses]:
     if not known.all():
         print(f'{(~known).sum()} of {len(rows)} pairs have no pose and are left out')
     return rows[known], poses.of(known)
+
+
+def _seen(pairs: PairSet, found: Embeddings) -> np.ndarray:
+    """Positions of the pairs with both embeddings; a scan without points has none."""
+    known = found.known
+    if not known.all():
+        print(f'{(~known).sum()} of {len(known)} pairs have no point in sight and are left out')
+    if known.sum() < 2:
+        raise PairSetError(f'{pairs.folder}: {known.sum()} pairs have a point in sight; need two')
+    return np.flatnonzero(known)
 
 
 def _enough(pairs: PairSet, chosen: int, posed: int) -> None:

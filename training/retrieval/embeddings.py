@@ -28,7 +28,7 @@ class Embeddings:
     Attributes:
         keys: (N,) of the pairs.
         image: (N, D) float32.
-        lidar: (N, D) float32.
+        lidar: (N, D) float32; zeros for a scan without a point in sight, which is no place.
     """
 
     keys: np.ndarray
@@ -67,6 +67,14 @@ class Embeddings:
             ) from None
         if not len(found.keys) == len(found.image) == len(found.lidar):
             raise ModelError(f'{path}: keys, image and lidar have different lengths')
+        if not found.image.ndim == found.lidar.ndim == 2:
+            raise ModelError(f'{path}: image and lidar must have the shape (N, D)')
+        return found
+
+    @property
+    def known(self) -> np.ndarray:
+        """(N,) bool: which pairs have both embeddings."""
+        found: np.ndarray = self.image.any(axis=1) & self.lidar.any(axis=1)
         return found
 
     def of(self, keys: np.ndarray) -> Embeddings:
@@ -118,7 +126,11 @@ def embed_pairs(run: Path, pairs: PairSet, rows: np.ndarray, batch_size: int = 3
             embedded = method.embed(move_data_to_device(batch, device))
             if embedded.image is None:
                 raise ModelError(f'{run}: this method has no joint embedding to search in')
+            scans = cast('Tensor', embedded.lidar).float()
+            if embedded.visible is not None:
+                # Not every method embeds an empty scan as zeros by itself.
+                scans = scans.where(embedded.visible[:, None], 0.0)
             image.append(embedded.image.float().cpu().numpy())
-            lidar.append(cast('Tensor', embedded.lidar).float().cpu().numpy())
+            lidar.append(scans.cpu().numpy())
     keys = np.asarray(pairs.column('key'))[rows].astype(str)
     return Embeddings(keys, np.concatenate(image), np.concatenate(lidar))

@@ -45,6 +45,14 @@ class Places:
         if not np.isfinite(self.positions).all():
             raise PairSetError('places need finite positions')
 
+    def of(self, rows: np.ndarray) -> Places:
+        """Some of the places.
+
+        Args:
+            rows: (M,) positions.
+        """
+        return Places(self.positions[rows], self.stamps_ns[rows], self.sequences[rows])
+
 
 @dataclass(frozen=True)
 class StrictRecall:

@@ -71,16 +71,18 @@ class KnnProbe:
             device: Where it computes.
 
         Returns:
-            In [0, 1]; NaN where nothing is labelled.
+            In [0, 1]; NaN where nothing is labelled or features are not finite.
         """
         keys, values = self._features(self._bank, grid_of, device)
         chosen = torch.randperm(len(keys), generator=torch.Generator().manual_seed(0))[:BANK]
         keys, values = keys[chosen.to(device)], values[chosen.to(device)]
         matrix = ConfusionMatrix(len(self.classes))
-        if not len(keys):
+        if not len(keys) or not bool(torch.isfinite(keys).all()):
             return float('nan')
         for query in self._queries:
             features, truth = self._features([query], grid_of, device)
+            if not bool(torch.isfinite(features).all()):
+                return float('nan')
             near = (features @ keys.T).topk(min(NEIGHBOURS, len(keys)), dim=1)
             votes = torch.zeros(len(features), len(self.classes), device=device)
             weights = ((near.values - 1) / TEMPERATURE).exp()

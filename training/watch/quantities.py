@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,10 +47,13 @@ def effective_rank(x: Tensor) -> float:
         x: (N, D).
 
     Returns:
-        Between 1 (all on a line) and min(N - 1, D); 0 where all rows are the same.
+        Between 1 (all on a line) and min(N - 1, D); 0 where all rows are the same; NaN where one
+        is not finite.
     """
     x = x.double() - x.double().mean(0)
     small = x.T @ x if x.shape[1] <= len(x) else x @ x.T
+    if not bool(torch.isfinite(small).all()):
+        return math.nan
     values = torch.linalg.eigvalsh(small).clamp(min=0)
     total = values.sum()
     if total <= 1e-12:
@@ -65,12 +70,12 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
         y: (N, D2); row i belongs to row i of `x`.
 
     Returns:
-        Between 0 and 1.
+        Between 0 and 1; NaN where a value is not finite.
     """
     x, y = (a.double() - a.double().mean(0) for a in (x, y))
     between = (x.T @ y).square().sum()
     within = (x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt()
-    return float(between / within) if within > 0 else 0.0
+    return float(between / within) if within != 0 else 0.0
 
 
 def patch_cosines(x: Tensor, y: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from training.methods.lip_loc import LipLoc, LipLocConfig, soft_target_loss
 from training.models.image_encoder import ImageEncoder
 from training.models.lidar import create_lidar_encoder
 from training.models.lidar.base import LidarOptions
+from training.models.lip_loc_names import IMAGENET
 from training.pairs.contrastive import ViewConfig
 from training.pretrain import pretrain
 
@@ -229,6 +230,20 @@ def test_a_finished_run_is_read_again(shared: bool, tmp_path: Path) -> None:
         torch.testing.assert_close(
             alone.eval()(batch['lidar']).pooled, method.lidar_encoder(batch['lidar']).pooled
         )
+
+
+def test_a_finished_run_is_read_again_without_the_weights_that_it_began_with(
+    tmp_path: Path,
+) -> None:
+    method = make(empty=0).eval()
+    method.options.weights = str(tmp_path / 'moved.pth')
+    assert method.image_encoder.mean != IMAGENET[0]
+    method.image_encoder.mean, method.image_encoder.std = IMAGENET
+    method.save(tmp_path, 'lip_loc', {})
+    again = load_method(tmp_path)
+    assert again.image_encoder.mean == IMAGENET[0]
+    for key, value in method.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
 
 
 def test_empty_pixels_are_as_asked() -> None:

@@ -45,3 +45,11 @@ def test_retrieval_by_hand() -> None:
     assert result['r1'] == pytest.approx(4 / 6)
     assert result['rank'] == 1
     assert retrieval(image, image)['r1'] == 1
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_embeddings_that_are_not_finite_find_nothing(value: float) -> None:
+    image = F.normalize(torch.randn(6, 4), dim=1)
+    lidar = torch.full((6, 4), value)
+    assert all(math.isnan(v) for v in retrieval(image, lidar).values())
+    assert all(math.isnan(v) for v in retrieval(lidar, image).values())

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -108,6 +109,36 @@ def test_what_cannot_be_measured_is_refused_before_the_work(run: Path, tmp_path:
         retrieval(tmp_path / 'nothing', two)
 
 
+def test_scans_without_a_point_are_no_places(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They neither find nor are found, from a run and from its file."""
+    blind = {2, 9, 35}
+    writer = PairSetWriter(tmp_path / 'pairs')
+    writer.write_sequence(
+        'laps',
+        [
+            dataclasses.replace(_pair(i), points=_pair(i).points * [-1, 1, 1, 1])
+            if i in blind
+            else _pair(i)
+            for i in range(COUNT)
+        ],
+    )
+    writer.finish(['laps'], {}, 0.2)
+    result = retrieval(run, tmp_path / 'pairs', out=tmp_path / 'out')
+    assert result['count'] == COUNT - 3
+    assert '3 of 40 pairs have no point in sight' in capsys.readouterr().out
+    near = next(r for r in result['image_to_lidar'] if r['radius_m'] == 1.0)
+    assert near['queries'] == COUNT - 6  # the other passes of those places have no answer
+    found = Embeddings.load(tmp_path / 'out' / 'embeddings.npz')
+    assert np.flatnonzero(~found.known).tolist() == sorted(blind)
+    again = retrieval(
+        pairs=tmp_path / 'pairs', embeddings=tmp_path / 'out' / 'embeddings.npz',
+        protocol='lip-loc',
+    )  # fmt: skip
+    assert again['count'] == COUNT - 3
+
+
 def test_damaged_embeddings_are_refused(pairs: Path, tmp_path: Path) -> None:
     file = tmp_path / 'e.npz'
     file.write_bytes(b'no zip')
@@ -115,6 +146,9 @@ def test_damaged_embeddings_are_refused(pairs: Path, tmp_path: Path) -> None:
         retrieval(pairs=pairs, embeddings=file)
     np.savez(file, keys=np.array(['laps/000000']), image=np.zeros((1, 2)), lidar=np.zeros((1, 2)))
     with pytest.raises(ModelError, match='39 pairs have no embedding'):
+        retrieval(pairs=pairs, embeddings=file)
+    np.savez(file, keys=np.array(['laps/000000']), image=np.zeros(1), lidar=np.zeros(1))
+    with pytest.raises(ModelError, match='the shape'):
         retrieval(pairs=pairs, embeddings=file)
     np.savez(file, keys=np.array([{}], object), image=np.zeros((1, 2)), lidar=np.zeros((1, 2)))
     with pytest.raises(ModelError, match='no embeddings'):

@@ -36,6 +36,7 @@ def test_colours_find_their_classes_and_noise_does_not(toy_cityscapes: Path) -> 
     blind = probe.miou(lambda x: torch.randn(len(x), 8, rows, columns), cpu)
     assert seen > blind + 0.2
     assert probe.miou(lambda x: encoder.eval()(x).grid, cpu) > blind
+    assert np.isnan(probe.miou(lambda x: torch.full((len(x), 8, rows, columns), np.nan), cpu))
 
 
 def test_a_folder_without_labels_is_one_line(tmp_path: Path) -> None:

@@ -62,3 +62,13 @@ def test_cosines_between_encoders_and_between_patches() -> None:
     assert patch_similarity(torch.ones(2, 5, 3)) == pytest.approx(1)
     many = F.normalize(torch.tensor([[[1.0, 0], [1, 1], [0, 1]]]), dim=2)
     assert patch_similarity(many) == pytest.approx(2 * math.sqrt(0.5) / 3)
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+@pytest.mark.parametrize('shape', [(20, 4), (4, 20)])
+def test_what_is_not_finite_has_no_quantity(value: float, shape: tuple[int, int]) -> None:
+    x = torch.randn(shape)
+    x[1, 2] = value
+    y = torch.randn(shape)
+    for quantity in (effective_rank(x), uniformity(x), alignment(x, y), linear_cka(x, y)):
+        assert math.isnan(quantity)

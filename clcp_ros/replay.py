@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -17,7 +18,7 @@ import numpy as np
 
 from clcp_ros.bundle import Bundle
 from clcp_ros.errors import ClcpError, RecordingError
-from clcp_ros.monitor import Level
+from clcp_ros.monitor import Level, MonitorConfig
 from clcp_ros.node_diagnostics import Status, shift_status
 from clcp_ros.pipeline import FramePipeline, FrameResult, Prepared
 from clcp_ros.read_ahead import read_ahead
@@ -65,6 +66,7 @@ __all__ = [
     'Versus',
     'VersusRecord',
     'callback_output',
+    'changed_settings',
     'confusion_matrix',
     'finish',
     'mean_iou',
@@ -72,9 +74,6 @@ __all__ = [
     'replay_direct',
     'status_prefixes',
 ]
-
-SEEN = 'its stamp was seen before'
-"""Why a frame cannot be used: results are found again by camera and stamp."""
 
 _DIAGNOSTICS_NS = 1_000_000_000
 
@@ -120,6 +119,7 @@ def replay_direct(
     track: Track | None = None,
     threads: int = 0,
     points: str | None = None,
+    monitor: MonitorConfig | None = None,
 ) -> ReplayResult:
     """Segment and judge every image of a bag, as fast as the model.
 
@@ -140,13 +140,14 @@ def replay_direct(
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
         points: Topic of the lidar's scans, for bundles that were fitted with a lidar; default: the
             likeliest.
+        monitor: Settings of the monitor, of both bundles; default: the node's defaults.
 
     Returns:
         Records and sums; images and masks go to the output only.
 
     Raises:
         RecordingError: The bag cannot be read or no image in it could be used.
-        BundleError: A bundle cannot be used.
+        BundleError: A bundle cannot be used, or not with these settings.
     """
     start = time.perf_counter()
     output = output or callback_output(on_frame)
@@ -154,7 +155,7 @@ def replay_direct(
         source = stack.enter_context(ReplayBag.of(bag, image_topic, cameras))
         names = [camera.name for camera in source.cameras]
         pipelines = [
-            FramePipeline(path, cameras=names, threads=threads)
+            FramePipeline(path, cameras=names, monitor=monitor, threads=threads)
             for path in (bundle, versus)
             if path is not None
         ]
@@ -193,6 +194,24 @@ def replay_direct(
     return result
 
 
+def changed_settings(config: MonitorConfig) -> dict[str, str]:
+    """Settings of the monitor that are not the defaults, as text.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        JSON by name: also what YAML, and so ROS, reads, with every bit of the numbers.
+    """
+    usual = dataclasses.asdict(MonitorConfig())
+    # ROS takes no whole number for a double.
+    values = {
+        name: float(value) if isinstance(usual[name], float) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+    return {name: json.dumps(value) for name, value in values.items() if value != usual[name]}
+
+
 def new_versus(first: Bundle, second: Bundle, provider: str) -> Versus:
     """An empty comparison of two bundles."""
     missing = tuple(n for n in second.classes.names if n not in first.classes.names)
@@ -216,17 +235,11 @@ def _prepare(
     source: ReplayBag, others: Iterable[str] | None, pipelines: Sequence[FramePipeline]
 ) -> Iterator[_Ready]:
     """Read and decode; a frame that cannot be comes with the reason."""
-    seen: set[tuple[str, int]] = set()
     for part in source.parts(others):
         frame = part.frame
         if frame is None:
             yield part, ''
             continue
-        # Neither the model nor the monitor may see a stamp twice.
-        if (frame.camera, frame.stamp_ns) in seen:
-            yield part, SEEN
-            continue
-        seen.add((frame.camera, frame.stamp_ns))
         try:
             message = frame.usable
             yield (

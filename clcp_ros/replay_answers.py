@@ -18,7 +18,7 @@ from clcp_ros.bag_file import header_stamp
 from clcp_ros.monitor import Level
 from clcp_ros.monitor.state import STANDING_NUMBERS, TEXTS
 from clcp_ros.node_diagnostics import Status
-from clcp_ros.replay_bag import BagFrame, Camera, Spool
+from clcp_ros.replay_bag import BagFrame, Camera, FrameKey, Spool
 from clcp_ros.replay_records import SCORES, LiveFigures, Outcome, Output
 from clcp_ros.ros_messages import stamp_to_ns
 
@@ -37,13 +37,14 @@ class Answers:
     def __init__(self, cameras: tuple[Camera, ...]) -> None:
         self._cameras = cameras
         self._spool = Spool()
-        self._verdicts: dict[tuple[str, int], tuple[Status, dict[str, float]]] = {}
+        self._verdicts: dict[FrameKey, tuple[Status, dict[str, float]]] = {}
         self._last: dict[str, tuple[Status, dict[str, float]]] = {}
         self._times: list[int] = []
         self._given = 0
-        self._latency_s: dict[tuple[str, int], float] = {}
-        self.sent_at: dict[tuple[str, int], float] = {}
-        """When each image was sent, by camera and stamp."""
+        self._latency_s: dict[FrameKey, float] = {}
+        self._sent_at: dict[FrameKey, float] = {}
+        self._sent: dict[str, list[FrameKey]] = {}
+        self._reached: dict[tuple[str, str], int] = {}
         self.parts: dict[str, dict[str, str]] = {}
         """The newest values of each part of the node's diagnostics."""
         self.exit_code = 0
@@ -54,11 +55,31 @@ class Answers:
     def __exit__(self, *_: object) -> None:
         self._spool.close()
 
+    def sent(self, frame: BagFrame) -> None:
+        """Note that an image was sent just now."""
+        self._sent_at[frame.key] = time.perf_counter()
+        self._sent.setdefault(frame.camera, []).append(frame.key)
+
+    def _answered(self, what: str, camera: str, stamp_ns: int) -> FrameKey | None:
+        """The image that an answer belongs to; None where no such image was sent.
+
+        A looped recording holds every stamp several times. The node answers a camera's images in
+        their order, so the answer is to the first one after that of the answer before.
+        """
+        sent, reached = self._sent.get(camera, []), self._reached.get((what, camera), 0)
+        for place in range(reached, len(sent)):
+            if sent[place][1] == stamp_ns:
+                self._reached[what, camera] = place + 1
+                return sent[place]
+        return None
+
     def take_image(self, what: str, camera: str, raw: bytes) -> None:
         """Keep a mask or a confidence."""
-        key = (camera, header_stamp(raw, True))
-        if what == 'mask' and key in self.sent_at:
-            self._latency_s[key] = time.perf_counter() - self.sent_at[key]
+        key = self._answered(what, camera, header_stamp(raw, True))
+        if key is None:
+            return
+        if what == 'mask':
+            self._latency_s[key] = time.perf_counter() - self._sent_at[key]
         self._spool.put((what, *key), zlib.compress(raw, 1))
 
     def take_verdict(self, camera: str, message: Any) -> None:
@@ -67,7 +88,9 @@ class Answers:
         values = {entry.key: entry.value for entry in status.values}
         found = Status('shift', Level[values['level']], status.message, values, status.hardware_id)
         scores = {name: float(values[name]) for name in SCORES if name in values}
-        self._verdicts[camera, stamp_to_ns(message.header.stamp)] = (found, scores)
+        key = self._answered('shift', camera, stamp_to_ns(message.header.stamp))
+        if key is not None:
+            self._verdicts[key] = (found, scores)
 
     def take_diagnostics(self, raw: bytes, time_ns: int) -> None:
         """Keep a message of /diagnostics; `time_ns` is the bag's time at its arrival."""
@@ -85,13 +108,13 @@ class Answers:
             return False
         return int(values['received']) <= sum(int(values[name]) for name in _ANSWERED)
 
-    def has(self, camera: str, stamp_ns: int) -> bool:
+    def has(self, key: FrameKey) -> bool:
         """Whether the image's mask has come back."""
-        return ('mask', camera, stamp_ns) in self._spool
+        return ('mask', *key) in self._spool
 
     def outcome(self, frame: BagFrame) -> Outcome | None:
         """What was made of a frame; None without a mask. To be asked in the bag's order."""
-        key = (frame.camera, frame.stamp_ns)
+        key = frame.key
         mask = self._pixels('mask', key)
         # The monitor tells its verdict a few times a second: in between the last one stands.
         verdict = self._verdicts.get(key)
@@ -114,7 +137,7 @@ class Answers:
             seconds,
         )
 
-    def _pixels(self, what: str, key: tuple[str, int]) -> np.ndarray | None:
+    def _pixels(self, what: str, key: FrameKey) -> np.ndarray | None:
         data = self._spool.get((what, *key))
         if data is None:
             return None
@@ -156,8 +179,8 @@ class Answers:
                         counts[name] = counts.get(name, 0) + int(values[name])
         by_camera = {}
         for camera in self._cameras:
-            keys = [key for key in self.sent_at if key[0] == camera.name]
-            by_camera[camera.name] = (len(keys), sum(self.has(*key) for key in keys))
+            keys = self._sent.get(camera.name, [])
+            by_camera[camera.name] = (len(keys), sum(map(self.has, keys)))
         return LiveFigures(
             sum(sent for sent, _ in by_camera.values()),
             sum(received for _, received in by_camera.values()),

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import dataclasses
 import posixpath
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +43,9 @@ LABEL_INFO_NAME = 'labels/label_info'
 """Name, beside an image topic, of the labels' class names (vision_msgs/LabelInfo)."""
 
 LABEL_INFO_TYPE = 'vision_msgs/msg/LabelInfo'
+
+FrameKey = tuple[str, int, int]
+"""A frame of a bag: camera, stamp, and how often the camera's stamp came before."""
 
 _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*\Z')
 _PART_BYTES = 16 << 20
@@ -80,6 +85,8 @@ class BagFrame:
         condition: The simulated condition in force; empty where the bag names none.
         problem: Why there is no message.
         stamped: Whether the header has a stamp.
+        repeat: How many images of this camera with this stamp came before it: a recording of a bag
+            that was played in a loop holds every stamp several times.
     """
 
     camera: str
@@ -90,6 +97,12 @@ class BagFrame:
     condition: str
     problem: str = ''
     stamped: bool = True
+    repeat: int = 0
+
+    @property
+    def key(self) -> FrameKey:
+        """What results are found again by."""
+        return self.camera, self.stamp_ns, self.repeat
 
     @property
     def usable(self) -> Any:
@@ -338,11 +351,15 @@ class ReplayBag:
         wanted = set(self.topics if others is None else others) | set(cameras)
         waiting: list[tuple[str, int, bytes]] = []
         size = 0
+        repeats: Counter[tuple[str, int]] = Counter()
         # Opened anew: sqlite3 wants to be read by the thread that opened it.
         with open_bag(self.path) as bag:
             for topic, time_ns, raw in bag.raw_messages(sorted(wanted)):
                 if topic in cameras:
                     frame = self._frame(bag, cameras[topic], topic, time_ns, bytes(raw))
+                    same = frame.camera, frame.stamp_ns
+                    frame = dataclasses.replace(frame, repeat=repeats[same])
+                    repeats[same] += 1
                     yield Part(waiting, frame)
                     waiting, size = [], 0
                     continue

@@ -93,6 +93,25 @@ class BagLabels:
             spool.close()
 
 
+class _Times:
+    """Seconds since a replay's first frame."""
+
+    def __init__(self) -> None:
+        self._first: BagFrame | None = None
+        self._shift_ns: dict[str, int] = {}
+        self._last_ns: dict[str, int] = {}
+
+    def seconds(self, frame: BagFrame) -> float:
+        """Of a frame; to be asked once, in the bag's order."""
+        self._first = self._first or frame
+        camera, elapsed_ns = frame.camera, frame.stamp_ns - self._first.stamp_ns
+        if frame.stamp_ns < self._last_ns.get(camera, frame.stamp_ns):
+            # The stamps begin anew, which the clock of the recording does not.
+            self._shift_ns[camera] = frame.time_ns - self._first.time_ns - elapsed_ns
+        self._last_ns[camera] = frame.stamp_ns
+        return (elapsed_ns + self._shift_ns.get(camera, 0)) * 1e-9
+
+
 class Evaluation:
     """Makes records of frames and their outcomes, with mIoU where there are labels.
 
@@ -113,7 +132,7 @@ class Evaluation:
             self._own = BagLabels(bag, result.notes, result.bundle.classes)
             labels = self._own if self._own else None
         self._labels = labels
-        self._start_ns: int | None = None
+        self._times = _Times()
         # training/frames_to_bag.py writes conditions of real images to the same topic.
         result.simulated = any(
             topic.startswith('/simulation/') and topic != CONDITION_TOPIC for topic in bag.topics
@@ -141,8 +160,6 @@ class Evaluation:
 
     def add(self, frame: BagFrame, outcome: Outcome, versus: Outcome | None = None) -> FrameRecord:
         """Take in what was made of a frame."""
-        if self._start_ns is None:
-            self._start_ns = frame.stamp_ns
         result = self._result
         if not frame.stamped and UNSTAMPED not in result.notes:
             result.notes.append(UNSTAMPED)
@@ -155,7 +172,7 @@ class Evaluation:
         said |= {name: outcome.texts.get(name, '') for name in TEXTS}
         record = FrameRecord(
             frame.stamp_ns,
-            (frame.stamp_ns - self._start_ns) * 1e-9,
+            self._times.seconds(frame),
             outcome.status.level,
             outcome.status.message,
             **said,
@@ -164,6 +181,7 @@ class Evaluation:
             miou=self._score(frame, outcome.mask, classes, result.confusion),
             camera=frame.camera,
             time_ns=frame.time_ns,
+            repeat=frame.repeat,
             monitored=outcome.monitored,
             confidence=math.nan if confidence is None else float(confidence.mean()) / 255,
             shares=tuple(class_shares(outcome.mask, len(classes)).tolist()),

@@ -23,8 +23,8 @@ from typing import Any
 from clcp_ros.bundle import load_bundle
 from clcp_ros.environment import environment
 from clcp_ros.errors import ClcpError, ImageError
+from clcp_ros.monitor import MonitorConfig
 from clcp_ros.replay import (
-    SEEN,
     BagFrame,
     Evaluation,
     LabelSource,
@@ -34,10 +34,12 @@ from clcp_ros.replay import (
     ReplayResult,
     Track,
     callback_output,
+    changed_settings,
     finish,
     new_versus,
     status_prefixes,
 )
+from clcp_ros.replay_bag import FrameKey
 from clcp_ros.replay_lidar import lidar_topic, mounting, rectified
 from clcp_ros.transport import ROS_HINT
 
@@ -77,6 +79,7 @@ def replay_live(
     threads: int = 0,
     domain_id: int | None = None,
     points: str | None = None,
+    monitor: MonitorConfig | None = None,
 ) -> ReplayResult:
     """Play a bag to the segment node and collect what it answers.
 
@@ -95,6 +98,7 @@ def replay_live(
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
         domain_id: ROS domain of the two processes; default: one made from this process' id.
         points: As of `replay_direct`; of ROS 2 bags only.
+        monitor: As of `replay_direct`; given to the node as its parameters.
 
     Returns:
         As `replay_direct`, with `live` set. The monitor of the node saw only the frames that were
@@ -121,7 +125,9 @@ def replay_live(
             if path is not None:
                 answers.append(stack.enter_context(Answers(source.cameras)))
                 topic = lidar_topic(source, load_bundle(path), points)
-                run = _Run(source, path, threads, domain, topic if source.is_ros2 else None)
+                points_topic = topic if source.is_ros2 else None
+                settings = monitor or MonitorConfig()
+                run = _Run(source, path, threads, domain, points_topic, settings)
                 _play(run, answers[-1], rate, track)
         result.live = answers[0].figures()
         result.provider = result.live.provider
@@ -144,6 +150,7 @@ class _Run:
     threads: int
     domain: int
     points: str | None
+    monitor: MonitorConfig
 
 
 def _play(run: _Run, answers: Answers, rate: float, track: Track | None) -> None:
@@ -170,7 +177,6 @@ def _gather(
     others: Iterable[str] | None,
 ) -> None:
     """Go through the bag again, with what the node answered."""
-    seen: set[tuple[str, int]] = set()
     first = answers[0]
     for part in source.parts(others):
         if part.others:
@@ -179,11 +185,8 @@ def _gather(
         if frame is None:
             continue
         first.hand_over_diagnostics(frame.time_ns, output)
-        key = (frame.camera, frame.stamp_ns)
         found = [one.outcome(frame) for one in answers]
-        if key in seen:
-            evaluation.reject(frame, SEEN)
-        elif found[0] is not None:
+        if found[0] is not None:
             evaluation.add(frame, found[0], found[1] if len(found) > 1 else None)
         else:
             try:
@@ -192,7 +195,6 @@ def _gather(
                 evaluation.reject(frame, str(error))
             else:
                 evaluation.skip(frame)
-        seen.add(key)
     first.hand_over_diagnostics(None, output)
 
 
@@ -214,6 +216,7 @@ class _NodeProcess:
                 '-p', 'use_sim_time:=true',
                 '-p', f'diagnostics.period_s:={_HEARTBEAT_S}',
                 *(['-p', f'cameras:=[{", ".join(names)}]'] if len(names) > 1 else []),
+                *self._monitor_arguments(run),
                 *self._lidar_arguments(run),
             ],
             stdout=self._log,
@@ -225,6 +228,11 @@ class _NodeProcess:
                 ),
             },
         )  # fmt: skip
+
+    @staticmethod
+    def _monitor_arguments(run: _Run) -> list[str]:
+        settings = changed_settings(run.monitor)
+        return [part for n, v in settings.items() for part in ('-p', f'shift.{n}:={v}')]
 
     @staticmethod
     def _lidar_arguments(run: _Run) -> list[str]:
@@ -354,7 +362,7 @@ class _Peer:
 
     def play(self, process: _NodeProcess, rate: float, track: Track | None) -> None:
         """Send every image when its time has come, then wait for the last answers."""
-        sent: dict[str, int] = {}
+        last: dict[str, FrameKey] = {}
 
         def wait(seconds: float) -> None:
             process.check()
@@ -362,14 +370,14 @@ class _Peer:
 
         def on_sent(frame: BagFrame) -> None:
             self._now_ns = frame.time_ns
-            self._answers.sent_at[frame.camera, frame.stamp_ns] = time.perf_counter()
-            sent[frame.camera] = frame.stamp_ns
+            self._answers.sent(frame)
+            last[frame.camera] = frame.key
 
         tick = self._player.play(rate, wait, track=track, on_sent=on_sent)
         self._last_news = time.perf_counter()
         # Older ones may have been dropped.
         while (
-            not all(self._answers.has(*last) for last in sent.items())
+            not all(map(self._answers.has, last.values()))
             and time.perf_counter() - self._last_news < _QUIET_S
         ):
             tick()

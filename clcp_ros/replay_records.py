@@ -17,7 +17,7 @@ from clcp_ros.inference import resize
 from clcp_ros.monitor import Level
 from clcp_ros.monitor.state import FRAME_NUMBERS, STANDING_NUMBERS
 from clcp_ros.node_diagnostics import Status
-from clcp_ros.replay_bag import BagFrame, Camera
+from clcp_ros.replay_bag import BagFrame, Camera, FrameKey
 
 SCORES = (*FRAME_NUMBERS, *STANDING_NUMBERS)
 """Figures of a record that the monitor fills."""
@@ -77,7 +77,8 @@ class FrameRecord:
 
     Attributes:
         stamp_ns: Stamp of the frame.
-        time_s: Seconds since the first frame.
+        time_s: Seconds since the first frame, by stamps; where a camera's stamps go back, as in a
+            looped recording, it goes on by the time of recording.
         level: The monitor's level.
         reason: The monitor's line for people.
         novelty_z: Novelty of the frame in standard deviations; NaN between the monitor's samples.
@@ -90,6 +91,7 @@ class FrameRecord:
         miou: Mean IoU over the classes present in the labels.
         camera: Name of the camera.
         time_ns: When the image was recorded.
+        repeat: How many frames of this camera with this stamp came before it (a looped recording).
         monitored: Whether the monitor scored this frame.
         confidence: Mean confidence in [0, 1].
         shares: Share of the pixels of each class, and of none.
@@ -126,11 +128,17 @@ class FrameRecord:
     miou: float = math.nan
     camera: str = ''
     time_ns: int = 0
+    repeat: int = 0
     monitored: bool = True
     confidence: float = math.nan
     shares: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     versus: VersusRecord | None = None
+
+    @property
+    def key(self) -> FrameKey:
+        """What the frame is found again by."""
+        return self.camera, self.stamp_ns, self.repeat
 
 
 @dataclass(frozen=True)

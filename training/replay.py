@@ -20,7 +20,7 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +29,14 @@ from tqdm import tqdm
 
 from clcp_ros.bundle import load_bundle
 from clcp_ros.errors import ClcpError, RecordingError
-from clcp_ros.monitor import Level
+from clcp_ros.monitor import Level, MonitorConfig
 from clcp_ros.replay import (
     FrameRecord,
     LiveFigures,
     Output,
     ReplayBag,
     ReplayResult,
+    changed_settings,
     mean_iou,
     replay_direct,
     status_prefixes,
@@ -90,6 +91,27 @@ class Written:
     timing: Literal['auto', 'yes', 'no'] = 'auto'
 
 
+@dataclass(frozen=True)
+class Shift(MonitorConfig):
+    """Settings of the shift monitor, called as the node's parameters."""
+
+    def __post_init__(self) -> None:
+        """Check nothing yet: what is wrong shall be said in one line."""
+
+    def checked(self) -> MonitorConfig:
+        """The settings as the node takes them.
+
+        Raises:
+            ClcpError: They contradict each other.
+        """
+        # The node's parameter cannot be an empty list: [''] is all classes there.
+        expected = tuple(filter(None, self.expected_classes))
+        try:
+            return MonitorConfig(**asdict(self) | {'expected_classes': expected})
+        except ValueError as error:
+            raise ClcpError(f'shift: {error}') from None
+
+
 def main(
     bag: Path,
     bundle: Path = Path('bundle'),
@@ -106,6 +128,7 @@ def main(
     calibration: Path | None = None,
     threads: int = 0,
     write: Written = Written(),  # frozen
+    shift: Shift = Shift(),  # frozen
 ) -> None:
     """Run a bundle over a bag.
 
@@ -127,6 +150,7 @@ def main(
         calibration: YAML file with what the bag lacks of it: K, D, T_camera_lidar.
         threads: Threads inside a layer of the model; 0 leaves it to ONNX Runtime.
         write: What is written and looked at.
+        shift: Settings of the shift monitor, called as the node's parameters.
     """
     if live and direct:
         raise ClcpError('give --direct or --live, not both')
@@ -135,7 +159,7 @@ def main(
     result = replay_to_folder(
         bag, bundle, out, live, rate, image_topic, threads, cameras=cameras, versus=versus,
         labels=labels, label_ids=label_ids, points_topic=points_topic, calibration=calibration,
-        write=write,
+        write=write, monitor=shift.checked(),
     )  # fmt: skip
     levels = ', '.join(
         f'{sum(r.level == level for r in result.records)} {level.name}' for level in Level
@@ -178,6 +202,7 @@ def replay_to_folder(
     points_topic: str | None = None,
     calibration: Path | None = None,
     write: Written = Written(),  # frozen
+    monitor: MonitorConfig | None = None,
 ) -> ReplayResult:
     """Run a bundle over a bag and write everything; see `main`.
 
@@ -187,6 +212,7 @@ def replay_to_folder(
     Raises:
         ClcpError: The bag or a bundle cannot be used; nothing is written then.
     """
+    monitor = monitor or MonitorConfig()
     first = load_bundle(bundle)
     second = None if versus is None else load_bundle(versus)
     with ExitStack() as stack:
@@ -218,6 +244,7 @@ def replay_to_folder(
             'track': _progress,
             'threads': threads,
             'points': points_topic,
+            'monitor': monitor,
         }
         with mcap if mcap is not None else ExitStack():
             if live:
@@ -231,6 +258,9 @@ def replay_to_folder(
         result.notes += notes + (mcap.notes if mcap else [])
         command = f'python training/replay.py {shlex.quote(str(bag))} --bundle {bundle}'
         command += (f' --versus {versus}' if versus else '') + (' --live' if live else '')
+        command += ''.join(
+            f' --shift.{k} {shlex.quote(v)}' for k, v in changed_settings(monitor).items()
+        )
         timing = write.timing == 'yes'
         if write.timing == 'auto':
             timing = live or versus is not None
@@ -238,7 +268,7 @@ def replay_to_folder(
         extras = {} if check is None else check.rows
         write_scores(folder / 'scores.csv', result.records)
         write_table(folder / TABLE, result, extras, timing)
-        summary = summarize(result, compared, check, timing)
+        summary = summarize(result, compared, check, timing) | {'shift': asdict(monitor)}
         (folder / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
         if mcap is not None:
             images = {

@@ -8,22 +8,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clcp_ros.errors import RecordingError
+from clcp_ros.errors import BundleError, RecordingError
 from clcp_ros.image_codec import encode_png
-from clcp_ros.monitor import Level
+from clcp_ros.monitor import Level, MonitorConfig
 from clcp_ros.pipeline import FramePipeline
 from clcp_ros.read_ahead import read_ahead
 from clcp_ros.replay import (
     CONDITION_TOPIC,
     LABELS_TOPIC,
+    FrameRecord,
     ReplayBag,
+    changed_settings,
     confusion_matrix,
     mean_iou,
     replay_direct,
@@ -55,6 +57,7 @@ def write_bag(tmp_path: Path) -> Callable[..., Path]:
         conditions: dict[int, str] | None = None,
         labels: list[np.ndarray] | None = None,
         second_camera: bool = False,
+        rounds: int = 1,
     ) -> Path:
         store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
         path = tmp_path / f'bag{len(list(tmp_path.iterdir()))}{".bag" if ros1 else ""}'
@@ -63,12 +66,15 @@ def write_bag(tmp_path: Path) -> Callable[..., Path]:
         )
         connections: dict[str, Any] = {}
 
+        late_ns = 0
+
         def put(topic: str, kind: str, stamp_ns: int, **fields: Any) -> None:
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=store)
             message = store.types[kind](**fields)
             serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
-            writer.write(connections[topic], stamp_ns, bytes(serialize(message, kind)))
+            time_ns = stamp_ns + late_ns
+            writer.write(connections[topic], time_ns, bytes(serialize(message, kind)))
 
         def header(stamp_ns: int) -> Any:
             sec, nanosec = divmod(stamp_ns, 1_000_000_000)
@@ -83,7 +89,8 @@ def write_bag(tmp_path: Path) -> Callable[..., Path]:
             )  # fmt: skip
 
         with writer:
-            for i, image in enumerate(images):
+            for n, (i, image) in enumerate(list(enumerate(images)) * rounds):
+                late_ns = n // len(images) * len(images) * STEP_NS
                 stamp_ns = START_NS + i * STEP_NS
                 if i in (conditions or {}):
                     put(CONDITION_TOPIC, 'std_msgs/msg/String', stamp_ns, data=conditions[i])
@@ -104,6 +111,71 @@ def write_bag(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def said(record: FrameRecord) -> list[str]:
+    return [str(getattr(record, f.name)) for f in fields(record) if f.compare]
+
+
+def test_settings_of_the_monitor_are_the_pipelines(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    bag = write_bag([daylight_image(i) for i in range(12)])
+    monitor = MonitorConfig(period_s=0.0, min_samples=2, false_alarm_interval_h=1000.0)
+    result = replay_direct(bag, tiny_bundle, monitor=monitor)
+    pipeline = FramePipeline(tiny_bundle, monitor=monitor)
+    for i, record in enumerate(result.records):
+        expected = pipeline.process(daylight_image(i), record.stamp_ns).shift
+        assert record.cusum_threshold == expected.cusum_threshold or i < 2
+        assert (record.level, record.reason) == (expected.level, expected.reason)
+        assert expected.score is not None
+        assert record.novelty_z == expected.score.novelty
+    assert result.records[2].level != Level.STALE
+    # Not what the defaults give.
+    assert [said(r) for r in replay_direct(bag, tiny_bundle).records] != [
+        said(r) for r in result.records
+    ]
+
+
+def test_settings_that_do_not_fit_a_bundle_are_refused(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    with pytest.raises(BundleError, match="'tram' is expected"):
+        replay_direct(
+            write_bag([daylight_image(0)]),
+            tiny_bundle,
+            monitor=MonitorConfig(expected_classes=('tram',)),
+        )
+
+
+def test_settings_are_told_as_ros_reads_them() -> None:
+    assert changed_settings(MonitorConfig()) == {}
+    changed = MonitorConfig(warn_drop=0.08, hold_s=7, expected_classes=('road', 'traffic light'))
+    assert changed_settings(changed) == {
+        'warn_drop': '0.08', 'hold_s': '7.0', 'expected_classes': '["road", "traffic light"]',
+    }  # fmt: skip
+
+
+def test_a_looped_recording_is_judged_round_by_round(
+    tiny_bundle: Path, write_bag: Callable[..., Path], daylight_image: Any
+) -> None:
+    images = [daylight_image(i) for i in range(14)]
+    frames: list[Any] = []
+    result = replay_direct(write_bag(images, rounds=2), tiny_bundle, on_frame=frames.append)
+    assert not result.bad
+    assert [r.repeat for r in result.records] == [0] * 14 + [1] * 14
+    # Time goes on, for plots.
+    times = [r.time_s for r in result.records]
+    assert times == pytest.approx([i * STEP_NS * 1e-9 for i in range(28)])
+    pipeline = FramePipeline(tiny_bundle)
+    for i, (record, frame) in enumerate(zip(result.records, frames, strict=True)):
+        expected = pipeline.process(images[i % 14], START_NS + i % 14 * STEP_NS)
+        assert record.stamp_ns == expected.stamp_ns
+        assert (record.level, record.reason) == (expected.shift.level, expected.shift.reason)
+        assert record.samples == expected.shift.samples
+        assert record.monitored == expected.monitored
+        assert np.array_equal(frame.mask, expected.mask)
+    assert 'stamps went back' in result.records[14].reason
 
 
 def test_records_are_those_of_the_pipeline(

@@ -23,8 +23,9 @@ from rosbags.typesys import Stores, get_typestore
 from clcp_ros.bag_file import Bag
 from clcp_ros.errors import ClcpError
 from clcp_ros.image_codec import encode_jpeg
+from clcp_ros.monitor import MonitorConfig
 from clcp_ros.pipeline import FramePipeline
-from clcp_ros.replay import replay_direct
+from clcp_ros.replay import ReplayResult, replay_direct
 from clcp_ros.replay_node import replay_live
 from training.replay import replay_to_folder
 from training.replaying.table import COLUMNS, text
@@ -39,7 +40,7 @@ DOMAIN = 1 + (os.getpid() + 50) % 100
 def write_cameras(daylight_image: Any) -> Callable[..., Path]:
     """Write JPEG images of cameras at 10 Hz."""
 
-    def write(path: Path, cameras: tuple[str, ...], frames: int) -> Path:
+    def write(path: Path, cameras: tuple[str, ...], frames: int, rounds: int = 1) -> Path:
         store = get_typestore(Stores.ROS2_JAZZY)
         kind = 'sensor_msgs/msg/CompressedImage'
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -47,7 +48,8 @@ def write_cameras(daylight_image: Any) -> Callable[..., Path]:
                 writer.add_connection(f'/{name}/image/compressed', kind, typestore=store)
                 for name in cameras
             ]
-            for i in range(frames):
+            for n in range(frames * rounds):
+                i = n % frames
                 stamp_ns = START_NS + i * STEP_NS
                 time = store.types['builtin_interfaces/msg/Time'](
                     sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9
@@ -60,7 +62,7 @@ def write_cameras(daylight_image: Any) -> Callable[..., Path]:
                         data=np.frombuffer(encode_jpeg(image), np.uint8),
                     )
                     raw = bytes(store.serialize_cdr(message, kind))
-                    writer.write(connection, stamp_ns, raw)
+                    writer.write(connection, START_NS + n * STEP_NS, raw)
         return path
 
     return write
@@ -107,6 +109,37 @@ def test_live_equals_direct(bag: Path, tiny_bundle: Path) -> None:
     if len(got) == 12:
         rows = [[text(getattr(r, c)) for c in COLUMNS] for r in live.records]
         assert rows == [[text(getattr(r, c)) for c in COLUMNS] for r in direct.records]
+
+
+def rows(result: ReplayResult) -> dict[tuple[str, int, int], list[str]]:
+    return {r.key: [text(getattr(r, c)) for c in COLUMNS] for r in result.records}
+
+
+def test_settings_reach_the_node(bag: Path, tiny_bundle: Path) -> None:
+    monitor = MonitorConfig(
+        warn_drop=0.08, period_s=0.0, min_samples=2, expected_classes=('dark', 'bright')
+    )
+    live = replay_live(bag, tiny_bundle, monitor=monitor, rate=0.7, domain_id=DOMAIN)
+    direct = rows(replay_direct(bag, tiny_bundle, monitor=monitor))
+    assert len(live.records) >= 6
+    if len(live.records) == 12:  # a busy machine may drop a frame
+        assert rows(live) == direct
+    # Scored every frame, which the default does not.
+    assert all(record.monitored for record in live.records)
+    assert direct != rows(replay_direct(bag, tiny_bundle))
+
+
+def test_a_looped_recording_is_answered_round_by_round(
+    tmp_path: Path, tiny_bundle: Path, write_cameras: Callable[..., Path]
+) -> None:
+    bag = write_cameras(tmp_path / 'loop', ('cam',), 10, rounds=2)
+    live = replay_live(bag, tiny_bundle, rate=0.7, domain_id=DOMAIN)
+    assert live.live is not None
+    assert live.live.published == 20
+    assert live.live.received == len(live.records)
+    assert sum(r.repeat for r in live.records) >= 5
+    if len(live.records) == 20:
+        assert rows(live) == rows(replay_direct(bag, tiny_bundle))
 
 
 def test_drops_are_counted_and_diagnostics_recorded(

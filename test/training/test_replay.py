@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 
 from clcp_ros.bag_file import Bag
 from clcp_ros.bundle import InputSpec, load_bundle, sha256_of, write_description
@@ -26,7 +28,7 @@ from clcp_ros.classes import CITYSCAPES
 from clcp_ros.errors import LabelError
 from clcp_ros.image_codec import encode_png
 from clcp_ros.monitor.knowledge import Knowledge
-from training.replay import COLUMNS, Written, replay_to_folder
+from training.replay import COLUMNS, Shift, Written, replay_to_folder
 from training.reporting import Section, Table, image_uri, render_page
 from training.reporting.stored import SECTIONS, load_sections
 from training.simulation.bags import Bag as SimulatedBag
@@ -148,6 +150,64 @@ def test_scores_tell_condition_and_level(replayed: Path) -> None:
     mask = cv2.imread(str(replayed / 'masks' / f'{START_NS}.png'), cv2.IMREAD_UNCHANGED)
     assert mask is not None
     assert (mask.shape, mask.dtype) == ((48, 80), np.uint8)
+
+
+def test_rounds_of_a_looped_recording_are_kept_apart(
+    bag: Path, cityscapes_bundle: Path, tmp_path: Path
+) -> None:
+    """Someone played the drive twice and recorded what came."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    topics = ['/camera/front/image', '/simulation/labels/compressed', '/lidar/points']
+    topics += ['/camera/front/camera_info', '/tf_static']
+    length_ns = (FRAMES + 5) * STEP_NS
+    with Bag([bag]) as before, Writer(tmp_path / 'loop', version=9) as writer:
+        known = {t: before.topics[t][0] for t in topics if t in before.topics}
+        own = {t: writer.add_connection(t, kind, typestore=store) for t, kind in known.items()}
+        for late_ns in (0, length_ns):
+            for topic, time_ns, raw in before.raw_messages(sorted(own)):
+                writer.write(own[topic], time_ns + late_ns, bytes(raw))
+    out = tmp_path / 'out'
+    replay_to_folder(tmp_path / 'loop', cityscapes_bundle, out, write=Written(mcap=False))
+    table = pq.read_table(out / 'frames.parquet').to_pydict()
+    assert table['repeat'] == [0] * FRAMES + [1] * FRAMES
+    assert table['stamp_ns'] == 2 * [START_NS + i * STEP_NS for i in range(FRAMES)]
+    assert table['time_s'] == sorted(table['time_s'])
+    for column in ('share_sidewalk', 'miou', 'lidar_in_image'):
+        assert table[column][:FRAMES] == table[column][FRAMES:]
+        assert None not in table[column]
+    # Dark at the end of the first round: the second one knows nothing of it.
+    assert table['level'][FRAMES - 1 : FRAMES + 1] == ['WARN', 'STALE']
+    for name in (f'{START_NS}.png', f'{START_NS}_1.png'):
+        assert (out / 'masks' / name).is_file()
+    assert len(list((out / 'masks').iterdir())) == 2 * FRAMES
+
+
+def test_settings_are_named_as_the_nodes_parameters(
+    bag: Path, cityscapes_bundle: Path, tmp_path: Path, root: Path
+) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, 'training/replay.py', str(bag), '--bundle', str(cityscapes_bundle),
+             '--out', str(tmp_path / 'out'), '--no-mcap', *options],
+            cwd=root, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    done = run('--shift.period_s', '0', '--shift.expected_classes', '["road", "car"]')
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / 'out' / 'summary.json').read_text())['shift']
+    assert (settings['period_s'], settings['expected_classes']) == (0.0, ['road', 'car'])
+    table = pq.read_table(tmp_path / 'out' / 'frames.parquet').to_pydict()
+    assert all(table['monitored'])
+    assert '--shift.period_s 0.0' in (tmp_path / 'out' / 'report.html').read_text()
+    refused = run('--shift.warn_drop', '0.5')
+    assert refused.returncode == 1
+    assert refused.stderr == 'error: shift: warn_drop must be positive and below error_drop\n'
+
+
+def test_every_parameter_of_the_monitor_is_an_option(root: Path) -> None:
+    table = (root / 'docs' / 'node.md').read_text()
+    for field in fields(Shift):
+        assert f'`shift.{field.name}`' in table
 
 
 def test_table_holds_what_the_frames_are(replayed: Path) -> None:

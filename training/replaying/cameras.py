@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clcp_ros.replay import FrameRecord
+from clcp_ros.replay_bag import FrameKey
 from training.pairs.sync import match_nearest
 
 
@@ -48,21 +49,22 @@ def compare_cameras(records: Sequence[FrameRecord]) -> list[CameraPair]:
         by_camera.setdefault(record.camera, []).append(record)
     return [
         _compare(
-            sorted(by_camera[a], key=lambda r: r.stamp_ns),
-            sorted(by_camera[b], key=lambda r: r.stamp_ns),
+            sorted(by_camera[a], key=lambda r: r.time_s),
+            sorted(by_camera[b], key=lambda r: r.time_s),
         )
         for a, b in itertools.combinations(by_camera, 2)
     ]
 
 
 def _compare(first: list[FrameRecord], second: list[FrameRecord]) -> CameraPair:
-    stamps = [np.array([r.stamp_ns for r in run], np.int64) for run in (first, second)]
+    # Not stamps: those of a looped recording come again.
+    stamps = [np.array([round(r.time_s * 1e9) for r in run]) for run in (first, second)]
     steps = [float(np.median(np.diff(s))) for s in stamps if len(s) > 1]
     # Half a period: otherwise another frame would be nearer.
     matches = match_nearest(stamps[0], stamps[1], 0.5e-9 * min(steps, default=1e8))
     pairs = [(first[i], second[j]) for i, j in zip(matches.camera, matches.lidar, strict=True)]
     newest = [_newest_novelty(run) for run in (first, second)]
-    novelty = np.array([(newest[0][a.stamp_ns], newest[1][b.stamp_ns]) for a, b in pairs])
+    novelty = np.array([(newest[0][a.key], newest[1][b.key]) for a, b in pairs])
     known = novelty[np.isfinite(novelty).all(axis=1)] if len(pairs) else np.zeros((0, 2))
     correlation = math.nan
     if len(known) > 2 and (known.std(axis=0) > 0).all():
@@ -78,10 +80,11 @@ def _compare(first: list[FrameRecord], second: list[FrameRecord]) -> CameraPair:
     )
 
 
-def _newest_novelty(run: list[FrameRecord]) -> dict[int, float]:
-    """Novelty by stamp; between the monitor's samples that of the last one."""
-    found, newest = {}, math.nan
+def _newest_novelty(run: list[FrameRecord]) -> dict[FrameKey, float]:
+    """Novelty by frame; between the monitor's samples that of the last one."""
+    found: dict[FrameKey, float] = {}
+    newest = math.nan
     for record in run:
         newest = newest if math.isnan(record.novelty_z) else record.novelty_z
-        found[record.stamp_ns] = newest
+        found[record.key] = newest
     return found

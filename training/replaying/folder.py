@@ -50,8 +50,8 @@ class Pictures:
     """Masks as PNG files, and the frames that the report shows.
 
     Args:
-        folder: Where masks go: `<stamp_ns>.png`, with several cameras in a folder of each; None
-            for nowhere.
+        folder: Where masks go: `<stamp_ns>.png`, `<stamp_ns>_1.png` where the stamp comes again,
+            with several cameras in a folder of each; None for nowhere.
         cameras: The cameras.
         samplers: Of the report, by camera.
         worst: Of the comparison of two bundles.
@@ -80,7 +80,8 @@ class Pictures:
         """See `Output.frame`."""
         record = frame.record
         if place := self._folders.get(record.camera):
-            (place / f'{record.stamp_ns}.png').write_bytes(encode_png(frame.mask))
+            again = f'_{record.repeat}' if record.repeat else ''
+            (place / f'{record.stamp_ns}{again}.png').write_bytes(encode_png(frame.mask))
         self._samplers[record.camera].add(frame)
         if self._worst is not None:
             self._worst.add(frame)

@@ -14,6 +14,7 @@ import numpy as np
 from clcp_ros.classes import CAMVID, CITYSCAPES, UNLABELLED
 from clcp_ros.errors import ImageError, LabelError
 from clcp_ros.replay import BagFrame, ReplayBag
+from clcp_ros.replay_bag import FrameKey
 from clcp_ros.replay_scores import id_table
 from training.segmentation.labels import COLORS, ID_TABLES, LabelReader
 
@@ -42,7 +43,7 @@ class FolderLabels:
         if ids not in known:
             raise LabelError(f'unknown kind of labels {ids!r}; known are {", ".join(known)}')
         self.ids = ids
-        self._files: dict[tuple[str, int], Path] = {}
+        self._files: dict[FrameKey, Path] = {}
         self._reader = None if ids == 'bundle' else LabelReader(ids)
         self.simulated = False
         cameras = bag.cameras
@@ -52,17 +53,17 @@ class FolderLabels:
             if len(cameras) > 1 and not own.is_dir():
                 continue
             files = sorted(place.glob('*.png'))
-            stamps = _stamps(files)
-            if not stamps and files:
+            keys = {(camera.name, stamp, 0): file for stamp, file in _stamps(files).items()}
+            if not keys and files:
                 count = bag.topics[camera.topic][1]
                 if len(files) != count:
                     raise LabelError(
                         f'{place}: {len(files)} labels for {count} images of {camera.topic}; name '
                         'them by their stamps in nanoseconds'
                     )
-                frames = (f.stamp_ns for f in _frames_of(bag, camera.name))
-                stamps = dict(zip(frames, files, strict=False))
-            self._files |= {(camera.name, stamp): file for stamp, file in stamps.items()}
+                frames = (f.key for f in _frames_of(bag, camera.name))
+                keys = dict(zip(frames, files, strict=False))
+            self._files |= keys
         if not self._files:
             raise LabelError(f'{folder}: no .png files there')
 
@@ -72,7 +73,8 @@ class FolderLabels:
         Raises:
             LabelError: A label image cannot be read, or has classes that are not asked for.
         """
-        file = self._files.get((frame.camera, frame.stamp_ns))
+        # A stamp that names a file names it in every round of a looped recording.
+        file = self._files.get(frame.key) or self._files.get((*frame.key[:2], 0))
         if file is None:
             return None
         if self._reader is None:

@@ -17,6 +17,7 @@ from clcp_ros.classes import UNLABELLED
 from clcp_ros.errors import CalibrationError, ClcpError, RecordingError
 from clcp_ros.point_cloud import cloud_fields
 from clcp_ros.replay import BagFrame, Camera, ReplayBag, ReplayFrame
+from clcp_ros.replay_bag import FrameKey
 from training.pairs.geometry import Rectifier, visible_points
 from training.sources._rosbag_calibration import read_calibration
 from training.sources._rosbag_livox import livox_fields
@@ -70,11 +71,19 @@ class _Scan:
 
 @dataclass(frozen=True)
 class _Waiting:
-    camera: str
-    stamp_ns: int
+    key: FrameKey
+    time_ns: int
     condition: str
     masks: tuple[np.ndarray, ...]
     """Of the bundle, and of the other one where there are two."""
+
+    @property
+    def camera(self) -> str:
+        return self.key[0]
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.key[1]
 
 
 class LidarCheck:
@@ -128,8 +137,8 @@ class LidarCheck:
         """The same of the other bundle."""
         self.pairs: dict[tuple[str, str], np.ndarray] = {}
         """Points that two cameras see, and how many of them they give the same class."""
-        self.rows: dict[tuple[str, int], dict[str, float]] = {}
-        """Figures by camera and stamp."""
+        self.rows: dict[FrameKey, dict[str, float]] = {}
+        """Figures by frame."""
 
     def _mount(
         self, camera: Camera, calibration: Path | None, points_topic: str | None
@@ -161,8 +170,8 @@ class LidarCheck:
         if source.camera in self._mounts:
             self._waiting.append(
                 _Waiting(
-                    source.camera,
-                    source.stamp_ns,
+                    source.key,
+                    source.time_ns,
                     source.condition,
                     (frame.mask, *([frame.versus.mask] if frame.versus else [])),
                 )
@@ -185,8 +194,9 @@ class LidarCheck:
         newest = self._scans[-1].stamp_ns if self._scans else 0
         while self._waiting:
             first = self._waiting[0]
-            late = time_ns - first.stamp_ns > 5 * MAX_GAP_NS or len(self._waiting) > 4 * _SCANS
-            if newest < first.stamp_ns and not late:
+            late = time_ns - first.time_ns > 5 * MAX_GAP_NS or len(self._waiting) > 4 * _SCANS
+            # One that is far ahead is of the round before, in a looped recording.
+            if not 0 <= newest - first.stamp_ns < 10 * MAX_GAP_NS and not late:
                 return
             self._compare(self._waiting.popleft())
 
@@ -236,7 +246,7 @@ class LidarCheck:
         if len(found) > 1:
             row['versus_class_changes_at_depth_jumps'] = _share(found[1][1])
             row['versus_class_changes_on_surfaces'] = _share(found[1][2])
-        self.rows[item.camera, item.stamp_ns] = row
+        self.rows[item.key] = row
         for other, theirs in near.classes.items():
             if other != item.camera:
                 both = (theirs != UNLABELLED) & (classes != UNLABELLED)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from clcp_ros.monitor import Level
 from clcp_ros.monitor.state import TEXTS
 from clcp_ros.replay import FrameRecord, ReplayResult
+from clcp_ros.replay_bag import FrameKey
 from clcp_ros.replay_records import SCORES
 
 VERDICT = (
@@ -29,8 +30,8 @@ VERDICT = (
 COLUMNS = ('stamp_ns', 'time_s', 'level', *VERDICT, 'reason', 'condition', 'miou')
 """Of scores.csv; with several cameras `camera` follows."""
 
-Extras = Mapping[tuple[str, int], Mapping[str, float]]
-"""More figures of a frame, by camera and stamp."""
+Extras = Mapping[FrameKey, Mapping[str, float]]
+"""More figures of a frame, by its key."""
 
 _TEXTS = ('camera', 'level', 'reason', 'condition', *TEXTS)
 _NUMBERS = (*SCORES, 'confidence', 'miou')
@@ -117,6 +118,7 @@ def _schema(
         ('stamp_ns', pa.int64()),
         ('time_ns', pa.int64()),
         ('time_s', pa.float64()),
+        ('repeat', pa.int64()),
         ('monitored', pa.bool_()),
         ('samples', pa.int64()),
         *((name, pa.string()) for name in texts),
@@ -153,7 +155,7 @@ def _row(
         )
         numbers += [*values, values[3] - record.miou]
         numbers += _shares(other.shares if other else (), len(result.versus.bundle.classes))
-    found = extras.get((record.camera, record.stamp_ns), {})
+    found = extras.get(record.key, {})
     numbers += [found.get(name, math.nan) for name in more]
     numbers += [record.seconds.get(name, math.nan) * 1e3 for name in stages]
     spent = other.seconds if other else {}
@@ -162,6 +164,7 @@ def _row(
         record.stamp_ns,
         record.time_ns,
         record.time_s,
+        record.repeat,
         record.monitored,
         record.samples,
         *texts,

@@ -483,12 +483,15 @@ class MethodEntry:
             `--<group>.<field>`.
         make: The class.
         group: Of the options; the name where it is empty.
+        own_rates: The learning rates are among these options; those of the optimizer's group mean
+            nothing to it.
     """
 
     name: str
     options: type[Any]
     make: type[Method]
     group: str = ''
+    own_rates: bool = False
 
     @property
     def prefix(self) -> str:

@@ -68,6 +68,11 @@ class LipLocConfig:
     factor: float = 0.8
     patience: int = 1
 
+    @property
+    def follows_validation(self) -> bool:
+        """Whether the result depends on how often is validated."""
+        return self.schedule == 'plateau'
+
     def check(self) -> None:
         """Raise ModelError for values that make no sense."""
         if not self.temperature > 0:
@@ -244,4 +249,4 @@ class LipLoc(Method):
                 module.load_state_dict(part)
 
 
-METHOD = MethodEntry('lip_loc', LipLocConfig, LipLoc)
+METHOD = MethodEntry('lip_loc', LipLocConfig, LipLoc, own_rates=True)

@@ -26,11 +26,10 @@ from training.cli import atomic_path, next_step
 from training.loop import METRICS, read_metrics
 from training.nonfinite import DivergedError
 from training.pretrain import pretrain
+from training.search.metrics import smaller_is_better
 from training.search.signature import with_options_of
 
 Value = bool | int | float | str | None
-
-_SMALLER_IS_BETTER = ('loss', 'rank', 'alignment')
 
 
 @with_options_of(pretrain)
@@ -50,10 +49,12 @@ def grid(
         The table, `grid.csv`; beside it is `grid.png`.
 
     Raises:
-        ModelError: No values, an option that does not exist, or no run that logs the objective.
+        ModelError: No values, an option that does not exist, an objective without a better and
+            worse, or no run that logs it.
     """
     if not values or not all(values.values()):
         raise ModelError('give values to try, as --values \'{"optimizer.lr": [1e-4, 1e-3]}\'')
+    smaller = smaller_is_better(objective)  # complains before the first run
     out = Path(settings.pop('out', Path('runs/pretrain'))) / 'grid'
     combinations = [
         dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
@@ -76,13 +77,12 @@ def grid(
     if all(math.isnan(s) for s in scores):
         known = sorted({k for r in rows for k, v in r.items() if k.startswith('val_')})
         raise ModelError(f'no run logged {objective}; there are {", ".join(known) or "none"}')
-    smaller = objective.removeprefix('val_').endswith(_SMALLER_IS_BETTER)
     best = int(np.nanargmin(scores) if smaller else np.nanargmax(scores))
     plot(out / 'grid.png', values, scores, objective, best)
     print(f'\nbest {objective}, {scores[best]:.4g}: {name_of(combinations[best])}')
     print(f'wrote {out / "grid.csv"}, {out / "grid.png"}')
     typed = ' '.join(f'--{k} {_typed(v)}' for k, v in combinations[best].items())
-    next_step(f'python training/pretrain.py {typed}')
+    next_step(f'python training/pretrain.py {typed}, with the recipe and other options of the grid')
     return out / 'grid.csv'
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from clcp_ros.errors import ModelError
 from training.cli import atomic_path, next_step
 from training.loop import METRICS, read_metrics
+from training.methods import find_method
 from training.methods.config import OptimizerConfig
 from training.nonfinite import DivergedError
 from training.pretrain import pretrain
 from training.search.signature import with_options_of
 
 _SMOOTHING = 0.9
-_DIVERGED = 4.0
 
 
 class Suggestion(NamedTuple):
@@ -53,8 +53,15 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         The plot. Beside it is `lr_range.csv`: step, lr, loss, smoothed.
 
     Raises:
-        ModelError: The rates make no sense, or the test is too short.
+        ModelError: The rates make no sense, the test is too short, or the method has learning
+            rates of its own.
     """
+    method = settings.get('method', 'clcp')
+    if find_method(method).own_rates:
+        raise ModelError(
+            f'{method} has learning rates of its own, which --optimizer.lr does not change: try '
+            f'some with grid --values \'{{"{method}.head_lr": [1e-4, 1e-3]}}\''
+        )
     if not 0 < lowest < highest:
         raise ModelError(f'--lowest must be positive and less than --highest, not {lowest:g}')
     steps = settings.get('max_steps', 150)
@@ -73,8 +80,9 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         pretrain(out=out, optimizer=optimizer, hint=False, **settings)
     except DivergedError as error:
         print(f'\n{error}: the test ends there')
-    losses = [v for _, name, v in read_metrics(out / METRICS) if name == 'loss']
-    rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / (steps - 1))
+    rates, losses = _used(read_metrics(out / METRICS))
+    # What is logged is the rate of the heads.
+    rates *= highest / (optimizer.head_lr or highest)
     smoothed = smooth(losses)
     _write(out / 'lr_range.csv', rates, losses, smoothed)
     best = suggest(rates, smoothed)
@@ -84,8 +92,18 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         f'\nthe loss falls fastest at {steepest} and is smallest at {10 * best.tenth:.2g}; '
         f'see {out / "lr_range.png"}'
     )
-    next_step(f'python training/pretrain.py --optimizer.lr {best.tenth:.1g}')
+    next_step(
+        f'python training/pretrain.py --optimizer.lr {best.tenth:.1g}, with the recipe and other '
+        'options of the test'
+    )
     return out / 'lr_range.png'
+
+
+def _used(rows: list[tuple[int, str, float]]) -> tuple[np.ndarray, list[float]]:
+    """(N,) learning rate and loss of each step, as they were logged."""
+    rate, loss = ({s: v for s, n, v in rows if n == name} for name in ('lr', 'loss'))
+    steps = sorted(rate.keys() & loss.keys())
+    return np.array([rate[s] for s in steps]), [loss[s] for s in steps]
 
 
 def smooth(losses: list[float]) -> np.ndarray:

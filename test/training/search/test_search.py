@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from clcp_ros.errors import ModelError
+from training.loop import read_metrics
 from training.methods.config import OptimizerConfig
 from training.pairs.contrastive import ViewConfig
 from training.pairs.pair import Pair
@@ -20,6 +21,7 @@ from training.pairs.writer import PairSetWriter
 from training.pretrain import SUBCOMMANDS, pretrain
 from training.search.grid import changed, grid, name_of
 from training.search.lr_range import lr_range, smooth, suggest
+from training.search.metrics import smaller_is_better
 from training.watch.watch import WatchConfig
 
 K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
@@ -90,6 +92,28 @@ def test_a_range_test_runs_and_is_reused(
         lr_range(lowest=1.0, highest=0.1, **options)
 
 
+def test_a_range_test_of_a_method_with_its_own_rates_is_refused(
+    pairs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r'lip_loc has learning rates of its own.*head_lr'):
+        lr_range(method='lip_loc', out=tmp_path, pairs=pairs, **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_rates_of_a_range_test_are_those_used(pairs: Path, tmp_path: Path) -> None:
+    """Those of --optimizer.lr, also where the heads have another."""
+    optimizer = OptimizerConfig(lr=1e-3, head_lr=5e-3)
+    plot = lr_range(
+        lowest=1e-5, highest=1e-2, **QUICK, max_steps=10, out=tmp_path, pairs=pairs,
+        optimizer=optimizer,
+    )  # fmt: skip
+    with (plot.parent / 'lr_range.csv').open() as file:
+        rates = [float(r['lr']) for r in csv.DictReader(file)]
+    assert rates == pytest.approx(np.geomspace(1e-5, 1e-2, 10).tolist(), rel=1e-4)
+    used = [v for _, n, v in read_metrics(plot.parent / 'metrics.csv') if n == 'lr']
+    assert used == pytest.approx([5 * r for r in rates], rel=1e-4)
+
+
 def test_a_grid_goes_on_where_it_was(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,8 +134,33 @@ def test_a_grid_goes_on_where_it_was(
     ]  # fmt: skip
     assert all(float(r['val_loss']) > 0 for r in rows)
     assert (tmp_path / 'grid' / 'grid.png').read_bytes().startswith(b'\x89PNG')
-    with pytest.raises(ModelError, match='no run logged val_nothing; there are val_alignment'):
-        grid(values, 'val_nothing', **options)
+    with pytest.raises(ModelError, match='no run logged val_probe_miou; there are val_alignment'):
+        grid(values, 'val_probe_miou', **options)
+    for metric in ('val_nothing', 'lr'):
+        with pytest.raises(ModelError, match=f'{metric} is no metric of which more or less'):
+            grid(values, metric, **options)
+    # A rank of embeddings is a number of directions: more is better.
+    capsys.readouterr()
+    table = grid(values, 'val_image_rank', **options)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    best = max(rows, key=lambda r: float(r['val_image_rank']))
+    name = f'best val_image_rank, {float(best["val_image_rank"]):.4g}'
+    assert f'{name}: lr={float(best["optimizer.lr"]):g},seed={best["seed"]}\n' in (
+        capsys.readouterr().out
+    )
+
+
+def test_every_metric_of_a_run_has_its_direction(pairs: Path, tmp_path: Path) -> None:
+    options = {**QUICK, 'watch': WatchConfig(images=4)}
+    pretrain(pairs, tmp_path, max_steps=2, validate_every=1, **options)
+    logged = {name for _, name, _ in read_metrics(tmp_path / 'metrics.csv')}
+    without = {'lr', 'grad_norm', 'logit_scale', 'pairs', 'val_pairs'}
+    assert without < logged
+    smaller = {name for name in logged - without if smaller_is_better(name)}
+    assert {'val_loss', 'val_rank', 'val_image_to_lidar_rank', 'val_uniformity_image'} < smaller
+    assert not smaller & {'val_r1', 'val_image_rank', 'val_lidar_rank', 'val_patch_rank'}
+    assert smaller_is_better('term_geometry')
 
 
 class Infinite(Callback):

@@ -301,3 +301,9 @@ def test_rates_fall_on_a_plateau(
     assert len(told) == 3
     rates = [v for _, name, v in rows if name == 'lr']
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 5e-4, 5e-4])
+    # So another interval is another run.
+    with pytest.raises(ModelError, match='validate_every differ'):
+        pretrain(
+            noise_pairs, tmp_path / 'run', method='lip_loc', model=MODEL, views=VIEWS, max_steps=6,
+            batch_size=4, batch_gap=0, validate_every=3, lip_loc=options,
+        )  # fmt: skip

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from clcp_ros.errors import CalibrationError, ClcpError
-from clcp_ros.monitor.alignment import MAX_DELAY_NS
+from clcp_ros.monitor.alignment import MAX_DELAY_NS, MIN_PAIRS
+from clcp_ros.monitor.alignment_feed import FORGET_S
 from clcp_ros.monitor.scan_view import CameraModel, ScanView, project_scan
 from clcp_ros.point_cloud import read_points
 
 POINTS_TYPE = 'sensor_msgs/msg/PointCloud2'
 
 _FARTHEST_M = 1e8  # earth-centred coordinates are below 1e7 m
-_KEPT_NS = 1_600_000_000  # scans older than that are asked for no more
+_KEPT_NS = round(FORGET_S * 1e9) + MAX_DELAY_NS  # scans older than that are asked for no more
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ScanBuffer:
     """The newest scans of a lidar. Any thread may put, any may ask.
 
     Args:
-        keep: Most scans; those that are older than 1.6 s are forgotten anyway.
+        keep: Most scans; those that are older than about two seconds are forgotten.
     """
 
     def __init__(self, keep: int = 64) -> None:
@@ -144,7 +145,7 @@ class CameraScans:
         self._info_problem = 'no camera_info has come'
         self._frame_id = ''
         self.problem = ''
-        """Why the last view could not be given; empty when it could."""
+        """Why images are not compared with the last scan; empty when they are."""
 
     def camera_info(self, message: Any) -> None:
         """Take a camera_info in; one that is like the last costs nothing.
@@ -174,7 +175,10 @@ class CameraScans:
         self._frame_id = self._frame_id or frame_name(frame_id)
 
     def __call__(self, stamp_ns: int) -> ScanView | None:
-        """The view of the scan of a moment, or None; then `problem` says why."""
+        """The view of the scan of a moment, or None.
+
+        `problem` then says why, and also where the view has too few points.
+        """
         scan = self._buffer.nearest(stamp_ns)
         if scan is None:
             self.problem = self._buffer.problem or 'no scan within 50 ms of the image'
@@ -192,8 +196,14 @@ class CameraScans:
                 )
                 return None
             T = found
+        view = project_scan(scan.xyz, scan.intensity, self._model, T, scan.stamp_ns)
         self.problem = ''
-        return project_scan(scan.xyz, scan.intensity, self._model, T, scan.stamp_ns)
+        if len(view) < MIN_PAIRS:
+            self.problem = (
+                f'{len(view)} of {view.points} points in the image, fewer than {MIN_PAIRS}: the '
+                'lidar is covered or turned off in parts, or it is not where the transform says'
+            )
+        return view
 
 
 class StaticFrames:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -38,13 +38,13 @@ from clcp_ros.monitor.scan_view import (
 )
 
 __all__ = [
-    'Alignment', 'AlignmentFeed', 'AlignmentReference', 'AlignmentState', 'AlignmentWindow',
+    'Alignment', 'AlignmentReference', 'AlignmentState', 'AlignmentWindow',
     'CameraModel', 'ScanView', 'image_evidence', 'judge', 'lidar_evidence', 'project_scan',
     'sample_grid',
 ]  # fmt: skip
 
 MIN_PAIRS = 500
-"""With fewer pairs in a frame nothing is said."""
+"""With fewer pairs in a frame nothing is said of the agreement, only of the scan."""
 
 MAX_DELAY_NS = 50_000_000
 """A scan and an image further apart are of different moments."""
@@ -62,7 +62,8 @@ class Alignment:
 
     Attributes:
         value: Agreement: the mean cosine of the pairs minus that of the matched null, relative to
-            that of the points with themselves; 1 would be perfect, 0 is chance.
+            that of the points with themselves; 1 would be perfect, 0 is chance. NaN, as `z`,
+            `curve` and `sides`, where there are too few pairs.
         z: The same in standard deviations of held-out nominal frames; negative is worse.
         pairs: Points that were compared.
         curve: (S,) agreement when the lidar is turned by the reference's `shifts`.
@@ -81,6 +82,11 @@ class Alignment:
     sides: np.ndarray
     lidar_z: float
     points: int
+
+    @property
+    def compared(self) -> bool:
+        """Whether there were enough pairs to say something of the agreement."""
+        return self.pairs >= MIN_PAIRS
 
     @property
     def yaw_z(self) -> float:
@@ -183,10 +189,17 @@ class AlignmentReference:
             view: The scan as the camera sees it.
 
         Returns:
-            None where there are too few pairs, or logits that are not finite or of other classes.
+            What they say, without an agreement where there are too few pairs; None for logits that
+            are not finite or of other classes.
         """
-        if len(view) < MIN_PAIRS or len(logits) != self.classes or not np.isfinite(logits).all():
+        if len(logits) != self.classes or not np.isfinite(logits).all():
             return None
+        if len(view) < MIN_PAIRS:
+            none = np.full(len(self.shifts), math.nan)
+            return Alignment(
+                math.nan, math.nan, len(view), none, np.full(4, math.nan), self.scan_z(view),
+                view.points,
+            )  # fmt: skip
         curve = self.curve(logits, view)
         sides = (self.sides @ curve - self.side_location) / self.side_spread
         z = (curve[0] - self.value_location) / self.value_spread
@@ -248,64 +261,6 @@ def _clipped(z: float) -> float:
     return float(np.clip(z, *_Z_RANGE))
 
 
-class AlignmentFeed:
-    """Brings frames and scans of a stream together.
-
-    A sweep ends a tenth of a second after the moment that it is stamped with, when the image of
-    that moment has been judged. So a frame is kept until its scan must have come, and what is told
-    at a frame is the agreement of the one before. Which scan belongs to a frame is decided by
-    stamps alone, live as in a replay.
-
-    Args:
-        reference: The nominal agreement.
-        settle_s: How much later a frame must be for the scans of an older one to be there.
-        forget_s: A frame that is older than that is no longer compared.
-    """
-
-    def __init__(
-        self, reference: AlignmentReference, settle_s: float = 0.25, forget_s: float = 2.0
-    ) -> None:
-        self.reference = reference
-        self._settle_ns, self._forget_ns = round(settle_s * 1e9), round(forget_s * 1e9)
-        self._kept: deque[tuple[int, np.ndarray]] = deque(maxlen=32)
-
-    def reset(self) -> None:
-        """Forget the frames that wait."""
-        self._kept.clear()
-
-    def update(
-        self,
-        stamp_ns: int,
-        logits: np.ndarray,
-        scans: Callable[[int], ScanView | None] | None,
-    ) -> Alignment | None:
-        """Take a frame in, and compare an older one with its scan.
-
-        Args:
-            stamp_ns: Stamp of the frame.
-            logits: (C, h, w) of the frame.
-            scans: Gives the view of the scan nearest to a stamp, or None where there is none
-                within `MAX_DELAY_NS`; None without a lidar.
-
-        Returns:
-            The agreement of the newest frame that has settled and was not told yet; None where
-            there is none, or no scan, or too few pairs.
-        """
-        if scans is None:
-            self.reset()
-            return None
-        if self._kept and not 0 < stamp_ns - self._kept[-1][0] <= self._forget_ns:
-            self.reset()
-        settled: tuple[int, np.ndarray] | None = None
-        while self._kept and stamp_ns - self._kept[0][0] >= self._settle_ns:
-            settled = self._kept.popleft()
-        self._kept.append((stamp_ns, np.array(logits, np.float32)))
-        view = None if settled is None else scans(settled[0])
-        if settled is None or view is None:
-            return None
-        return self.reference.score(settled[1], view)
-
-
 @dataclass(frozen=True)
 class AlignmentState:
     """What the last seconds say; numbers are NaN and `verdict` is empty where nothing is known.
@@ -316,8 +271,10 @@ class AlignmentState:
         yaw_deg: By how many degrees the lidar seems turned to the left against its calibration;
             good to some tenths for errors below 2 degrees, too small for larger ones.
         yaw_z: How sure that is, in standard deviations of such windows of nominal drives.
-        pitch_z: The same of a lidar that seems turned up.
+        pitch_deg: By how many degrees the lidar seems turned up.
+        pitch_z: How sure that is.
         lidar_z: How far scans are from nominal ones.
+        points: Mean number of points of a scan.
         verdict: 'ok', 'camera', 'calibration', 'lidar', or empty.
         samples: Frames in the window.
     """
@@ -326,10 +283,34 @@ class AlignmentState:
     pairs: int = 0
     yaw_deg: float = math.nan
     yaw_z: float = math.nan
+    pitch_deg: float = math.nan
     pitch_z: float = math.nan
     lidar_z: float = math.nan
+    points: int = 0
     verdict: str = ''
     samples: int = 0
+
+    @property
+    def cause(self) -> str:
+        """What the verdict comes of, for people; empty where all is well."""
+        if self.verdict == 'lidar':
+            return (
+                f'scans of {self.points} points, {self.pairs} of them in the image, are '
+                f'{self.lidar_z:.0f} sd from nominal ones'
+            )
+        if self.verdict != 'calibration':
+            return ''
+        turned = [
+            f'{name} {degrees:+.1f} degrees'
+            for name, degrees, z, limit in (
+                ('yaw', self.yaw_deg, self.yaw_z, _YAW_Z),
+                ('pitch', self.pitch_deg, self.pitch_z, _PITCH_Z),
+            )
+            if abs(z) >= limit
+        ]
+        if not turned:
+            return 'whichever way the points are turned'
+        return f'the lidar seems turned by {" and ".join(turned)}'
 
 
 class AlignmentWindow:
@@ -338,7 +319,7 @@ class AlignmentWindow:
     Args:
         reference: The nominal agreement.
         window_s: Length of the window; a wrong mounting stays, a bad moment does not.
-        max_gap_s: A longer gap between stamps starts anew.
+        max_gap_s: A longer gap between stamps starts anew; may be changed at any time.
     """
 
     def __init__(
@@ -346,7 +327,7 @@ class AlignmentWindow:
     ) -> None:
         self.reference = reference
         self.window_s = window_s
-        self._max_gap_ns = round(max_gap_s * 1e9)
+        self.max_gap_s = max_gap_s
         self._samples: deque[tuple[int, Alignment]] = deque()
         self._last_ns: int | None = None
 
@@ -369,7 +350,7 @@ class AlignmentWindow:
             The state after the frame.
         """
         last, self._last_ns = self._last_ns, stamp_ns
-        if last is not None and not 0 < stamp_ns - last <= self._max_gap_ns:
+        if last is not None and not 0 < stamp_ns - last <= self.max_gap_s * 1e9:
             self._samples.clear()
         if alignment is not None:
             self._samples.append((stamp_ns, alignment))
@@ -378,7 +359,8 @@ class AlignmentWindow:
         if not self._samples:
             return AlignmentState()
         span_s = (self._samples[-1][0] - self._samples[0][0]) * 1e-9
-        independent = min(float(len(self._samples)), 1 + span_s / _CORRELATED_S)
+        compared = sum(a.compared for _, a in self._samples)
+        independent = max(min(float(compared), 1 + span_s / _CORRELATED_S), 1.0)
         return judge([a for _, a in self._samples], self.reference, independent, novelty_z)
 
 
@@ -409,9 +391,31 @@ def judge(
     Args:
         alignments: Of the frames.
         reference: The nominal agreement.
-        independent: As how many independent frames they count.
+        independent: As how many independent frames those with enough pairs count.
         novelty_z: The camera's novelty in standard deviations, where known.
     """
+    if not alignments:
+        return AlignmentState()
+    found = _compared([a for a in alignments if a.compared], reference, independent, novelty_z)
+    lidar_z = float(np.median([a.lidar_z for a in alignments]))
+    if len(alignments) >= _LEAST_SAMPLES and lidar_z >= _LIDAR_Z:
+        found = replace(found, verdict='lidar')
+    return replace(
+        found,
+        pairs=round(float(np.mean([a.pairs for a in alignments]))),
+        lidar_z=lidar_z,
+        points=round(float(np.mean([a.points for a in alignments]))),
+        samples=len(alignments),
+    )
+
+
+def _compared(
+    alignments: Sequence[Alignment],
+    reference: AlignmentReference,
+    independent: float,
+    novelty_z: float,
+) -> AlignmentState:
+    """`judge` of frames that have enough pairs, whatever their scans look like."""
     if not alignments:
         return AlignmentState()
     # The frames' own noise averages out, the offset that every drive has does not.
@@ -421,15 +425,12 @@ def judge(
     best_z = (best - float(reference.value_location)) / float(reference.value_spread) / noise
     sides = np.mean([a.sides for a in alignments], axis=0)
     sides_z = sides / np.sqrt(1 / independent + reference.side_drift**2)
-    axis = _clearer(sides_z, 0)
-    yaw_z, pitch_z = float(sides_z[axis]), float(sides_z[_clearer(sides_z, 1)])
-    lidar_z = float(np.median([a.lidar_z for a in alignments]))
-    yaw_deg = float(sides[axis] * reference.side_spread[axis] * reference.side_degrees[axis])
+    degrees = sides * reference.side_spread * reference.side_degrees
+    yaw, pitch = _clearer(sides_z, 0), _clearer(sides_z, 1)
+    yaw_z, pitch_z = float(sides_z[yaw]), float(sides_z[pitch])
     verdict = 'ok'
     if len(alignments) < _LEAST_SAMPLES:
         verdict = ''
-    elif lidar_z >= _LIDAR_Z:
-        verdict = 'lidar'
     elif best_z > _LOW_Z and (abs(yaw_z) >= _YAW_Z or abs(pitch_z) >= _PITCH_Z):
         verdict = 'calibration'
     elif z <= (_RATHER_LOW_Z if novelty_z >= _NOVEL_Z else _LOW_Z):
@@ -437,8 +438,10 @@ def judge(
         if novelty_z < _CALM_Z:
             # Another kind of street lowers the agreement, too.
             verdict = 'calibration' if z <= _VERY_LOW_Z else 'ok'
-    pairs = round(float(np.mean([a.pairs for a in alignments])))
-    return AlignmentState(z, pairs, yaw_deg, yaw_z, pitch_z, lidar_z, verdict, len(alignments))
+    return AlignmentState(
+        z, yaw_deg=float(degrees[yaw]), yaw_z=yaw_z, pitch_deg=float(degrees[pitch]),
+        pitch_z=pitch_z, verdict=verdict,
+    )  # fmt: skip
 
 
 def _clearer(sides: np.ndarray, axis: int) -> int:

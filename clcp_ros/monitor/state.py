@@ -135,13 +135,16 @@ def number(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def verdict_reason(state: ShiftState, novelty: float, signs: Sequence[str]) -> str:
+def verdict_reason(
+    state: ShiftState, novelty: float, signs: Sequence[str], misaligned_by: str = ''
+) -> str:
     """The line for people of a level that the statistics give.
 
     Args:
         state: The verdict.
         novelty: Of the last frame that was scored, in standard deviations.
         signs: What is being held against the stream: 'novel', 'harmful', 'misaligned'.
+        misaligned_by: Why image and lidar do not fit, where it is known.
     """
     known = not math.isnan(state.miou_est)
     if state.level == Level.OK:
@@ -159,7 +162,8 @@ def verdict_reason(state: ShiftState, novelty: float, signs: Sequence[str]) -> s
             parts[-1] = f'degraded: {parts[-1]}'
             parts.reverse()
     if 'misaligned' in signs:
-        parts.append(f'image and lidar do not fit each other: {state.scope}')
+        why = f' ({misaligned_by})' if misaligned_by else ''
+        parts.append(f'image and lidar do not fit each other: {state.scope}{why}')
     if state.kind not in ('', 'none', 'other'):
         parts.append(f'looks like {state.kind}')
     elif state.kind == 'other':

@@ -18,12 +18,8 @@ import numpy as np
 
 from clcp_ros.frame import Frame
 from clcp_ros.inference import Prediction
-from clcp_ros.monitor.alignment import (
-    AlignmentFeed,
-    AlignmentState,
-    AlignmentWindow,
-    ScanView,
-)
+from clcp_ros.monitor.alignment import AlignmentState, AlignmentWindow, ScanView
+from clcp_ros.monitor.alignment_feed import AlignmentFeed
 from clcp_ros.monitor.attribution import NONE, Kind, KindWindow
 from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.evidence import Evidence
@@ -143,8 +139,8 @@ class ShiftMonitor:
 
     def _follow_config(self) -> None:
         """Take over settings that were changed meanwhile, keeping what the stream has told."""
-        before, now = self._applied, self.config
-        if now is before:
+        now = self.config
+        if now is self._applied:
             return
         self._applied = now
         self._sequential.reference = self._thresholds()
@@ -153,24 +149,27 @@ class ShiftMonitor:
             self._harm.expected = self._expected()
         if self._kinds is not None:
             self._kinds.max_gap_s = now.max_gap_s
-        if now.frozen_s != before.frozen_s:
-            self._faults = self._new_faults()
+        if self._alignment is not None:
+            self._alignment.max_gap_s = now.max_gap_s
+        self._faults.config = self._fault_config()
 
     def _thresholds(self) -> SequentialReference:
-        return replace(
-            self.knowledge.sequential_for(self.config.false_alarm_interval_h, len(self._fusion)),
-            gap_s=self.config.max_gap_s,
+        known = self.knowledge.sequential_for(
+            self.config.false_alarm_interval_h, len(self._fusion)
         )
+        gap_s = self.config.max_gap_s
+        # A gap that is allowed is no jump.
+        return replace(known, gap_s=gap_s, jump_s=max(known.jump_s, gap_s))
 
     def _expected(self) -> np.ndarray | None:
         names = self.config.expected_classes
         return np.isin(self._classes, names) if names else None
 
+    def _fault_config(self) -> FaultConfig:
+        return FaultConfig(frozen_s=self.config.frozen_s, gap_s=self.config.max_gap_s)
+
     def _new_faults(self) -> FaultDetector:
-        return FaultDetector(
-            FaultConfig(frozen_s=self.config.frozen_s, gap_s=self.config.max_gap_s),
-            self.knowledge.facts.static,
-        )
+        return FaultDetector(self._fault_config(), self.knowledge.facts.static)
 
     # Frames --------------------------------------------------------------------------------------
 
@@ -202,6 +201,8 @@ class ShiftMonitor:
         self._check_form(frame)
         fault = self._faults.update(stamp_ns, frame.pixels if small is None else small)
         evidence = None
+        if self._feed is not None:
+            self._feed.settle(stamp_ns, scan)
         if not prediction.finite:
             fault = self._reject() or fault
         else:
@@ -487,5 +488,6 @@ class ShiftMonitor:
         signs = [name for name in ('novel', 'harmful', 'misaligned') if getattr(machine, name)]
         texts = [] if fault is None else [fault.text]
         if not texts or (machine.level > Level.OK and not self._blind):
-            texts.append(verdict_reason(state, self._novelty, signs))
+            cause = '' if self._aligned is None else self._aligned.cause
+            texts.append(verdict_reason(state, self._novelty, signs, cause))
         return '; '.join(texts)

@@ -91,7 +91,7 @@ def test_buffer_forgets_the_old_and_a_looped_bag() -> None:
     buffer = ScanBuffer()
     for n in range(100):
         buffer.put(cloud(10 * SECOND + n * SECOND // 10, 1))
-    assert len(buffer) <= 17
+    assert len(buffer) <= 21
     buffer.put(cloud(10 * SECOND, 1))
     assert len(buffer) == 1
 
@@ -118,7 +118,7 @@ def test_damaged_scan_is_a_problem_and_no_view() -> None:
     assert 'contradictory layout' in scans.problem
     buffer.put(cloud(2 * SECOND))
     assert scans(2 * SECOND) is not None
-    assert scans.problem == ''
+    assert 'contradictory' not in scans.problem
 
 
 def test_view_wants_scan_calibration_and_mounting() -> None:
@@ -146,6 +146,8 @@ def test_view_wants_scan_calibration_and_mounting() -> None:
     assert len(view) == 50
     # 11 m ahead of the camera.
     assert np.exp(view.descriptors[:, 0]).min() == pytest.approx(11, abs=0.2)
+    # It is seen, but of so few points nothing can be said.
+    assert scans.problem.startswith('50 of 50 points in the image, fewer than 500')
 
 
 def test_static_frames_both_ways_with_slashes_and_nonsense() -> None:

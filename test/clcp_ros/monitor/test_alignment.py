@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcp_ros.errors import CalibrationError
+from clcp_ros.monitor import Level, ShiftState
 from clcp_ros.monitor.alignment import (
     MIN_PAIRS,
     Alignment,
-    AlignmentFeed,
     AlignmentReference,
     AlignmentWindow,
     image_evidence,
     lidar_evidence,
     sample_grid,
 )
+from clcp_ros.monitor.alignment_feed import AlignmentFeed
 from clcp_ros.monitor.scan_view import (
     DESCRIPTORS,
     MAX_POINTS,
@@ -262,13 +264,20 @@ def test_sampling_is_bilinear_and_goes_on_outside() -> None:
 def test_unavailable_is_none(reference: AlignmentReference) -> None:
     view = scan_view()
     assert reference.score(logits(), view) is not None
-    few = replace(view, uv=view.uv[: MIN_PAIRS - 1])
-    assert reference.score(logits(), few) is None
     assert reference.score(np.full_like(logits(), np.nan), view) is None
     assert reference.score(logits()[:3], view) is None
-    assert (
-        reference.score(logits(), project_scan(np.zeros((0, 3)), None, CAMERA, np.eye(4))) is None
-    )
+
+
+@pytest.mark.parametrize('points', [0, 100, 4000])
+def test_too_few_pairs_tell_of_the_scan_alone(reference: AlignmentReference, points: int) -> None:
+    view = project_scan(street(4000)[:points], None, CAMERA, np.eye(4))
+    view = replace(view, uv=view.uv[: MIN_PAIRS - 1])
+    found = reference.score(logits(), view)
+    assert found is not None
+    assert not found.compared
+    assert np.isnan([found.value, found.z, *found.curve, *found.sides]).all()
+    assert found.pairs == len(view)
+    assert found.lidar_z == reference.scan_z(view)
 
 
 def test_same_input_same_bytes(reference: AlignmentReference) -> None:
@@ -337,6 +346,28 @@ def test_feed_forgets_across_jumps_and_gaps(reference: AlignmentReference) -> No
     assert feed.update(10 * SECOND, logits(), None) is None
 
 
+@pytest.mark.parametrize('period_s', [0.5, 1.0, 1.7, 1.9, 5.0, 10.0])
+def test_the_period_of_scoring_does_not_matter(
+    reference: AlignmentReference, period_s: float
+) -> None:
+    """A scan is asked for before the buffer forgets it."""
+    feed = AlignmentFeed(reference)
+    now, ages = 0, []
+
+    def scans(stamp_ns: int) -> ScanView:
+        ages.append(now - stamp_ns)
+        return scan_view()
+
+    told, last = [], -(10**12)
+    for now in range(0, 42 * SECOND, SECOND // 10):
+        feed.settle(now, scans)
+        if now - last >= 0.9 * period_s * SECOND:
+            last = now
+            told.append(feed.update(now, logits(), scans) is not None)
+    assert told == [False] + [True] * (len(told) - 1)
+    assert max(ages) <= SECOND // 2
+
+
 def agreement(
     z: float = 0.0, yaw: float = 0.0, lidar: float = 1.0, turned: float = 0.3
 ) -> Alignment:
@@ -372,6 +403,68 @@ def test_verdicts(
     assert states[0].verdict == ''
     assert states[-1].verdict == verdict
     assert states[-1].pairs == 900
+
+
+def thin(lidar: float = 9.0) -> Alignment:
+    """A frame's whose scan has too few points in the image."""
+    nan = math.nan
+    return Alignment(nan, nan, 120, np.full(3, nan), np.full(4, nan), lidar, 300)
+
+
+def test_scans_of_few_points_are_a_lidar_that_fails(
+    kit: Any, reference: AlignmentReference
+) -> None:
+    monitor = kit.monitor(alignment=reference)
+
+    def play(alignment: Alignment, start: int) -> list[ShiftState]:
+        return kit.play(monitor, [replace(kit.evidence(), alignment=alignment)] * 60, start)
+
+    assert {s.level for s in play(agreement(), 0)[5:]} == {Level.OK}
+    state = play(thin(), 30 * SECOND)[-1]
+    assert (state.level, state.scope) == (Level.WARN, 'lidar')
+    assert 'scans of 300 points, 120 of them in the image' in state.reason
+    assert math.isnan(state.alignment_z)
+    assert state.alignment_pairs == 120
+    state = play(agreement(), 60 * SECOND)[-1]
+    assert state.level == Level.OK
+
+
+def test_views_that_are_always_thin_say_nothing(reference: AlignmentReference) -> None:
+    window = AlignmentWindow(reference)
+    states = [window.update(n * SECOND // 2, thin(lidar=1.0)) for n in range(40)]
+    assert {s.verdict for s in states} == {''}
+    # Among them those with enough points are judged by themselves.
+    mixed = [window.update((40 + n) * SECOND // 2, (thin(1.0), agreement(z=-4))[n % 2])
+             for n in range(40)]  # fmt: skip
+    assert mixed[-1].verdict == 'camera'
+    alone = AlignmentWindow(reference)
+    for n in range(0, 40, 2):
+        state = alone.update(n * SECOND // 2, agreement(z=-4))
+    assert mixed[-1].z == pytest.approx(state.z, rel=0.1)
+
+
+def test_a_wrong_mounting_says_how_it_is_turned(kit: Any, reference: AlignmentReference) -> None:
+    def reason(sides: list[float], z: float = -1.0) -> str:
+        sample = replace(agreement(z=z, yaw=4), sides=np.array(sides))
+        monitor = kit.monitor(alignment=replace(reference, side_degrees=np.full(4, 0.5)))
+        samples = [replace(kit.evidence(), alignment=sample)] * 40
+        return kit.play(monitor, samples)[-1].reason
+
+    assert 'calibration (the lidar seems turned by yaw +2.0 degrees)' in reason([4.0, 0, 4, 0])
+    assert 'by pitch -2.5 degrees)' in reason([0.0, -5, 0, -5])
+    assert 'by yaw +2.0 degrees and pitch -2.5 degrees)' in reason([4.0, -5, 4, -5])
+    assert 'calibration (whichever way the points are turned)' in reason([0.0, 0, 0, 0], -4.0)
+
+
+def test_a_gap_that_is_allowed_while_it_runs_starts_nothing_anew(
+    kit: Any, reference: AlignmentReference
+) -> None:
+    monitor = kit.monitor(alignment=reference)
+    sample = replace(kit.evidence(), alignment=agreement(z=-4))
+    kit.play(monitor, [sample] * 10)
+    monitor.config = replace(monitor.config, max_gap_s=5.0)
+    states = [monitor.judge((10 + 4 * n) * SECOND, sample) for n in range(8)]
+    assert not any(math.isnan(s.alignment_z) for s in states)
 
 
 def test_certainty_grows_with_time_not_with_frames(reference: AlignmentReference) -> None:

@@ -131,6 +131,23 @@ def test_settings_change_while_it_runs(kit: Any) -> None:
     assert states[-1].samples > 100
 
 
+@pytest.mark.parametrize('runtime', [False, True])
+def test_a_longer_gap_holds_for_faults_too(
+    kit: Any, daylight_image: Callable[..., Any], runtime: bool
+) -> None:
+    config = MonitorConfig(max_gap_s=5.0)
+    monitor = kit.monitor(None if runtime else config)
+    monitor.config = config
+    states = kit.film(monitor, [daylight_image(1)] * 12, step_ns=3 * SECOND)
+    assert states[-1].fault == 'frozen'
+
+
+def test_a_gap_that_is_allowed_is_no_jump(kit: Any) -> None:
+    monitor = kit.monitor(MonitorConfig(max_gap_s=200.0))
+    states = [monitor.judge(i * 100 * SECOND, kit.evidence()) for i in range(8)]
+    assert kit.levels(states) == [Level.STALE] * 4 + [Level.OK] * 4
+
+
 def test_classes_that_cannot_come_do_not_count_as_lost(kit: Any) -> None:
     def drop(expected: tuple[str, ...]) -> float:
         monitor = kit.monitor(MonitorConfig(expected_classes=expected))

@@ -139,6 +139,8 @@ def test_wrong_pitch_is_calibration(reference: AlignmentReference) -> None:
     down = judge(scores(reference, turned(0, 2.0)), reference, 12)
     assert up.pitch_z > 2 > -2 > down.pitch_z
     assert abs(up.yaw_z) < abs(up.pitch_z)
+    assert 1 < up.pitch_deg < 4
+    assert -4 < down.pitch_deg < -1
 
 
 def test_blind_camera_is_camera_and_no_side(reference: AlignmentReference) -> None:
@@ -167,11 +169,20 @@ def test_failing_lidar_is_lidar(reference: AlignmentReference) -> None:
     assert judge(found, reference, 12).verdict == 'lidar'
 
 
-def test_thin_scan_is_unavailable(reference: AlignmentReference) -> None:
-    street = Street(1)
-    view = street.view(thin=6)
-    assert 0 < len(view) < MIN_PAIRS
-    assert reference.score(street.logits(), view) is None
+def test_a_lidar_that_is_turned_off_in_parts_is_lidar(reference: AlignmentReference) -> None:
+    found = []
+    for seed in range(100, 112):
+        street = Street(seed)
+        view = street.view(thin=6)
+        assert 0 < len(view) < MIN_PAIRS
+        told = reference.score(street.logits(), view)
+        assert told is not None
+        assert np.isnan(told.value)
+        found.append(told)
+    state = judge(found, reference, 1)
+    assert state.verdict == 'lidar'
+    assert np.isnan([state.z, state.yaw_deg]).all()
+    assert f'{state.pairs} of them in the image' in state.cause
 
 
 def test_value_is_relative_to_the_null(reference: AlignmentReference) -> None:

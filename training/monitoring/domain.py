@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,15 @@ def _bag(drive: str, path: Path, conditions: Sequence[str], image_topic: str | N
         with ReplayBag(path, image_topic) as bag:
             camera = bag.cameras[0].name
             last_ns: int | None = None
+            seen = repeated = 0
             for frame in bag.frames():
-                if frame.camera != camera or not _due(frame.stamp_ns, last_ns):
+                if frame.camera != camera:
+                    continue
+                seen += 1
+                if frame.repeat:
+                    repeated += 1
+                    continue
+                if not _due(frame.stamp_ns, last_ns):
                     continue
                 if frame.condition and conditions and frame.condition not in conditions:
                     continue
@@ -176,6 +183,16 @@ def _bag(drive: str, path: Path, conditions: Sequence[str], image_topic: str | N
                     continue
                 last_ns = frame.stamp_ns
                 yield Item(image, None, drive, frame.stamp_ns, frame.condition or 'nominal')
+        if repeated and repeated == seen - 1:
+            raise RecordingError(
+                f'{path}: all {seen} images have the same stamp, so nothing is known of their '
+                'time: let the driver stamp them and record again'
+            )
+        if repeated:
+            _logger.warning(
+                '%s: %d of %d images are left out, since their stamps came before: is it a bag '
+                'that was played in a loop?', path, repeated, seen,
+            )  # fmt: skip
 
     files = sorted(path.rglob('*')) if path.is_dir() else [path]
     sizes = [f'{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}' for f in files]
@@ -374,21 +391,57 @@ def nominal_sources(
     Raises:
         ClcpError: One of them is none of these.
     """
-    found: list[Source] = []
+    found: list[tuple[Path, Source]] = []
     for path in (Path(p.strip()) for p in paths.split(',') if p.strip()):
+        own: tuple[Source, ...]
         if (path / 'index.parquet').is_file():
-            found += pair_sources(path, conditions)
+            own = pair_sources(path, conditions)
         elif bag_groups(path):
-            found += bag_sources([path], conditions, image_topic)
+            own = bag_sources([path], conditions, image_topic)
         elif path.is_dir() and any(module.recognises(path) for module in LAYOUTS.values()):
             module = next(m for m in LAYOUTS.values() if m.recognises(path))
             frames = open_frames(path, ','.join(module.splits(path)), labelled=False)
             if conditions and set(conditions) & set(frames.conditions):
                 frames = frames.only([c for c in frames.conditions if c in conditions])
-            found += frame_sources(frames, len(frames))
+            own = frame_sources(frames, len(frames))
         else:
             raise RecordingError(
                 f'{path}: neither a bag, nor a folder of bags, nor a pair set, nor frames of a '
                 'known layout'
             )
-    return tuple(found)
+        found += [(path, source) for source in own]
+    return _told_apart(found)
+
+
+def _told_apart(found: Sequence[tuple[Path, Source]]) -> tuple[Source, ...]:
+    """Sources whose drives have the same name only where they are the same drive.
+
+    Drives of one name from several folders get so much of the folders' names that they differ;
+    what was given twice is taken once.
+    """
+    owners: dict[str, set[Path]] = {}
+    unique: dict[str, tuple[Path, Source]] = {}
+    for path, source in found:
+        unique.setdefault(source.key, (path.resolve(), source))
+    for path, source in unique.values():
+        owners.setdefault(source.drive, set()).add(path)
+    return tuple(
+        source if len(owners[source.drive]) == 1 else _within(path, source, owners[source.drive])
+        for path, source in unique.values()
+    )
+
+
+def _within(path: Path, source: Source, others: set[Path]) -> Source:
+    """A source whose drive is named by its folder, too."""
+    depth = 1
+    while len({p.parts[-depth:] for p in others}) < len(others):
+        depth += 1
+    folders = path.parts[-depth:]
+    if path.name.partition('.')[0] == source.drive:  # the recording itself
+        folders = folders[:-1]
+    drive = '/'.join([*folders, source.drive])
+
+    def read() -> Iterator[Item]:
+        return (item._replace(drive=drive) for item in source.read())
+
+    return replace(source, drive=drive, key=_key(source.key, drive), read=read)

@@ -48,7 +48,7 @@ from training.methods import find_method
 from training.methods.base import Method, Setup
 from training.methods.config import ModelConfig, OptimizerConfig
 from training.models.lidar.base import mean_per_sample
-from training.pairs.contrastive import ViewConfig
+from training.pairs.contrastive import Extras, ViewConfig
 from training.pairs.pair_set import PairSet
 from training.pretrain import PairData, in_chunks, speed
 
@@ -92,11 +92,39 @@ class Repeated(Dataset[dict[str, Any]]):
                     'lidar': method.lidar_encoder.preparation(cloud),
                     'sequence': i,
                     'time_s': float(i),
+                    **seen(cloud, rng, size, method.extras),
                 }
             )
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         return self.samples[item[0] % len(self.samples)]
+
+
+def seen(
+    cloud: np.ndarray, rng: np.random.Generator, size: int, extras: Extras
+) -> dict[str, np.ndarray | float]:
+    """What a method asks for beside image and points, see `ContrastivePairs`.
+
+    Args:
+        cloud: (N, 4) of `street`, seen by a camera in the origin with a view of 53 degrees.
+        rng: Source of the clean image.
+        size: Of the image.
+        extras: What is asked for.
+    """
+    x, y, z, intensity = cloud.T
+    found: dict[str, np.ndarray | float] = {}
+    if extras.clean:
+        found['clean'] = rng.normal(size=(3, size, size)).astype(np.float32)
+    if extras.points:
+        found['uv'] = np.column_stack([0.5 - y / x, 0.5 - z / x])
+        found['visible'] = ((found['uv'] >= 0) & (found['uv'] < 1)).all(axis=1)
+    if extras.geometry:
+        distance = np.linalg.norm(cloud[:, :3], axis=1)
+        up = np.tile(np.float32([0, 0, 1]), (len(cloud), 1))
+        found['geometry'] = np.column_stack([np.log(distance), z + 1.7, up, intensity])
+    if extras.reach:
+        found['reach'] = 0.3
+    return found
 
 
 def street(rng: np.random.Generator, points: int) -> np.ndarray:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from clcp_ros.errors import ModelError
+
+_SHARDING = ('fsdp', 'deepspeed', 'model_parallel')
 
 
 @dataclass
@@ -25,7 +27,7 @@ class HardwareConfig:
         accelerator: auto, cpu, gpu, or another name of Lightning's.
         devices: Per node; 0 for all GPUs, or one process on a CPU.
         num_nodes: Machines. Start the same command on each, as torchrun or Slurm do.
-        strategy: auto, ddp or fsdp, or another name of Lightning's.
+        strategy: auto, ddp, or another name of Lightning's that keeps weights whole.
         sync_batchnorm: Normalise with the batches of all GPUs together.
         compile: Compile the image encoder with torch.compile: minutes at the start, faster steps.
     """
@@ -42,8 +44,12 @@ class HardwareConfig:
         gpus = torch.cuda.device_count()
         if self.accelerator in ('gpu', 'cuda') and not gpus:
             raise ModelError(f'--accelerator {self.accelerator}: no GPU is to be seen here')
-        if self.strategy == 'fsdp' and (self.accelerator == 'cpu' or not gpus):
-            raise ModelError('--strategy fsdp needs GPUs; on CPUs there is ddp')
+        if self.strategy.startswith(_SHARDING):
+            raise ModelError(
+                f'--strategy {self.strategy} shards the weights, of which averages, watching and '
+                'saving need the whole: use ddp, and --chunk or checkpoint_activations where '
+                'memory is short'
+            )
         if self.sync_batchnorm and (self.accelerator == 'cpu' or not gpus):
             raise ModelError('--sync-batchnorm needs GPUs')
         if self.on_gpu and self.devices > gpus:
@@ -66,10 +72,7 @@ class HardwareConfig:
     def trainer_arguments(self) -> dict[str, Any]:
         """What Lightning's trainer is told."""
         strategy: str | Strategy = self.strategy
-        if strategy == 'fsdp':
-            # One file of whole tensors, which any number of GPUs can go on from.
-            strategy = FSDPStrategy(state_dict_type='full')
-        elif strategy == 'ddp':
+        if strategy == 'ddp':
             strategy = DDPStrategy(gradient_as_bucket_view=True)
         return {
             'accelerator': self.accelerator,

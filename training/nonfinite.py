@@ -10,7 +10,6 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
@@ -73,7 +72,7 @@ class FiniteSteps(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Clip, or take the gradients away, without which AdamW and SGD do nothing."""
-        norm = clip_gradients(trainer, pl_module, self.clip)
+        norm = clip_gradients(pl_module, self.clip)
         assert self._loss is not None
         pl_module.log('grad_norm', norm)
         finite = torch.isfinite(norm) & torch.isfinite(self._loss.to(norm.device))
@@ -125,11 +124,10 @@ def step_counts(trainer: L.Trainer) -> bool:
     return all(c.step_counts for c in callbacks if isinstance(c, FiniteSteps))
 
 
-def clip_gradients(trainer: L.Trainer, module: L.LightningModule, clip: float) -> Tensor:
+def clip_gradients(module: L.LightningModule, clip: float) -> Tensor:
     """Clip the norm of the whole gradient.
 
     Args:
-        trainer: FSDP's shards need its help.
         module: What is trained.
         clip: Largest norm; 0 for any.
 
@@ -137,9 +135,6 @@ def clip_gradients(trainer: L.Trainer, module: L.LightningModule, clip: float) -
         The norm before.
     """
     largest = clip or float('inf')
-    if isinstance(trainer.strategy, FSDPStrategy):
-        norm: Tensor = trainer.strategy.model.clip_grad_norm_(largest)  # type: ignore[union-attr, operator]
-        return norm
     gradients = [p for p in module.parameters() if p.grad is not None]
     return torch.nn.utils.clip_grad_norm_(gradients, largest)
 

@@ -4,8 +4,8 @@
 
 GradCache (Gao et al. 2021, arXiv 2101.06983) embeds a batch chunk by chunk without keeping what
 was computed, takes the loss over all embeddings, and embeds each chunk again for its gradients.
-Activation checkpointing of one chunk does just that within one backward pass, so that DDP, FSDP
-and mixed precision need to know nothing of it.
+Activation checkpointing of one chunk does just that within one backward pass, so that DDP and
+mixed precision need to know nothing of it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ if __package__ in (None, ''):
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -184,7 +185,8 @@ def pretrain(
         keep: Weights that are saved in the end: the last, or those of the smallest validation
             loss.
         watch: What is measured at validations.
-        loggers: Beside metrics.csv: tensorboard, wandb, mlflow; several with commas, or none.
+        loggers: Beside metrics.csv: tensorboard, wandb or mlflow; several with commas; none for
+            none.
         hardware: Processes and devices.
         workers: Loader processes for each that trains; -1 for as many as the machine suggests.
         precision: Lightning's name of a precision, such as bf16-mixed.
@@ -204,15 +206,19 @@ def pretrain(
     """
     hint = options.pop('hint', True)  # a search has another next step
     own = options_of(method, options)
-    _check(max_steps, batch_size, chunk, validate_every, checkpoint_every, patience, keep)
-    optimizer.check()
-    watch.check()
-    hardware.check()
+    for config in (model, views, optimizer, watch, hardware):
+        config.check()
+    _check(
+        keep, watch, seed, batch_gap, max_steps=max_steps, batch_size=batch_size, chunk=chunk,
+        validate_every=validate_every, checkpoint_every=checkpoint_every, patience=patience,
+        workers=workers, tolerance=tolerance,
+    )  # fmt: skip
+    listens = patience or keep == 'best' or getattr(own, 'follows_validation', False)
     settings = to_settings(
         pairs=str(pairs), method=method, options=own, model=model, views=views,
         optimizer=optimizer, conditions=conditions, max_steps=max_steps, batch_size=batch_size,
         chunk=chunk, batch_gap=batch_gap, patience=patience, keep=keep,
-        validate_every=validate_every if patience or keep == 'best' else None,
+        validate_every=(validate_every or None) if listens else None,
         precision=precision, seed=seed,
     )  # fmt: skip
     run = prepare_run(out, settings, RESULT, overwrite)
@@ -226,10 +232,15 @@ def pretrain(
     if validate_every and len(rows['val']) < 2:
         rank_zero_print('fewer than two validation pairs: nothing to compare, so no validation')
         validate_every = 0
-        if patience or keep == 'best':
-            raise PairSetError('--patience and --keep best need validation pairs')
+        if patience or keep == 'best' or watch.probe is not None:
+            raise PairSetError('--patience, --keep best and --probe need validation pairs')
     L.seed_everything(seed, verbose=False)
     module = find_method(method).make(Setup(model, optimizer, views, max_steps, own))
+    if (patience or keep == 'best') and not module.contrast_weight:
+        raise ModelError(
+            '--patience and --keep best compare the validation loss, which is that of the '
+            f'contrast: with these options {method} has none'
+        )
     spacing = _spacing(pair_set, rows['train'], batch_size, batch_gap)
     batches = StepBatches(rows['train'], batch_size, max_steps, seed, spacing=spacing)
     count = hardware.loader_workers() if workers < 0 else workers
@@ -265,25 +276,27 @@ def pretrain(
     return out / RESULT
 
 
-def _check(
-    max_steps: int,
-    batch_size: int,
-    chunk: int,
-    validate_every: int,
-    checkpoint_every: int,
-    patience: int,
-    keep: str,
-) -> None:
-    """Complain about lengths that make no sense, before anything is read."""
-    for name, value, least in (
-        ('max_steps', max_steps, 1), ('batch_size', batch_size, 2), ('chunk', chunk, 0),
-        ('validate_every', validate_every, 0), ('checkpoint_every', checkpoint_every, 1),
-        ('patience', patience, 0),
-    ):  # fmt: skip
-        if value < least:
+_LEAST = {'max_steps': 1, 'batch_size': 2, 'checkpoint_every': 1, 'workers': -1}
+
+
+def _check(keep: str, watch: WatchConfig, seed: int, batch_gap: float, **lengths: int) -> None:
+    """Complain about numbers that make no sense, before anything is read."""
+    for name, value in lengths.items():
+        if value < (least := _LEAST.get(name, 0)):
             raise ModelError(f'--{name} must be at least {least}, not {value}')
-    if not validate_every and (patience or keep == 'best'):
-        raise ModelError('--patience and --keep best look at validations: set --validate_every')
+    if not 0 <= seed < 2**32:
+        raise ModelError(f'--seed must be in [0, 2^32), not {seed}')
+    if not 0 <= batch_gap < math.inf:
+        raise ModelError(f'--batch_gap is a number of seconds from 0 on, not {batch_gap}')
+    every, steps = lengths['validate_every'], lengths['max_steps']
+    compares = lengths['patience'] or keep == 'best'
+    if compares and not 0 < every <= steps:
+        raise ModelError(
+            f'--patience and --keep best look at validations: set --validate_every to a number '
+            f'of steps from 1 to --max_steps ({steps}), not {every}'
+        )
+    if watch.probe is not None and not every:
+        raise ModelError('--probe is measured at validations: set --validate_every')
 
 
 def chosen_pairs(pairs: PairSet, split: str, conditions: str = '') -> np.ndarray:
@@ -337,6 +350,13 @@ def _spacing(
     return replace(spacing, gap_s=min(gap_s, possible))
 
 
+def _frozen_noise(module: Method) -> bool:
+    """Whether a lidar encoder stays as it was drawn at random."""
+    model = module.setup_.model
+    loaded = model.lidar_weights or getattr(module.setup_.options, 'weights', None)
+    return model.freeze_lidar and not loaded
+
+
 def _describe(
     method: Method,
     pairs: PairSet,
@@ -359,6 +379,11 @@ def _describe(
         f'{"going on with" if state == "resume" else "starting"} {max_steps} steps of '
         f'{batches.batch_size} pairs, {batches.steps_per_pass} steps a pass'
     )
+    if _frozen_noise(method):
+        rank_zero_print(
+            'warning: the lidar encoder is frozen and its weights are random: give '
+            '--model.lidar_weights, or train it (--no-freeze_lidar)'
+        )
 
 
 def _simulated(pairs: PairSet) -> bool:

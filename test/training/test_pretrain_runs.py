@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -24,12 +25,13 @@ from safetensors.torch import load_file, save_file
 
 import training.loggers
 from clcp_ros.errors import ClcpError, ModelError, PairSetError
-from training.checkpoints import read_checkpoint, write_atomically
+from training.checkpoints import Best, read_checkpoint, write_atomically
 from training.cli import run_command
 from training.hardware import HardwareConfig
 from training.loop import CHECKPOINT, prepare_run, read_metrics
 from training.methods import load_method
 from training.methods.clcp import Clcp, ClcpConfig
+from training.methods.clcp_anchored import AnchoredConfig
 from training.methods.config import ModelConfig, OptimizerConfig
 from training.pairs.contrastive import ViewConfig
 from training.pairs.pair import Pair
@@ -404,8 +406,6 @@ def test_pairs_of_some_conditions(pairs: Path) -> None:
 
 def test_pairs_without_a_point_in_sight_are_left_out(tmp_path: Path) -> None:
     """All of them: nothing is learned, nothing breaks."""
-    import dataclasses
-
     writer = PairSetWriter(tmp_path / 'blind')
     away = (make_pair(i, 'clear') for i in range(12))
     writer.write_sequence(
@@ -437,12 +437,69 @@ def test_hardware_that_is_not_there_is_one_line() -> None:
     [
         {'max_steps': 0}, {'batch_size': 1}, {'chunk': -1}, {'patience': -1},
         {'checkpoint_every': 0}, {'loggers': 'tensorbord'}, {'method': 'clpc'},
+        {'tolerance': -1}, {'workers': -2}, {'seed': -1}, {'seed': 2**32},
+        {'batch_gap': float('nan')}, {'batch_gap': float('inf')}, {'batch_gap': -1.0},
+        {'model': ModelConfig(embed_dim=0)}, {'views': ViewConfig(crop_fraction=[0.5])},
+        {'model': ModelConfig(lidar_batchnorm_trains=True)},
+        {'optimizer': OptimizerConfig(head_lr=0.0)},
+        {'watch': WatchConfig(probe=Path('frames')), 'validate_every': 0},
+        {'keep': 'best', 'validate_every': 0}, {'patience': 1, 'validate_every': 99},
+        {
+            'keep': 'best', 'method': 'clcp_anchored',
+            'clcp_anchored': AnchoredConfig(cls=0.0, nce=0.0, geometry=1.0),
+        },
     ],
 )  # fmt: skip
-def test_wrong_options_are_one_line(pairs: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ModelError) as error:
-        pretrain(pairs, tmp_path / 'run', **{**QUICK, **wrong})
+def test_wrong_options_are_one_line(pairs: Path, finished: Path, wrong: dict[str, Any]) -> None:
+    """And they leave what was there."""
+    before = contents(finished)
+    options = {**QUICK, 'max_steps': 98, 'overwrite': True, **wrong}
+    with pytest.raises(ClcpError) as error:
+        pretrain(pairs, finished, **options)
     assert len(str(error.value)) < 200
+    assert contents(finished) == before
+
+
+def test_what_is_compared_has_to_be_measured(pairs: Path, tmp_path: Path) -> None:
+    """A method that has no validation loss for a reason of its own."""
+    best = Best(tmp_path, keep=False, patience=1, metric='val_nothing')
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, callbacks=[best])
+    with pytest.raises(ModelError, match='compare val_nothing, which this run does not measure'):
+        best.on_validation_end(trainer, L.LightningModule())
+
+
+def test_a_frozen_lidar_encoder_that_knows_nothing_is_warned_of(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {**QUICK, 'max_steps': 1, 'validate_every': 0}
+    pretrain(pairs, tmp_path / 'a', model=ModelConfig(image_encoder='test_vit'), **run)
+    assert 'warning' not in capsys.readouterr().out
+    frozen = ModelConfig(image_encoder='test_vit', freeze_lidar=True)
+    pretrain(pairs, tmp_path / 'b', model=frozen, **run)
+    assert 'frozen and its weights are random' in capsys.readouterr().out
+    known = dataclasses.replace(
+        frozen, lidar_weights=str(tmp_path / 'b' / 'lidar_encoder.safetensors')
+    )
+    pretrain(pairs, tmp_path / 'c', model=known, **run)
+    assert 'warning' not in capsys.readouterr().out
+
+
+def test_bfloat16_trains(pairs: Path, tmp_path: Path) -> None:
+    """Weights stay float32; the loss is that of float32 but for rounding, and not the same."""
+    losses, stored = {}, {}
+    for precision in ('32-true', 'bf16-mixed'):
+        out = tmp_path / precision
+        result = pretrain(
+            pairs, out, max_steps=3, validate_every=3, precision=precision,
+            model=ModelConfig(image_encoder='test_vit'), **QUICK,
+        )  # fmt: skip
+        rows = read_metrics(out / 'metrics.csv')
+        losses[precision] = [v for _, n, v in rows if n in ('loss', 'val_loss')]
+        stored[precision] = load_file(result)
+        assert [v for _, n, v in rows if n == 'skipped'] == [0, 0, 0]
+    assert losses['bf16-mixed'] == pytest.approx(losses['32-true'], rel=0.05)
+    assert losses['bf16-mixed'] != losses['32-true']
+    assert all(v.dtype == torch.float32 for v in stored['bf16-mixed'].values())
 
 
 def test_tensorboard_is_written_where_it_is_installed(pairs: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,6 +55,13 @@ class ModelConfig:
     lidar_head: Literal['linear', 'mlp'] = 'linear'
     embed_dim: int = 128
 
+    def check(self) -> None:
+        """Raise ModelError for values that make no sense."""
+        if self.embed_dim < 1:
+            raise ModelError(f'embed_dim must be at least 1, not {self.embed_dim}')
+        if self.lidar_batchnorm_trains and not self.freeze_lidar:
+            raise ModelError('lidar_batchnorm_trains is an option of a frozen lidar encoder')
+
     @property
     def starts_from_weights(self) -> bool:
         """Whether the image encoder knows anything before."""
@@ -98,7 +106,17 @@ class OptimizerConfig:
 
     def check(self) -> None:
         """Raise ModelError for values that make no sense."""
-        if not 0 <= self.min_lr <= self.lr or self.lr == 0:
+        for name, rate in (
+            ('lr', self.lr),
+            ('lidar_lr', self.lidar_lr),
+            ('head_lr', self.head_lr),
+        ):
+            if rate is not None and not 0 < rate < math.inf:
+                raise ModelError(
+                    f'{name} must be a positive number, not {rate:g} (what is not to be trained '
+                    'is frozen: model.freeze_lidar)'
+                )
+        if not 0 <= self.min_lr <= self.lr:
             raise ModelError(f'min_lr must lie in [0, lr], not {self.min_lr:g} of {self.lr:g}')
         if self.schedule == 'exponential' and self.min_lr == 0:
             raise ModelError('an exponential schedule needs a positive min_lr')
@@ -106,9 +124,14 @@ class OptimizerConfig:
             raise ModelError(f'layer_decay must be in (0, 1], not {self.layer_decay}')
         if self.decay_all and self.layer_decay < 1:
             raise ModelError('decay_all is one group for everything: it excludes layer_decay')
+        if self.decay_all and not (self.lidar_lr is self.head_lr is None):
+            raise ModelError(
+                'decay_all is one group for everything: it excludes lidar_lr and head_lr'
+            )
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ModelError(f'betas are two numbers in [0, 1), not {self.betas}')
-        if self.cycle_mult < 1:
+        if not 1 <= self.cycle_mult < math.inf:
             raise ModelError(f'cycle_mult must be at least 1, not {self.cycle_mult}')
-        if min(self.weight_decay, self.clip, self.warmup_steps, self.cycle_steps) < 0:
-            raise ModelError('weight_decay, clip, warmup_steps and cycle_steps are not negative')
+        for name in ('weight_decay', 'clip', 'warmup_steps', 'cycle_steps'):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ModelError(f'{name} must be a number from 0 on, not {value:g}')

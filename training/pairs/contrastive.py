@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,7 +66,21 @@ class ViewConfig:
     max_voxels: int = 4000
     augment: Literal['none', 'light', 'thesis', 'lip_loc', 'weather'] = 'light'
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise PairSetError for values that make no sense."""
+        for name, least in (('image_size', 1), ('min_points', 0), ('max_voxels', 1)):
+            if (value := getattr(self, name)) < least:
+                raise PairSetError(f'views.{name} must be at least {least}, not {value}')
+        if not 0 < self.voxel_size_m < math.inf:
+            raise PairSetError(f'views.voxel_size_m must be positive, not {self.voxel_size_m:g}')
+        if self.road_z_m is not None and not math.isfinite(self.road_z_m):
+            raise PairSetError(f'views.road_z_m is a height in metres, not {self.road_z_m:g}')
+        fraction = self.crop_fraction
+        if len(fraction) != 2 or not 0 < fraction[0] <= fraction[1] <= 1:
+            raise PairSetError(
+                'views.crop_fraction are two numbers with 0 < smallest <= largest <= 1, not '
+                f'{fraction}'
+            )
         if self.flip and self.frame == 'lidar':
             raise PairSetError(
                 'points as recorded cannot be mirrored with the image: views.flip needs '
@@ -211,7 +226,8 @@ class ContrastivePairs(Dataset[dict[str, Any]]):
             return snap(Crop(0, 0, width, height), size, size, (width, height))
         low, high = self.config.crop_fraction if self.train else (1.0, 1.0)
         # Rounded: the thesis' 0.7417 of 1208 rows are the 896 that shrink to 224 exactly.
-        side = round(low * min(height, width)), round(high * min(height, width))
+        shorter = min(height, width)
+        side = max(round(low * shorter), 1), max(round(high * shorter), 1)
         crop = sample_square(rng, uv, (width, height), side, self.config.min_points)
         return snap(crop, size, size, (width, height))
 

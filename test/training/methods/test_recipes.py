@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,9 @@ def test_options_of_other_methods_are_refused() -> None:
     [
         {'lr': 0.0}, {'min_lr': 1.0}, {'layer_decay': 0.0}, {'betas': [0.9]}, {'cycle_mult': 0.5},
         {'clip': -1.0}, {'decay_all': True, 'layer_decay': 0.5},
-        {'schedule': 'exponential', 'min_lr': 0.0},
+        {'schedule': 'exponential', 'min_lr': 0.0}, {'lr': math.nan}, {'lidar_lr': 0.0},
+        {'lidar_lr': -1.0}, {'head_lr': math.nan}, {'weight_decay': math.nan}, {'clip': math.inf},
+        {'decay_all': True, 'lidar_lr': 1e-4}, {'decay_all': True, 'head_lr': 1e-4},
     ],
 )  # fmt: skip
 def test_optimizers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,28 @@ def test_frames_of_the_points(pairs: PairSet) -> None:
     road = scan()[1] == 0
     np.testing.assert_allclose(rebased[road, 2], -1.73, atol=0.06)
     with pytest.raises(PairSetError, match='cannot be mirrored'):
-        ViewConfig(frame='lidar', flip=True)
+        ViewConfig(frame='lidar', flip=True).check()
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'crop_fraction': [0.9, 0.6]}, {'crop_fraction': [0.0, 0.0]}, {'crop_fraction': [0.5]},
+        {'crop_fraction': [math.nan, 1.0]}, {'crop_fraction': [0.5, 1.1]}, {'max_voxels': 0},
+        {'image_size': 0}, {'min_points': -1}, {'voxel_size_m': 0.0}, {'voxel_size_m': math.nan},
+        {'road_z_m': math.inf},
+    ],
+)  # fmt: skip
+def test_views_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    ViewConfig().check()
+    ViewConfig(crop_fraction=[1.0, 1.0], road_z_m=-1.73).check()
+    with pytest.raises(PairSetError, match=f'views.{next(iter(wrong))}'):
+        ViewConfig(**wrong).check()
+
+
+def test_the_smallest_crop_is_a_pixel(pairs: PairSet) -> None:
+    sample = make(pairs, crop_fraction=[1e-4, 1e-4])[0, 0]
+    assert np.isfinite(sample['image']).all()
 
 
 def test_a_batch_of_any_lidar_encoder(pairs: PairSet) -> None:

@@ -35,11 +35,10 @@ def load_pipeline(values: Mapping[str, Any], logger: Any) -> FramePipeline:
             'no bundle: set the parameter bundle.path to the folder that training/export.py wrote'
         )
     start = time.perf_counter()
-    config = node_parameters.monitor_config(values)
     pipeline = FramePipeline(
         path,
         cameras=node_parameters.camera_names(values['cameras']),
-        monitor=config,
+        monitor=node_parameters.monitor_config(values),
         providers=_wanted_providers(values) or None,
         threads=values['model.threads'],
         runtime=values['model.runtime'],
@@ -54,9 +53,7 @@ def load_pipeline(values: Mapping[str, Any], logger: Any) -> FramePipeline:
         f'({pipeline.segmenter.runtime}), '
         f'{warm_s * 1e3:.0f} ms a frame, ready in {time.perf_counter() - start:.1f} s'
     )
-    if reason := pipeline.knowledge.reservation(
-        config.false_alarm_interval_h, len(pipeline.cameras)
-    ):
+    if reason := pipeline.reservation:
         logger.warning(f'shift monitor: {reason}')
     if reason := pipeline.segmenter.fallback_reason:
         logger.warning(f'fell back to {pipeline.segmenter.provider}: {reason}')

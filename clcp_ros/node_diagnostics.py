@@ -151,6 +151,6 @@ def shift_status(
 
 def stale_shift(status: Status) -> Status:
     """The monitor's status while no image comes: a verdict on one long gone says nothing now."""
-    return Status(
-        status.name, Level.STALE, 'no image', status.values, status.hardware_id, ('silent',)
-    )
+    known = ('arl0_supported_h', 'model', 'model_sha')
+    values = shift_values(None, ShiftSource('')) | {name: status.values[name] for name in known}
+    return Status(status.name, Level.STALE, 'no image', values, status.hardware_id, ('silent',))

@@ -131,7 +131,9 @@ PARAMETERS: dict[str, _Parameter] = {
         _DEFAULTS.hold_s, 'Seconds that all must be well before the level falls.', (0.0, 600.0)
     ),
     'shift.window_s': _Parameter(
-        _DEFAULTS.window_s, 'Seconds of images that the expected mIoU is made of.', (1.0, 600.0)
+        _DEFAULTS.window_s,
+        'Seconds of images that the expected mIoU is made of; at least five times period_s.',
+        (4.0, 600.0),
     ),
     'shift.expected_classes': _Parameter(
         [''],

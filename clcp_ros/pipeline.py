@@ -152,11 +152,7 @@ class FramePipeline:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         self.cameras = tuple(cameras)
         self.segmenter = Segmenter(self.bundle, providers, threads, runtime)
-        sha256 = self.bundle.sha256[self.bundle.model_path.name]
         self.knowledge = Knowledge.of_bundle(self.bundle)
-        self.source = ShiftSource(
-            self.bundle.id, sha256, self.knowledge.facts.supported_h / len(cameras)
-        )
         fusion, config = CameraFusion(cameras), monitor or MonitorConfig()
         self.check_config(config)
         self.monitors = {
@@ -172,6 +168,24 @@ class FramePipeline:
         self.scans: dict[str, Callable[[int], ScanView | None]] = {}
         """Where a camera's monitor finds the lidar's scan of about a stamp; none by default."""
         self.image_resolution = image_resolution
+        self.set_config(config)
+
+    def set_config(self, config: MonitorConfig) -> None:
+        """Take over other settings of the monitors, from the next frame on.
+
+        Args:
+            config: That `check_config` does not refuse.
+        """
+        asked_h, cameras = config.false_alarm_interval_h, len(self.cameras)
+        self.source = ShiftSource(
+            self.bundle.id,
+            self.bundle.sha256[self.bundle.model_path.name],
+            self.knowledge.supported_h(asked_h, cameras),
+        )
+        self.reservation = self.knowledge.reservation(asked_h, cameras)
+        """What is asked of the thresholds beyond what is known of them, for the log; or empty."""
+        for monitor in self.monitors.values():
+            monitor.config = config
 
     @property
     def monitor(self) -> ShiftMonitor:

@@ -124,9 +124,10 @@ class SegmentNode(LifecycleNode):
             self._set_config(self._pipeline)
 
     def _set_config(self, pipeline: FramePipeline) -> None:
-        config = node_parameters.monitor_config(self._values())
-        for monitor in pipeline.monitors.values():
-            monitor.config = config
+        before = pipeline.reservation
+        pipeline.set_config(node_parameters.monitor_config(self._values()))
+        if (reason := pipeline.reservation) and reason != before:
+            self.get_logger().warning(f'shift monitor: {reason}')
 
     def _apply_limits(self) -> None:
         self._limits.stale_s = self._value('diagnostics.stale_s')

@@ -6,6 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clcp_ros.monitor.sequential import ONSET_S
+
+HARM_SAMPLES = 5
+"""Scored frames that an expected mIoU must be made of before it may be an alarm."""
+
 
 @dataclass(frozen=True)
 class MonitorConfig:
@@ -20,7 +25,8 @@ class MonitorConfig:
         false_alarm_interval_h: Hours of normal driving between two false alarms that the user
             accepts, of all cameras together; 0 takes the interval that the bundle was made for.
         hold_s: How long things must be well before the level falls.
-        window_s: Time over which the expected mIoU is estimated.
+        window_s: Time over which the expected mIoU is estimated: at least four seconds, and five
+            times `period_s`, for an alarm is made of five frames.
         period_s: Time between two frames that are scored; 0 scores every frame. Frames that follow
             each other closely say the same, and faults are looked for in every frame.
         max_gap_s: A longer gap between stamps starts anew.
@@ -52,3 +58,10 @@ class MonitorConfig:
                 raise ValueError(f'{name} must not be negative')
         if not self.period_s < self.max_gap_s:
             raise ValueError('period_s must be below max_gap_s')
+        # What is not longer than the onset alone, or of fewer samples, never counts.
+        least_s = max(HARM_SAMPLES * self.period_s, 2 * ONSET_S)
+        if self.window_s < least_s:
+            raise ValueError(
+                f'window_s must be at least {least_s:g} s, which is {HARM_SAMPLES} times period_s '
+                f'and twice the {ONSET_S:g} s that do not count alone: no drop could ever alarm'
+            )

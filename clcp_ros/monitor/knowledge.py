@@ -162,6 +162,27 @@ class Knowledge:
             c=max(self.sequential.c + folds * self.facts.slope_c, _LEAST_C),
         )
 
+    def supported_h(self, interval_h: float = 0.0, cameras: int = 1) -> float:
+        """Hours between two false alarms of all cameras together that the drives support.
+
+        Alarms were counted with the thresholds of `Facts.interval_h`. Higher ones are at least as
+        good; of lower ones nobody knows.
+
+        Args:
+            interval_h: As for `sequential_for`.
+            cameras: As for `sequential_for`.
+
+        Returns:
+            NaN where nothing is known.
+        """
+        if self._lowered(interval_h, cameras):
+            return math.nan
+        return self.facts.supported_h / max(cameras, 1)
+
+    def _lowered(self, interval_h: float, cameras: int) -> bool:
+        wanted = (interval_h or self.facts.interval_h) * max(cameras, 1)
+        return wanted < self.facts.interval_h * (1 - 1e-9)
+
     def reservation(self, interval_h: float = 0.0, cameras: int = 1) -> str:
         """Say so when more is asked of the thresholds than the drives support.
 
@@ -173,9 +194,15 @@ class Knowledge:
             One line for the log; empty when there is nothing to say.
         """
         facts, asked = self.facts, (interval_h or self.facts.interval_h)
-        supported = facts.supported_h / max(cameras, 1)
+        supported = self.supported_h(interval_h, cameras)
         if supported >= asked:
             return ''
+        if self._lowered(interval_h, cameras):
+            return (
+                f'one false alarm in {asked:g} h is asked for, with lower thresholds than those '
+                f'for {facts.interval_h:g} h that false alarms were counted with; calibrate with '
+                f'training/fit_monitor.py --false_alarm_interval_h {asked:g}'
+            )
         if not supported > 0:
             return (
                 f'one false alarm in {asked:g} h is asked for, but nobody has counted them; '

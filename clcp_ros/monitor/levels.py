@@ -8,10 +8,7 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
-from clcp_ros.monitor.config import MonitorConfig
-
-HARM_SAMPLES = 5
-"""Scored frames that an expected mIoU must be made of before it may be an error."""
+from clcp_ros.monitor.config import HARM_SAMPLES, MonitorConfig
 
 # Share of the entering thresholds below which things are well again.
 _CALM_WARN, _CALM_ERROR = 0.25, 0.5  # of the novelty statistic's threshold

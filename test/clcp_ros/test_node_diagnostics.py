@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clcp_ros.latest_slot import LatestSlots
-from clcp_ros.monitor import Level, ShiftSource
+from clcp_ros.monitor import Level, ShiftSource, ShiftState
 from clcp_ros.node_arrivals import ArrivalWatch, fingerprint
 from clcp_ros.node_diagnostics import (
     SHIFT_KEYS,
@@ -18,6 +18,7 @@ from clcp_ros.node_diagnostics import (
     Status,
     inference_status,
     shift_status,
+    stale_shift,
 )
 from clcp_ros.node_statistics import WINDOW_S, InputStatistics, Limits, Surroundings
 
@@ -266,6 +267,17 @@ def test_shift_without_a_frame_is_stale() -> None:
     assert status.values['kind'] == status.values['scope'] == ''
     assert float(status.values['arl0_supported_h']) == 24
     assert status.values['model_sha'] == 'abcdef'
+
+
+def test_a_silent_cameras_figures_say_nothing() -> None:
+    source = ShiftSource('abc', 'abcdef', 24.0)
+    state = ShiftState(1, Level.OK, 'in domain', 50, novelty_cusum=1.0, kind='none', miou_est=0.7)
+    status = stale_shift(shift_status(state, source, 'cam'))
+    assert (status.level, status.message) == (Level.STALE, 'no image')
+    assert status.values == shift_status(None, source, 'cam').values
+    assert status.values['level'] == 'STALE'
+    assert status.values['miou_est'] == 'nan'
+    assert status.hardware_id == 'cam/abc'
 
 
 def test_slots_keep_the_newest_and_count_by_their_answer() -> None:

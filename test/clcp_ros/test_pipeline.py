@@ -359,3 +359,19 @@ def test_expected_classes_must_hold_one_that_counts(tiny_bundle: Path, tmp_path:
     FramePipeline(folder, monitor=MonitorConfig(expected_classes=('dark', 'bright')))
     with pytest.raises(BundleError, match=r'no label of the source holds.*one of dark, middle'):
         FramePipeline(folder, monitor=MonitorConfig(expected_classes=('bright',)))
+
+
+def test_changed_settings_change_what_is_claimed(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = refitted(
+        tiny_bundle, tmp_path / 'b', lambda k: replace(k, facts=replace(k.facts, supported_h=9.0))
+    )
+    pipeline = FramePipeline(folder)
+    assert pipeline.source.supported_h == 9
+    assert pipeline.reservation == ''
+    pipeline.set_config(MonitorConfig(false_alarm_interval_h=0.1))
+    assert np.isnan(pipeline.source.supported_h)
+    assert 'lower thresholds' in pipeline.reservation
+    assert all(m.config.false_alarm_interval_h == 0.1 for m in pipeline.monitors.values())
+    pipeline.set_config(MonitorConfig(false_alarm_interval_h=20.0))
+    assert pipeline.source.supported_h == 9
+    assert 'one in 9 h' in pipeline.reservation

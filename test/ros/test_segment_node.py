@@ -355,6 +355,27 @@ def test_thresholds_change_at_run_time(make_rig, daylight_image):
     assert '5 of 50' in rig.got['shift'][-1].status[0].message
 
 
+def test_the_log_says_when_more_is_asked_for_than_is_known(make_rig, ros):
+    from rcl_interfaces.msg import Log
+
+    rig, said = make_rig(), []
+    log = rig.peer.create_subscription(Log, '/rosout', said.append, 100)
+    rig.until(lambda: log.get_publisher_count() > 0)
+    rig.start().listen('shift')
+
+    def warnings() -> list[str]:
+        own = rig.node.get_logger().name
+        return [m.msg for m in said if m.name == own and 'false alarm in' in m.msg]
+
+    rig.until(warnings)
+    assert 'one false alarm in 8 h is asked for, but nobody has counted' in warnings()[0]
+    for name, value in (('hold_s', 5.0), ('false_alarm_interval_h', 1000.0)):
+        rig.node.set_parameters([Parameter(f'shift.{name}', value=value)])
+    rig.until(lambda: len(warnings()) > 1)
+    assert len(warnings()) == 2
+    assert 'one false alarm in 1000 h' in warnings()[1]
+
+
 def test_heat_map_is_made_only_for_a_listener(make_rig, tiny_bundle, daylight_image, monkeypatch):
     import clcp_ros.pipeline as module
 

@@ -140,7 +140,25 @@ def test_thresholds_rise_with_the_interval_and_with_the_cameras(known: Knowledge
 
 def test_more_than_the_drives_support_is_said(known: Knowledge) -> None:
     assert '1.5 h of 3 held-out drives' in known.reservation()
-    assert known.reservation(0.5) == ''
-    assert known.reservation(0.5, cameras=2) != ''
+    assert known.reservation(8, cameras=2).endswith(
+        'support one in 0.25 h; calibrate on more nominal drives with training/fit_monitor.py'
+    )
+    shown = replace(known, facts=replace(known.facts, supported_h=9.0))
+    assert shown.reservation() == ''
+    assert shown.reservation(4, cameras=2) == ''
     unknown = replace(known, facts=replace(known.facts, supported_h=math.nan))
     assert 'nobody has counted' in unknown.reservation()
+
+
+def test_nothing_is_claimed_of_lower_thresholds_than_were_tried(known: Knowledge) -> None:
+    shown = replace(known, facts=replace(known.facts, supported_h=9.0))
+    assert shown.supported_h() == 9
+    assert shown.supported_h(8) == 9
+    assert shown.supported_h(100) == 9
+    assert shown.supported_h(4, cameras=2) == 4.5
+    assert shown.sequential_for(0.1).h < shown.sequential.h
+    assert math.isnan(shown.supported_h(0.1))
+    assert math.isnan(shown.supported_h(3.9, cameras=2))
+    said = shown.reservation(0.1)
+    assert 'lower thresholds than those for 8 h' in said
+    assert '--false_alarm_interval_h 0.1' in said

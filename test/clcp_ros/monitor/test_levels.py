@@ -144,7 +144,8 @@ def test_misalignment_warns() -> None:
     [
         {'warn_drop': 0.2}, {'warn_drop': 0.0}, {'window_s': 0.0}, {'min_samples': 0},
         {'period_s': -1.0}, {'period_s': 3.0}, {'hold_s': -1.0}, {'frozen_s': math.nan},
-        {'max_gap_s': math.nan}, {'false_alarm_interval_h': -1.0},
+        {'max_gap_s': math.nan}, {'false_alarm_interval_h': -1.0}, {'window_s': 3.9},
+        {'window_s': 4.9, 'period_s': 1.0}, {'window_s': 20.0, 'period_s': 5.0, 'max_gap_s': 9.0},
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, float]) -> None:

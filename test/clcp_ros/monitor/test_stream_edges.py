@@ -217,6 +217,17 @@ def test_edge_09_what_costs_much_and_lasts_is_an_error_within_seconds(
     assert kit.levels(states)[-1] == Level.ERROR
 
 
+@pytest.mark.parametrize(('window_s', 'period_s'), [(4.0, 0.5), (5.0, 1.0), (4.0, 0.0)])
+def test_the_shortest_windows_that_are_allowed_can_alarm(
+    kit: Any, window_s: float, period_s: float
+) -> None:
+    monitor = kit.monitor(MonitorConfig(window_s=window_s, period_s=period_s))
+    step_ns = round(max(period_s, 0.1) * SECOND)
+    samples = [*kit.good(40), *[kit.evidence(10.0, 0.3)] * 60]
+    states = [monitor.judge(i * step_ns, sample) for i, sample in enumerate(samples)]
+    assert states[-1].level == Level.ERROR
+
+
 def test_edge_10_the_first_five_samples_are_stale(kit: Any) -> None:
     assert kit.levels(kit.play(kit.monitor(), kit.good(6))) == [Level.STALE] * 4 + [Level.OK] * 2
     reason = kit.play(kit.monitor(), kit.good(2))[-1].reason

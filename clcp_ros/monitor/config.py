@@ -62,6 +62,6 @@ class MonitorConfig:
         least_s = max(HARM_SAMPLES * self.period_s, 2 * ONSET_S)
         if self.window_s < least_s:
             raise ValueError(
-                f'window_s must be at least {least_s:g} s, which is {HARM_SAMPLES} times period_s '
-                f'and twice the {ONSET_S:g} s that do not count alone: no drop could ever alarm'
+                f'window_s must be at least {least_s:g} s, the longer of {HARM_SAMPLES} times '
+                f'period_s and twice the {ONSET_S:g} s that do not count: else no drop could alarm'
             )

@@ -13,7 +13,7 @@ standard deviation of new in-domain frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -104,8 +104,6 @@ class FrameScore:
         low: Raw image statistics alone.
         early: Early-middle features alone.
         deep: Last features alone.
-        p: Share of calibration frames that were at least as novel, this one counted with them: a
-            conformal p-value of one frame. For people: frames of a drive are not exchangeable.
         correction: What was taken off `novelty` because the scene explains it; 0 without a model
             of the scene.
     """
@@ -114,7 +112,6 @@ class FrameScore:
     low: float
     early: float
     deep: float
-    p: float = 1.0
     correction: float = 0.0
 
 
@@ -128,9 +125,6 @@ class ShiftReference:
         deep: Last features.
         location: () mean of the taps' mean on held-out frames.
         spread: () its standard deviation.
-        knots: (Q,) ascending quantiles, evenly spaced, of novelty on held-out frames; none at all
-            is allowed.
-        frames: How many held-out frames there were.
         scene: What the scene explains; None where it did not help.
     """
 
@@ -139,8 +133,6 @@ class ShiftReference:
     deep: TapReference
     location: np.ndarray
     spread: np.ndarray
-    knots: np.ndarray = field(default_factory=lambda: np.empty(0))
-    frames: int = 0
     scene: SceneModel | None = None
 
     def score(
@@ -174,32 +166,16 @@ class ShiftReference:
             low=low,
             early=early,
             deep=deep,
-            p=self.p(novelty - correction),
             correction=correction,
         )
-
-    def p(self, novelty: float) -> float:
-        """Conformal p-value of a frame's novelty.
-
-        Args:
-            novelty: In standard deviations.
-
-        Returns:
-            (1 + number of held-out frames at least as novel) / (1 + number of held-out frames),
-            interpolated between the quantiles that are stored; 1 without any.
-        """
-        if not self.knots.size:
-            return 1.0
-        below = np.interp(novelty, self.knots, np.linspace(0, 1, self.knots.size), 0.0, 1.0)
-        return float((1 + (1 - below) * self.frames) / (1 + self.frames))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, as arrays that hold numbers and strings."""
         result = {
-            'location': np.asarray(self.location), 'spread': np.asarray(self.spread),
-            'knots': self.knots, 'frames': np.asarray(self.frames),
+            'location': np.asarray(self.location),
+            'spread': np.asarray(self.spread),
             'statistics': np.array(STATISTICS),
-        }  # fmt: skip
+        }
         parts: dict[str, TapReference | SceneModel] = {t: getattr(self, t) for t in TAPS}
         if self.scene is not None:
             parts['scene'] = self.scene
@@ -223,14 +199,9 @@ class ShiftReference:
         if taps['low'].measures[0].channels != len(STATISTICS):
             raise ValueError('the low tap does not have a channel per image statistic')
         scene = part(arrays, 'scene')
-        knots = numbers(arrays, 'knots', (None,))
-        if (np.diff(knots) < 0).any():
-            raise ValueError('knots do not ascend')
         return cls(
             **taps,
             location=numbers(arrays, 'location', ()),
             spread=positive(arrays, 'spread', ()),
-            knots=knots,
-            frames=int(numbers(arrays, 'frames', ())),
             scene=SceneModel.from_arrays(scene) if scene else None,
         )

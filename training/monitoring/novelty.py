@@ -36,7 +36,6 @@ from training.monitoring.samples import Samples
 MIN_FRAMES = 8
 """Fewest frames that a fit, or a calibration, accepts."""
 
-_KNOTS = 513
 _LEAST_SPREAD = 0.02  # of a log distance
 _LEAST_RESIDUAL = 0.05  # variance of a standardised channel: a fit of few frames underestimates it
 _DIRECTION_PENALTY = (
@@ -154,8 +153,6 @@ def fit_novelty(
         **taps,
         location=np.asarray(location),
         spread=np.asarray(spread),
-        knots=np.quantile(novelty, np.linspace(0, 1, _KNOTS)),
-        frames=len(novelty),
         scene=scene,
     )
     series = _series(held_out, novelty)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError
 from clcp_ros.monitor.knowledge import MOST_BYTES, Facts, Knowledge
+from clcp_ros.monitor.scene import SceneModel
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +53,14 @@ def test_knowledge_survives_the_disk(known: Knowledge, file: Path) -> None:
     for name, array in known.novelty.arrays().items():
         np.testing.assert_array_equal(again.novelty.arrays()[name], array)
     assert [again.harm, again.kinds, again.alignment] == [None] * 3
+
+
+def test_what_bundles_of_before_hold_besides_is_passed_over(known: Knowledge, file: Path) -> None:
+    more = {'novelty__knots': np.linspace(-2, 3, 513), 'novelty__frames': np.asarray(400)}
+    old = changed(file, facts__preprocessing_sha256=None, **more)
+    again = Knowledge.load(old, 'sha')
+    assert again.facts == known.facts
+    assert again.novelty.arrays().keys() == known.novelty.arrays().keys()
 
 
 def test_writing_twice_gives_the_same_bytes(known: Knowledge, file: Path, tmp_path: Path) -> None:
@@ -109,15 +118,16 @@ def test_what_is_too_large_is_neither_written_nor_read(
     known: Knowledge, file: Path, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(0).random(MOST_BYTES // 4)
-    large = replace(known, novelty=replace(known.novelty, knots=np.sort(noise)))
+    scene = SceneModel(noise, *np.zeros((4, 1)))
+    large = replace(known, novelty=replace(known.novelty, scene=scene))
     with pytest.raises(BundleError, match='MB, more than 4'):
         large.save(tmp_path / 'large.npz')
     assert not (tmp_path / 'large.npz').exists()
     with pytest.raises(BundleError, match='more than 4 MB'):
-        Knowledge.load(changed(file, novelty__knots=np.sort(noise)), 'sha')
+        Knowledge.load(changed(file, novelty__scene__weights=noise), 'sha')
     # A small file that unpacks to much is no way in either.
     stored = dict(np.load(file, allow_pickle=False))
-    np.savez_compressed(file, **(stored | {'novelty.knots': np.zeros(9 * MOST_BYTES)}))
+    np.savez_compressed(file, **(stored | {'novelty.scene.weights': np.zeros(9 * MOST_BYTES)}))
     with pytest.raises(BundleError, match='unpacked'):
         Knowledge.load(file, 'sha')
 

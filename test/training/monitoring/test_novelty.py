@@ -76,8 +76,6 @@ def test_the_unit_is_one_standard_deviation_of_held_out_frames() -> None:
     assert held_out.std() == pytest.approx(1)
     assert len(fit.series) == 6
     assert all((np.diff(s.stamp_ns) > 0).all() for s in fit.series)
-    assert fit.reference.frames == 180
-    assert fit.reference.p(held_out.max()) < 0.02
 
 
 def test_held_out_drives_come_from_other_fits() -> None:

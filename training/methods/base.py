@@ -153,7 +153,7 @@ class Method(L.LightningModule):
         return functools.partial(collate_with, self.lidar_encoder.preparation)
 
     def encode_image(self, images: Tensor) -> EncoderOutput:
-        """What the image encoder makes of images; may be overridden. This is what is watched.
+        """What the image encoder makes of images; may be overridden.
 
         Args:
             images: (B, 3, S, S) normalised.
@@ -436,6 +436,13 @@ class Method(L.LightningModule):
                 f'the checkpoint is of another model than this {type(self).__name__}: '
                 f'{difference}; choose another --out, or add --overwrite'
             )
+
+    def watched(self) -> Callable[[Tensor], EncoderOutput]:
+        """What is watched: from images to what `exported_encoder` makes of them.
+
+        To be overridden together with it.
+        """
+        return self.encode_image
 
     def exported_encoder(self) -> ImageEncoder:
         """The image encoder that is saved at the end; may be overridden."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -40,7 +40,7 @@ from training.methods.embedded import Embedded, Own
 from training.methods.gather import world_size
 from training.methods.geometry import GeometryHead
 from training.methods.losses import clip_loss
-from training.models.image_encoder import ImageEncoder
+from training.models.image_encoder import EncoderOutput, ImageEncoder
 from training.models.interpolate import interpolate_weights, move_average
 from training.models.lidar.base import LidarFeatures, sample_maps, samples_of
 from training.models.lora import ATTENTION, add_lora, merge_lora
@@ -302,8 +302,17 @@ class ClcpAnchored(Method):
         encoder = copy.deepcopy(source)
         merge_lora(encoder.model)
         if o.wise_ft < 1:
-            interpolate_weights(encoder.model, self._initial[0].model, o.wise_ft)
+            initial = self._initial[0].to(next(encoder.parameters()).device)
+            interpolate_weights(encoder.model, initial.model, o.wise_ft)
         return encoder
+
+    def watched(self) -> Callable[[Tensor], EncoderOutput]:
+        """What would be saved now, not the student."""
+        if self.options.wise_ft < 1:
+            return self.exported_encoder().eval()
+        if self.teacher is not None and self.options.export_ema:
+            return self.teacher
+        return self.encode_image
 
     def _terms(self, batch: Batch, grid: Tensor, scans: LidarFeatures | None) -> dict[str, Own]:
         """What concerns tokens; in float32, since cosines of bfloat16 have two digits."""

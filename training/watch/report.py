@@ -18,7 +18,7 @@ _RECENT = 20
 
 
 class Warnings(Callback):
-    """Looks at what every validation measured.
+    """Looks at what every validation measured; a resumed run warns of nothing twice.
 
     Args:
         watch: Of the run.
@@ -28,6 +28,15 @@ class Warnings(Callback):
     def __init__(self, watch: Watch, batch: int) -> None:
         self.watch, self.batch = watch, batch
         self._losses: deque[Any] = deque(maxlen=_RECENT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was warned of, and the contrast of late, for the checkpoint."""
+        return {'warned': dict(self.watch.warned), 'losses': [float(x) for x in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What the run before knew."""
+        self.watch.warned |= state_dict['warned']
+        self._losses.extend(state_dict['losses'])
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Remember the contrast."""

@@ -110,12 +110,12 @@ class Watch:
             for name, x in (('image', image), ('lidar', lidar)):
                 values[f'uniformity_{name}'] = uniformity(x)
                 values[f'{name}_rank'] = effective_rank(x)
-        if self.images is not None:
-            values |= self._patches(method)
-        if self._probe is not None:
-            values['probe_miou'] = self._probe.miou(
-                lambda x: method.encode_image(x).grid, method.device
-            )
+        if self.images is not None or self._probe is not None:
+            encoder = method.watched()
+            if self.images is not None:
+                values |= self._patches(encoder, method.device)
+            if self._probe is not None:
+                values['probe_miou'] = self._probe.miou(lambda x: encoder(x).grid, method.device)
         values['watch_s'] = time.perf_counter() - began
         return values
 
@@ -141,19 +141,18 @@ class Watch:
         self.warned |= new
         return list(new.values())
 
-    def _patches(self, method: Any) -> dict[str, float]:
+    def _patches(self, encoder: Any, device: torch.device) -> dict[str, float]:
         if self._reference is None:
             assert self._initial is not None
-            initial = self._initial.to(method.device)
+            initial = self._initial.to(device)
             with torch.no_grad():
                 self._reference = torch.cat(
-                    [tokens_of(initial(x).grid) for x in self._batches(method.device)]
+                    [tokens_of(initial(x).grid) for x in self._batches(device)]
                 )
             self._initial = None  # its tokens are all that is needed of it
             self._initial_values = _describe(self._reference)
-        tokens = torch.cat(
-            [tokens_of(method.encode_image(x).grid) for x in self._batches(method.device)]
-        )
+        with torch.no_grad():
+            tokens = torch.cat([tokens_of(encoder(x).grid) for x in self._batches(device)])
         cosines = patch_cosines(tokens, self._reference)
         some = _some(tokens)
         return {

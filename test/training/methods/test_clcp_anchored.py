@@ -24,6 +24,8 @@ from training.methods.dense import NegativeRules
 from training.models.image_encoder import ImageEncoder
 from training.pairs.contrastive import Extras, ViewConfig
 from training.pretrain import pretrain
+from training.watch.quantities import patch_cosines
+from training.watch.watch import Watch, WatchConfig, tokens_of
 
 SIZE, PAIRS, POINTS = 64, 3, 400
 OFF: dict[str, Any] = {'cls': 0.0, 'point': 0.0, 'nce': 0.0, 'geometry': 0.0}
@@ -248,6 +250,39 @@ def test_what_is_exported(weights: dict[str, str]) -> None:
     assert all(torch.equal(v, first[k]) for k, v in saved.items())
     saved, student = exported(ema=0.9, export_ema=False)
     assert all(torch.equal(v, student[k]) for k, v in saved.items())
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'ema': 0.9},
+        {'ema': 0.9, 'export_ema': False},
+        {'wise_ft': 0.3},
+        {'ema': 0.9, 'wise_ft': 0.3, 'anchor': 1.0},
+    ],
+)
+def test_what_would_be_saved_is_watched(options: dict[str, Any], weights: dict[str, str]) -> None:
+    method = trained(make(weights, geometry=1.0, **options)).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        watched = method.watched()(images).grid
+        torch.testing.assert_close(watched, method.exported_encoder().eval()(images).grid)
+        student = method.encode_image(images).grid
+    of_the_student = not options or options.get('export_ema') is False
+    assert torch.equal(watched, student) == of_the_student
+    watch = Watch(WatchConfig(images=2), _initial(method), images, SIZE, 10, True)
+    with torch.no_grad():
+        cosines = patch_cosines(tokens_of(watched), tokens_of(_initial(method)(images).grid))
+    measured = watch.measure(method, None)['patch_cosine']
+    assert measured == pytest.approx(float(cosines.mean()), abs=1e-5)
+
+
+def _initial(method: ClcpAnchored) -> ImageEncoder:
+    encoder = copy.deepcopy(method.image_encoder)
+    assert method.setup_.model.image_weights is not None
+    encoder.model.load_state_dict(load_file(method.setup_.model.image_weights))
+    return encoder.eval().requires_grad_(False)
 
 
 def test_low_rank_changes_are_merged_on_export(weights: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,12 +21,14 @@ from clcp_ros.frame import Frame
 from clcp_ros.image_codec import encode_png
 from clcp_ros.inference import Prediction
 from clcp_ros.monitor import (
+    STATISTICS,
     FrameScore,
     Level,
     MonitorConfig,
     ShiftMonitor,
     ShiftState,
     TapReference,
+    image_statistics,
 )
 from clcp_ros.monitor.faults import static_tiles
 from clcp_ros.monitor.knowledge import Facts
@@ -307,9 +310,19 @@ def test_edge_13_what_is_always_in_view_is_no_cover(
     assert kit.film(kit.monitor(harm=None), mounted, step_ns=SECOND // 2)[-1].fault
 
 
-def test_edge_14_no_histogram_whose_shape_depends_on_the_version_of_opencv() -> None:
-    """calcHist gives (256, 1) or (256,)."""
-    assert all('calcHist' not in text for text in monitor_sources().values())
+@pytest.mark.parametrize('shape', [(256, 1), (256,)])
+def test_edge_14_histograms_are_the_same_with_any_version_of_opencv(
+    daylight_image: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    """calcHist gives (256, 1) or (256,): whoever uses it would give other figures."""
+    image = daylight_image(3, 120, 160)
+    calc = cv2.calcHist
+    monkeypatch.setattr(cv2, 'calcHist', lambda *args: calc(*args).reshape(shape))
+    found = dict(zip(STATISTICS, image_statistics(image), strict=True))
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    for name, q in (('p05', 5), ('p50', 50), ('p95', 95)):
+        wanted = np.percentile(gray, q) / 255
+        assert found[f'luminance_{name}'] == pytest.approx(wanted, abs=1.5 / 255)
 
 
 def test_edge_15_the_monitor_needs_neither_torch_nor_its_companions() -> None:

@@ -116,11 +116,11 @@ def seen(
     if extras.clean:
         found['clean'] = rng.normal(size=(3, size, size)).astype(np.float32)
     if extras.points:
-        found['uv'] = np.column_stack([0.5 - y / x, 0.5 - z / x])
-        found['visible'] = ((found['uv'] >= 0) & (found['uv'] < 1)).all(axis=1)
+        uv = np.column_stack([0.5 - y / x, 0.5 - z / x])
+        found |= {'uv': uv, 'visible': np.all((uv >= 0) & (uv < 1), axis=1)}
     if extras.geometry:
         distance = np.linalg.norm(cloud[:, :3], axis=1)
-        up = np.tile(np.float32([0, 0, 1]), (len(cloud), 1))
+        up = np.tile(np.array([0, 0, 1], np.float32), (len(cloud), 1))
         found['geometry'] = np.column_stack([np.log(distance), z + 1.7, up, intensity])
     if extras.reach:
         found['reach'] = 0.3

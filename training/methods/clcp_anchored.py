@@ -64,8 +64,9 @@ class AnchoredConfig:
         consistency: Weight of the agreement with a moving average that sees the clean image.
         temperature: Of both contrasts; that of `cls` is learned, that of `nce` stays.
         min_points: Fewest visible points of a cell that counts.
-        max_groups: Most cells of a frame for `point` and `nce`, at random; 0 for all. Memory grows
-            with its square.
+        max_groups: Most cells of a frame for `point` and `nce`, at random; 0 for all. With
+            negatives from the whole batch, most cells of all its frames. Memory grows with its
+            square.
         max_points: Most points of a batch for `geometry`, at random; 0 for all. Of several
             processes each draws its share.
         negatives: Which cells are negatives of each other.
@@ -90,7 +91,7 @@ class AnchoredConfig:
     consistency: float = 0.0
     temperature: float = 0.07
     min_points: int = 1
-    max_groups: int = 256
+    max_groups: int = 2048
     max_points: int = 16384
     negatives: NegativeRules = field(default_factory=NegativeRules)
     width: int = 256
@@ -346,9 +347,12 @@ class ClcpAnchored(Method):
         assert scans.points is not None
         assert scans.point_seen is not None
         shape = (len(grid), grid.shape[2], grid.shape[3])
+        most = o.max_groups
+        if o.negatives.scope == 'batch':
+            most = -(-most // len(grid))
         groups = group_points(
             batch['uv'], batch['visible'] & scans.point_seen, scans.point_sample, shape,
-            o.min_points, o.max_groups, self._seeds(batch),
+            o.min_points, most, self._seeds(batch),
         )  # fmt: skip
         image = F.normalize(self.token_head(groups.of_map(grid)), dim=1)
         lidar = F.normalize(self.point_head(groups.mean(scans.points.float())), dim=1)

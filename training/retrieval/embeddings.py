@@ -74,8 +74,7 @@ class Embeddings:
     @property
     def known(self) -> np.ndarray:
         """(N,) bool: which pairs have both embeddings."""
-        found: np.ndarray = self.image.any(axis=1) & self.lidar.any(axis=1)
-        return found
+        return np.logical_and(np.any(self.image, axis=1), np.any(self.lidar, axis=1))
 
     def of(self, keys: np.ndarray) -> Embeddings:
         """The embeddings of some pairs, in their order.

@@ -29,7 +29,7 @@ def copy(source: Path, out: Path, blind: int, count: int = 24) -> Path:
     def pair(i: int) -> Any:
         first = pairs.read(i % len(pairs))
         sign = -1 if i >= count - blind else 1  # behind the camera
-        points = first.points * np.float32([sign, 1, 1, 1])
+        points = first.points * np.array([sign, 1, 1, 1], np.float32)
         return dataclasses.replace(
             first, key=f's/{i:03d}', points=points, camera_stamp_ns=i * 10**9,
             lidar_stamp_ns=i * 10**9,

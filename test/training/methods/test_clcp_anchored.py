@@ -383,8 +383,10 @@ def test_a_frame_has_as_many_negatives_whatever_its_batch(weights: dict[str, str
 def test_negatives_of_a_whole_batch_are_refused_where_a_part_of_it_is_seen(
     weights: dict[str, str],
 ) -> None:
-    method = make(weights, nce=1.0, negatives=NegativeRules(scope='batch'))
+    method = make(weights, nce=1.0, negatives=NegativeRules(scope='batch'), max_groups=6)
     batch = make_batch(method)
+    values = method.embed(batch).own['nce'].values
+    assert len(values) == 6
     assert torch.isfinite(method.loss_of([batch])[0])
     with pytest.raises(ModelError, match='one chunk of one process'):
         method.loss_of(in_chunks(method, batch))

@@ -17,7 +17,7 @@ from clcp_ros.classes import CITYSCAPES
 from clcp_ros.decision import decide
 from clcp_ros.errors import BundleError, LabelError, ModelError
 from clcp_ros.inference import Segmenter, preprocess
-from clcp_ros.monitor import Level
+from clcp_ros.monitor import Knowledge, Level
 from clcp_ros.pipeline import FramePipeline
 from clcp_ros.runtime import openvino_installed
 from training.evaluate import evaluate
@@ -120,6 +120,8 @@ def test_bundle_describes_itself(toy_bundle: Path, toy_model: Path) -> None:
     assert bundle.provenance['data']['conditions'] == ['clear']
     assert bundle.provenance['monitor'] == '2 drives, each third of a drive left out in turn'
     assert max(bundle.provenance['onnx_minus_torch'].values()) < 1e-4
+    facts = Knowledge.of_bundle(bundle).facts
+    assert facts.preprocessing_sha256 == bundle.preprocessing_sha256
     assert sorted(p.name for p in toy_bundle.iterdir()) == [
         'bundle.json', 'model.onnx', 'monitor_card.json', 'monitor_card.md', 'reference.npz',
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,9 @@ def test_unlabelled_bags_alone_are_enough(plain_bundle: Path, bags: Path, tmp_pa
     assert 'stamps' in known.facts.hours_from
     assert any('no labelled frames' in text for text in card['not_fitted'])
     assert any('on recordings' in text for text in card['notes'])
+    whole = card['false_alarms']['whole_monitor']
+    assert (whole['expected_miou'], whole['drives'], whole['alarms']) == (False, 4, 0)
+    assert 'expected mIoU was not fitted' in (out / 'monitor_card.md').read_text()
 
 
 def test_bags_calibrate_what_training_frames_taught(
@@ -109,6 +113,30 @@ def test_bags_calibrate_what_training_frames_taught(
     assert card['data']['calibration']['drives'] == ['both', 'd-clear']
     assert card['data']['fit']['drives'] == ['x-clear']
     assert card['data']['scale_and_thresholds'] == 'calibrated on 2 recorded drives'
+
+
+def test_the_card_counts_what_the_whole_monitor_says(
+    plain_bundle: Path,
+    toy_cityscapes: Path,
+    bags: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / 'data'
+    for folder in ('leftImg8bit', 'gtFine'):
+        shutil.copytree(toy_cityscapes / folder / 'train/a-clear', data / folder / 'train/x-clear')
+    paths = ','.join(str(bags / name) for name in ('both', 'd-clear'))
+    out = fit_monitor(plain_bundle, data, bags=paths, corruptions=FEW, out=tmp_path / 'b')
+    whole = read_card(load_bundle(out))['false_alarms']['whole_monitor']
+    assert whole['expected_miou']
+    assert whole['drives'] == 2
+    assert whole['hours'] == pytest.approx((12 + 24) * 0.5 / 3600, rel=0.05)
+    assert whole['novelty_alarms'] <= whole['alarms'] < 4
+    assert not whole['miou_knows_drives']
+    assert 'false alarms of all, expected mIoU included' in capsys.readouterr().out
+    text = (out / 'monitor_card.md').read_text()
+    assert 'Both figures are of novelty alone' in text
+    assert 'With the expected mIoU the level rose to WARN or ERROR' in text
 
 
 def test_a_site_moves_location_and_scale_within_limits_and_never_the_reference(
@@ -151,12 +179,12 @@ def interrupt_night(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     collect = reader.collect
 
     def interrupted(
-        segmenter: Segmenter, items: Iterable[Item], title: str = '', logits: bool = True
+        segmenter: Segmenter, items: Iterable[Item], title: str, *options: Any
     ) -> Samples:
         calls.append(title)
         if calls.count('monitor: night') == 1 and title == 'monitor: night':
             raise KeyboardInterrupt
-        return collect(segmenter, items, title, logits)
+        return collect(segmenter, items, title, *options)
 
     monkeypatch.setattr(reader, 'collect', interrupted)
     return calls

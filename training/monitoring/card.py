@@ -70,7 +70,8 @@ def summary(card: dict[str, Any]) -> list[str]:
     """The card in a few lines."""
     alarms = card['false_alarms']
     lines = [
-        f'false alarms: asked for one in {_n(alarms["asked_interval_h"])} h of one camera; '
+        f'false alarms of novelty: asked for one in {_n(alarms["asked_interval_h"])} h of one '
+        'camera; '
         + (
             f'{_n(alarms["hours"])} h of {alarms["drives"]} drives with {alarms["alarms"]} alarms '
             f'support one in {_n(alarms["supported_interval_h"])} h'
@@ -78,6 +79,12 @@ def summary(card: dict[str, Any]) -> list[str]:
             else 'no drives were left out that could support it'
         )
     ]
+    whole = alarms.get('whole_monitor')
+    if whole and whole['drives'] and whole['expected_miou']:
+        lines.append(
+            f'false alarms of all, expected mIoU included: {whole["alarms"]} in '
+            f'{_n(whole["hours"])} h of these drives'
+        )
     if auroc := card['ladder'].get('auroc'):
         found = ', '.join(f'{_n(v)} at severity {k}' for k, v in auroc.items())
         lines.append(f'corruptions told from held-out drives, AUROC of one frame: {found}')
@@ -129,6 +136,9 @@ def _alarms(alarms: dict[str, Any]) -> list[str]:
             else 'Supported by the drives: nothing, since no whole drive was left out.'
         ),
         f'Hours were counted from {alarms["hours_from"]}.', '',
+        'Both figures are of novelty alone: warnings by the expected mIoU, by a camera that is '
+        'partly covered, and by image and lidar that do not fit have no such budget.'
+        + _whole(alarms.get('whole_monitor')), '',
         f'Thresholds: novelty counts beyond k = {_n(limits["k"])} sd, the alarm comes at a sum of '
         f'h = {_n(limits["h"])} sd s, or after two innovations beyond c = {_n(limits["c"])} sd. '
         f'Correlation over a second {_n(alarms["rho_1s"])} ({alarms["autocorrelation"]}); drives '
@@ -136,6 +146,25 @@ def _alarms(alarms: dict[str, Any]) -> list[str]:
         '| drive | hours | mean novelty | largest | false alarms |', '|---|---|---|---|---|',
         *rows, '',
     ]  # fmt: skip
+
+
+def _whole(whole: dict[str, Any] | None) -> str:
+    """What the whole monitor said of the drives, as sentences."""
+    if not whole:
+        return ''
+    if not whole['drives']:
+        return ' They could not be counted: no drive was left out whose frames follow each other.'
+    if not whole['expected_miou']:
+        return ' The expected mIoU was not fitted, so that it warns of nothing.'
+    supported = whole['supported_interval_h']
+    knows = ' It was fitted on some of these drives, which flatters it.'
+    return (
+        f' With the expected mIoU the level rose to WARN or ERROR {whole["alarms"]} times in '
+        f'{_n(whole["hours"])} h of {whole["drives"]} drives, {whole["errors"]} times to ERROR; '
+        f'with novelty alone {whole["novelty_alarms"]} times'
+        + (f'. That supports one in {_n(supported)} h.' if supported is not None else '.')
+        + (knows if whole['miou_knows_drives'] else '')
+    )
 
 
 def _ladder(ladder: dict[str, Any]) -> list[str]:

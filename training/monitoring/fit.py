@@ -23,12 +23,13 @@ from clcp_ros.replay_scores import mean_iou
 from training.monitoring.alignment import fit_alignment_on_pairs
 from training.monitoring.corruptions import FAMILIES, VERSION, degrade
 from training.monitoring.domain import Domain, Source, drive_of, thirds
-from training.monitoring.harm import fit_harm
+from training.monitoring.harm import fit_harm, fit_temperature
 from training.monitoring.kinds import describe, fit_described, kind_figures
 from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty
 from training.monitoring.reader import Reader
 from training.monitoring.run_length import RunLength, solve
 from training.monitoring.samples import Item, Samples
+from training.monitoring.verdicts import verdict_figures
 
 TOLERATED_DROP = 0.05
 """Loss of mIoU that is not worth an alarm."""
@@ -113,11 +114,14 @@ def fit_knowledge(
     options = options or FitOptions()
     families = options.families
     reader = Reader(segmenter, model_sha256, cache)
-    fit = reader.all(domain.fit, 'monitor: training frames')
+    labelled = reader.all(domain.labelled, 'monitor: labelled frames', logits=True)
+    # What the expected mIoU reads of held-out frames, to count the warnings that it gives there.
+    soft = None if labelled is None else fit_temperature(labelled.take(labelled.labelled))
+    kept = {'temperature': None} if domain.calibration else {'temperature': soft}
+    fit = reader.all(domain.fit, 'monitor: training frames', **kept)
     if fit is None:
         raise ModelError('there are no frames of the training domain to fit the monitor on')
-    calibration = reader.all(domain.calibration, 'monitor: other drives')
-    labelled = reader.all(domain.labelled, 'monitor: labelled frames', logits=True)
+    calibration = reader.all(domain.calibration, 'monitor: other drives', temperature=soft)
     clean = fit if labelled is None else labelled
     degraded = list(_degraded(reader, domain, options, families, len(clean)))
     left_out = replace(fit, drive=thirds(fit.drive)) if domain.thirds else fit
@@ -148,6 +152,13 @@ def fit_knowledge(
         facts=facts,
         **{name: part for name, (part, _) in parts.items()},
     )
+    held_out = left_out if calibration is None else calibration
+    taps = novelty.reference if knowledge.harm is not None and not judged else None
+    verdicts = verdict_figures(knowledge, held_out, novelty.series, run.left_out, taps)
+    if domain.thirds:
+        verdicts['supported_interval_h'] = math.nan
+    learned = set() if labelled is None else set(labelled.drives)
+    verdicts['miou_knows_drives'] = bool(learned & {drive_of(d) for d in held_out.drives})
     notes = list(domain.notes)
     if novelty.figures.get('direction'):
         notes.append(
@@ -172,7 +183,7 @@ def fit_knowledge(
                 'frames': sum(len(part) for part in degraded),
             },
         },
-        'false_alarms': _false_alarms(run, knowledge),
+        'false_alarms': {**_false_alarms(run, knowledge), 'whole_monitor': verdicts},
         'novelty': novelty.figures,
         'ladder': ladder.figures,
         **{name: figures for name, (_, figures) in parts.items()},

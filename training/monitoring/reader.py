@@ -57,15 +57,25 @@ class Reader:
         own = [model_sha256, repr(segmenter.bundle.tiling), *STATISTICS]
         self._own = hashlib.sha256('\n'.join(own).encode()).hexdigest()
 
-    def all(self, sources: Sequence[Source], title: str, logits: bool = False) -> Samples | None:
+    def all(
+        self,
+        sources: Sequence[Source],
+        title: str,
+        logits: bool = False,
+        temperature: float | None = None,
+    ) -> Samples | None:
         """The frames of several drives; None of none."""
-        parts = [
-            self.one(f'{source.key}/{logits}', source.read, f'{title}, {source.drive}', logits)
-            for source in sources
-        ]
+        parts = []
+        for source in sources:
+            key = f'{source.key}/{logits}' + ('' if temperature is None else f'/{temperature!r}')
+            named = f'{title}, {source.drive}'
+            parts.append(self.one(key, source.read, named, logits, temperature))
+            self._thumbnails[source.key] = self._thumbnails[key]
         return Samples.concat(parts) if parts else None
 
-    def one(self, key: str, read: Any, title: str, logits: bool) -> Samples:
+    def one(
+        self, key: str, read: Any, title: str, logits: bool, temperature: float | None = None
+    ) -> Samples:
         """Some frames, from the cache where they are there."""
         name = hashlib.sha256(f'{self._own}/{key}'.encode()).hexdigest()[:24]
         file = None if self._cache is None else self._cache / f'{name}.npz'
@@ -75,7 +85,7 @@ class Reader:
                 self._thumbnails[key] = np.load(file.with_suffix('.npy'), allow_pickle=False)
                 return samples
         thumbnails: list[np.ndarray] = []
-        samples = collect(self._segmenter, _seen(read(), thumbnails), title, logits)
+        samples = collect(self._segmenter, _seen(read(), thumbnails), title, logits, temperature)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file.with_suffix('.npy'), np.stack(thumbnails), allow_pickle=False)
@@ -85,7 +95,7 @@ class Reader:
 
     def static(self, sources: Sequence[Source]) -> np.ndarray:
         """(6, 8) bool, where something that belongs to the robot always stands."""
-        known = [self._thumbnails[f'{source.key}/False'] for source in sources]
+        known = [self._thumbnails[source.key] for source in sources]
         return static_tiles(image for part in known for image in part)
 
 

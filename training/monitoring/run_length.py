@@ -68,6 +68,7 @@ class RunLength:
         slope_c: The same of `c`.
         hours_from: How hours were counted.
         figures: More, for the monitor card.
+        left_out: For each drive, thresholds from the others.
     """
 
     reference: SequentialReference
@@ -80,6 +81,7 @@ class RunLength:
     slope_c: float
     hours_from: str
     figures: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, SequentialReference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,12 @@ def solve(
         raise ModelError('no frames are held out to find thresholds on')
     found, figures = _solve(drives, interval_h, tolerated, harmful, _STREAMS, seed)
     alarms = {d.name: 0 for d in drives}
+    left_out = {}
     if len(drives) > 1:
         for drive in drives:
             others = [d for d in drives if d is not drive]
             own, _ = _solve(others, interval_h, tolerated, harmful, _TRIED_STREAMS, seed)
+            left_out[drive.name] = own.reference
             alarms[drive.name] = count_alarms(own.reference, drive.pieces)
     hours = {d.name: d.samples.size * PERIOD_S / 3600 for d in drives}
     total, count = sum(hours.values()), sum(alarms.values())
@@ -160,6 +164,7 @@ def solve(
         drives=len(drives),
         alarms=count,
         hours_from=how,
+        left_out=left_out,
         figures=figures
         | {
             'by_drive': [

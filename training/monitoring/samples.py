@@ -16,6 +16,7 @@ from tqdm import tqdm
 from clcp_ros.decision import decide
 from clcp_ros.errors import ModelError
 from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.harm import soft_counts
 from clcp_ros.monitor.reference import class_shares
 from clcp_ros.monitor.statistics import STATISTICS, image_statistics
 from clcp_ros.replay_scores import confusion_matrix
@@ -55,6 +56,8 @@ class Samples(Columns):
         logits: (N, C, h, w) float16 on the network's grid, or None.
         confusion: (N, C, C + 1) int64 from `confusion_matrix`, zero for a frame without a label;
             None when no frame has one.
+        soft: (N, C, C + 1) float32 from `soft_counts`: all that the expected mIoU reads of logits,
+            in a fiftieth of their size; or None.
     """
 
     drive: np.ndarray
@@ -66,6 +69,7 @@ class Samples(Columns):
     scene: np.ndarray
     logits: np.ndarray | None = None
     confusion: np.ndarray | None = None
+    soft: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, array in self.columns.items():
@@ -126,7 +130,11 @@ class Samples(Columns):
 
 
 def collect(
-    segmenter: Segmenter, items: Iterable[Item], title: str = '', logits: bool = True
+    segmenter: Segmenter,
+    items: Iterable[Item],
+    title: str = '',
+    logits: bool = True,
+    temperature: float | None = None,
 ) -> Samples:
     """Describe frames as the node does.
 
@@ -135,6 +143,7 @@ def collect(
         items: Frames; they may be read while this runs.
         title: Of the progress bar.
         logits: Keep the logits, about 80 kB for each frame.
+        temperature: Keep `soft` with this temperature of the logits.
 
     Returns:
         One row for each item, in their order.
@@ -144,7 +153,7 @@ def collect(
     """
     classes = len(segmenter.bundle.classes)
     rows: dict[str, list[np.ndarray]] = {
-        name: [] for name in ('low', 'early', 'deep', 'scene', 'logits', 'confusion')
+        name: [] for name in ('low', 'early', 'deep', 'scene', 'logits', 'confusion', 'soft')
     }
     facts: list[tuple[str, int, str]] = []
     for item in tqdm(items, desc=title or 'describe frames', unit='frame'):
@@ -159,6 +168,9 @@ def collect(
         if logits:
             limit = np.finfo(np.float16).max
             rows['logits'].append(prediction.logits.clip(-limit, limit).astype(np.float16))
+        if temperature is not None:
+            soft = soft_counts(prediction.logits, temperature)
+            rows['soft'].append(soft.astype(np.float32))
         rows['confusion'].append(_confusion(prediction.logits, item.label, classes))
     if not facts:
         raise ModelError(f'{title or "describe frames"}: there are no frames')

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clcp_ros.monitor import Knowledge
+from clcp_ros.monitor.harm import FEATURES, HarmReference
+from clcp_ros.monitor.reference import Gaussian, ShiftReference, TapReference
+from clcp_ros.monitor.sequential import SequentialReference
+from clcp_ros.monitor.statistics import STATISTICS
+from training.monitoring.novelty import Series
+from training.monitoring.run_length import PERIOD_S, alarm_bound
+from training.monitoring.samples import Samples
+from training.monitoring.verdicts import verdict_figures
+
+STEP_NS = int(PERIOD_S * 1e9)
+LENGTH = 240
+SOURCE_IOU = 0.8
+THRESHOLDS = SequentialReference(k=2.0, h=5.0, rho=0.5, c=99.0)
+
+
+def gaussian(channels: int) -> TapReference:
+    origin = Gaussian(
+        np.zeros(channels), np.ones(channels), np.eye(channels)[:1], np.ones(1), np.array(1.0)
+    )
+    return TapReference((origin,), np.array([-0.6]), np.array([0.2]))
+
+
+@pytest.fixture(scope='module')
+def knowledge() -> Knowledge:
+    """A monitor that takes the expected IoU of its three classes for the mIoU."""
+    taps = (gaussian(len(STATISTICS)), gaussian(3), gaussian(3))
+    coefficients = np.zeros(len(FEATURES))
+    coefficients[FEATURES.index('soft_iou')] = 1.0
+    source = np.full(3, SOURCE_IOU)
+    harm = HarmReference.from_arrays({
+        'temperature': np.asarray(1.0),
+        'class_iou': source,
+        'class_soft_iou': source,
+        'class_rate': np.full(3, 0.9),
+        'class_share': np.full(3, 1 / 3),
+        'class_confidence': np.full(3, 0.9),
+        'expected': np.ones(3, bool),
+        'presence': np.array([0.0, 0.0, 0.0, 30.0]),
+        'lowest': np.full(len(FEATURES), -1e9),
+        'highest': np.full(len(FEATURES), 1e9),
+        'coefficients': coefficients,
+        'intercept': np.asarray(0.0),
+        'curve': np.array([[0.0, 0.0], [1.0, 1.0]]),
+        'sizes': np.array([1.0, 40.0]),
+        'source': np.full(2, SOURCE_IOU),
+        'margins': np.array([[0.1, 0.1], [0.03, 0.03]]),
+    })  # fmt: skip
+    return Knowledge(
+        ShiftReference(*taps, np.array(0.0), np.array(1.0)), THRESHOLDS, harm=harm
+    )  # fmt: skip
+
+
+def drive(name: str, iou: np.ndarray, step_ns: int = STEP_NS) -> Samples:
+    """Frames whose classes all have the expected IoU that is given for each frame."""
+    right = (2 * iou / (1 + iou))[:, None, None]
+    soft = (1 - right) / 6 + np.eye(3) * (right - (1 - right) / 2) / 3
+    n = len(iou)
+    return Samples(
+        np.full(n, name), np.arange(n) * step_ns, np.full(n, 'clear'),
+        low=np.zeros((n, len(STATISTICS))), early=np.zeros((n, 3), np.float32),
+        deep=np.zeros((n, 3), np.float32), scene=np.full((n, 3), 1 / 3),
+        soft=np.concatenate([soft, np.zeros((n, 3, 1))], axis=2).astype(np.float32),
+    )  # fmt: skip
+
+
+def stretch(value: float, usual: float, begin: int, length: int = 40) -> np.ndarray:
+    found = np.full(LENGTH, usual)
+    found[begin : begin + length] = value
+    return found
+
+
+def series(name: str, novelty: np.ndarray, step_ns: int = STEP_NS) -> Series:
+    return Series(name, np.arange(len(novelty)) * step_ns, novelty)
+
+
+def test_warnings_by_the_expected_miou_are_counted_beside_those_of_novelty(
+    knowledge: Knowledge,
+) -> None:
+    calm, usual = np.zeros(LENGTH), np.full(LENGTH, SOURCE_IOU)
+    parts = [drive('a', usual), drive('b', stretch(0.72, SOURCE_IOU, 50)), drive('c', usual)]
+    held_out = [series('a', calm), series('b', calm), series('c', stretch(6.0, 0.0, 100))]
+    thresholds = dict.fromkeys('abc', THRESHOLDS)
+    samples = Samples.concat(parts)
+    found = verdict_figures(knowledge, samples, held_out, thresholds, None)
+    assert found['expected_miou']
+    assert found['drives'] == 3
+    assert found['hours'] == pytest.approx(3 * LENGTH * PERIOD_S / 3600)
+    # One by the expected mIoU, one by novelty, which is all that the novelty test knows of.
+    assert (found['alarms'], found['errors'], found['novelty_alarms']) == (2, 0, 1)
+    assert found['supported_interval_h'] == pytest.approx(found['hours'] / alarm_bound(2))
+    # Without the expected mIoU there is nothing else that warns.
+    bare = verdict_figures(replace(knowledge, harm=None), samples, held_out, thresholds, None)
+    assert (bare['alarms'], bare['novelty_alarms'], bare['expected_miou']) == (1, 1, False)
+
+
+def test_each_drive_is_judged_with_its_own_thresholds(knowledge: Knowledge) -> None:
+    usual = np.full(LENGTH, SOURCE_IOU)
+    samples = Samples.concat([drive('a', usual), drive('b', usual)])
+    both = [series(n, stretch(6.0, 0.0, 100)) for n in 'ab']
+    wide = SequentialReference(k=8.0, h=5.0, rho=0.5, c=99.0)
+    found = verdict_figures(knowledge, samples, both, {'a': THRESHOLDS, 'b': wide}, None)
+    assert found['novelty_alarms'] == 1
+
+
+def test_frames_that_do_not_follow_each_other_tell_nothing(knowledge: Knowledge) -> None:
+    samples = drive('a', np.full(20, 0.3), 10**10)
+    apart = [series('a', np.full(20, 9.0), 10**10)]
+    found = verdict_figures(knowledge, samples, apart, {'a': THRESHOLDS}, None)
+    assert (found['drives'], found['alarms']) == (0, 0)
+    assert math.isnan(found['supported_interval_h'])

@@ -5,6 +5,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -321,18 +325,19 @@ def test_a_finished_run_is_read_again(weights: dict[str, str], tmp_path: Path) -
         )  # fmt: skip
 
 
-def in_chunks(method: ClcpAnchored, batch: dict[str, Any]) -> list[dict[str, Any]]:
+def part_of(method: ClcpAnchored, batch: dict[str, Any], pairs: slice) -> dict[str, Any]:
     preparation = method.lidar_encoder.preparation
     rng = np.random.default_rng(0)
     clouds = rng.uniform([2, -5, -2, 0], [20, 5, 3, 1], (PAIRS, POINTS, 4)).astype(np.float32)
-    chunks = []
-    for pairs in (slice(0, 2), slice(2, 3)):
-        rows = slice(pairs.start * POINTS, pairs.stop * POINTS)
-        chunk = {k: batch[k][pairs] for k in ('image', 'clean', 'sequence', 'time_s', 'reach')}
-        chunk |= {k: batch[k][rows] for k in ('uv', 'visible', 'geometry')}
-        chunk['lidar'] = preparation.collate([preparation(c) for c in clouds[pairs]])
-        chunks.append(chunk)
-    return chunks
+    rows = slice(pairs.start * POINTS, pairs.stop * POINTS)
+    part = {k: batch[k][pairs] for k in ('image', 'clean', 'sequence', 'time_s', 'reach')}
+    part |= {k: batch[k][rows] for k in ('uv', 'visible', 'geometry')}
+    part['lidar'] = preparation.collate([preparation(c) for c in clouds[pairs]])
+    return part
+
+
+def in_chunks(method: ClcpAnchored, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    return [part_of(method, batch, pairs) for pairs in (slice(0, 2), slice(2, 3))]
 
 
 @pytest.mark.parametrize('limits', [(0, 0), (9, 100)])
@@ -358,6 +363,63 @@ def test_chunks_give_the_gradient_of_the_whole(
     assert len(gradients[0]) == len(gradients[1]) > 10
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def of_two_processes(weights: dict[str, str] | None) -> ClcpAnchored:
+    return make(
+        weights, 'test_vit', freeze_lidar=True, max_groups=9, max_points=0, cls=1.0, nce=1.0,
+        point=1.0, geometry=1.0, returns=1.0,
+    )  # fmt: skip
+
+
+PROCESS = """
+    import importlib.util, sys
+    import torch.distributed as dist
+    from safetensors.torch import save_file
+
+    spec = importlib.util.spec_from_file_location('anchored', sys.argv[1])
+    tests = importlib.util.module_from_spec(spec); sys.modules['anchored'] = tests
+    spec.loader.exec_module(tests)
+    folder, rank = sys.argv[2], int(sys.argv[3])
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    method = tests.of_two_processes(None)
+    batch = tests.make_batch(method)
+    method.loss_of([tests.part_of(method, batch, slice(rank, rank + 1))])[0].backward()
+    gradients = {}
+    for name, parameter in method.named_parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            gradients[name] = (parameter.grad / 2).contiguous()
+    if rank == 0:
+        save_file(gradients, f'{folder}/gradients.safetensors')
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradient_of_one(tmp_path: Path, root: Path) -> None:
+    script = tmp_path / 'process.py'
+    script.write_text(textwrap.dedent(PROCESS))
+    environment = {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(script), __file__, str(tmp_path), str(rank)],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process in running:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-2000:]
+    method = of_two_processes(None)
+    loss, facts = method.loss_of([part_of(method, make_batch(method), slice(0, 2))])
+    loss.backward()
+    assert facts['term_nce'] > 0
+    found = load_file(tmp_path / 'gradients.safetensors')
+    wanted = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_a_frame_has_as_many_negatives_whatever_its_batch(weights: dict[str, str]) -> None:

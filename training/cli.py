@@ -11,10 +11,11 @@ import inspect
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -22,6 +23,9 @@ from clcp_ros.errors import ClcpError
 from training.allocator import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Of the command that runs, as jsonargparse understands them; None where none does.
+_arguments: list[str] | None = None
 
 
 def run_command(
@@ -46,6 +50,7 @@ def run_command(
     """
     from jsonargparse import auto_cli
 
+    global _arguments
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format='%(levelname).1s %(name)s: %(message)s')
     given = sys.argv[1:] if args is None else args
@@ -56,9 +61,10 @@ def run_command(
         program, epilog, given = f'{program} {given[0]}', None, given[1:]
     module = sys.modules[function.__module__]
     try:
+        _arguments = normalize_arguments(function, given)
         auto_cli(
             function,
-            args=normalize_arguments(function, given),
+            args=_arguments,
             as_positional=True,
             prog=program,
             description=(module.__doc__ or '').strip() or None,
@@ -76,6 +82,8 @@ def run_command(
     except OSError as error:
         # Disk full, permission denied, ...: the system's own words are the clearest.
         sys.exit(_fail(str(error)))
+    finally:
+        _arguments = None
     return function
 
 
@@ -112,6 +120,9 @@ def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> l
 
     Returns:
         As jsonargparse understands them.
+
+    Raises:
+        ClcpError: Several groups have an option that is called so.
     """
     kinds = _option_kinds(function)
     takes_list = any(k == 'positional list' for k in kinds.values())
@@ -127,8 +138,8 @@ def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> l
             continue
         name, equals, value = argument[2:].partition('=')
         name = name.replace('-', '_')
-        opposite = _in_group(name.removeprefix('no_'), kinds)
-        negated = name.startswith('no_') and kinds.get(opposite) == 'bool'
+        opposite = _in_group(name[3:], kinds) if name.startswith('no_') else ''
+        negated = kinds.get(opposite) == 'bool'
         name = opposite if negated else _in_group(name, kinds)
         bare = negated or following not in ('true', 'false')
         if kinds.get(name) == 'bool' and not equals and bare:
@@ -146,7 +157,11 @@ def normalize_arguments(function: Callable[..., Any], arguments: list[str]) -> l
 def _in_group(name: str, kinds: dict[str, str]) -> str:
     """The name with its group, where only one option of a group is called so."""
     grouped = [option for option in kinds if option.endswith(f'.{name}')]
-    return grouped[0] if name not in kinds and len(grouped) == 1 else name
+    if name in kinds or not grouped:
+        return name
+    if len(grouped) > 1:
+        raise ClcpError(f'--{name} could be --{", --".join(grouped)}: say which')
+    return grouped[0]
 
 
 def _option_kinds(function: Callable[..., Any]) -> dict[str, str]:
@@ -170,6 +185,32 @@ def _option_kinds(function: Callable[..., Any]) -> dict[str, str]:
 def _fail(message: str) -> int:
     print(f'error: {" ".join(message.split())}', file=sys.stderr)
     return 1
+
+
+def with_the_same_options(
+    program: str, without: Collection[str] = (), then: Mapping[str, str] | None = None
+) -> str:
+    """A command line with the options of the command that runs.
+
+    Args:
+        program: What stands before the options.
+        without: Options that are left out, and those of such a group.
+        then: Values of more options, which replace those that were given.
+
+    Returns:
+        The line. Where a function was called, and no command runs, only `then` is known of it.
+    """
+    left = {*without, *(then or {})}
+    words, given = program.split(), list(_arguments or [])
+    while given:
+        word = given.pop(0)
+        value = [given.pop(0)] if '=' not in word and given else []
+        name = word.removeprefix('--').partition('=')[0]
+        if word.startswith('--') and not {name, name.partition('.')[0]} & left:
+            words += [word, *value]
+    for name, value_of in (then or {}).items():
+        words += [f'--{name}', value_of]
+    return shlex.join(words)
 
 
 def next_step(text: str) -> None:

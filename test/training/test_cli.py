@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from clcp_ros.errors import ClcpError
-from training.cli import atomic_path, normalize_arguments, run_command
+from training.cli import (
+    atomic_path,
+    normalize_arguments,
+    run_command,
+    with_the_same_options,
+)
 
 
 @dataclass
@@ -68,6 +73,42 @@ def test_what_people_type() -> None:
     ]  # fmt: skip
     assert normalize_arguments(one, ['--help']) == ['--help']
     assert normalize_arguments(one, ['--out']) == ['--out']
+
+
+def two(first: Nested = Nested(), second: Nested = Nested(), live: bool = False) -> None:  # noqa: B008
+    """A command with two groups that have the same options.
+
+    Args:
+        first: One.
+        second: Another.
+        live: Live.
+    """
+    then = {'first.size': '5'}
+    print(with_the_same_options('python x.py', without=['live', 'second.flag'], then=then))
+
+
+def test_a_name_of_two_groups_is_asked_back(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_command(two, ['--size', '3'])
+    assert stopped.value.code == 1
+    expected = 'error: --size could be --first.size, --second.size: say which\n'
+    assert capsys.readouterr().err == expected
+    with pytest.raises(ClcpError, match='--flag could be'):
+        normalize_arguments(two, ['--no-flag'])
+    assert normalize_arguments(two, ['--second.size=3']) == ['--second.size=3']
+
+
+def test_what_is_to_be_typed_next_has_the_same_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / 'a recipe.yaml'
+    recipe.write_text('second: {size: 7}\n')
+    given = ['--live', '--config', str(recipe), '--second.flag', '--first.size=3', '--first.flag']
+    run_command(two, given)
+    line = f"python x.py --config '{recipe}' --first.flag=true --first.size 5\n"
+    assert capsys.readouterr().out == line
+    two()
+    assert capsys.readouterr().out == 'python x.py --first.size 5\n'
 
 
 def test_arguments_arrive(capsys: pytest.CaptureFixture[str]) -> None:

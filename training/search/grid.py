@@ -13,23 +13,26 @@ import dataclasses
 import inspect
 import itertools
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
-from clcp_ros.errors import ModelError
-from training.cli import atomic_path, next_step
+from clcp_ros.errors import ClcpError, ModelError
+from training.cli import atomic_path, next_step, with_the_same_options
 from training.loop import METRICS, read_metrics
 from training.nonfinite import DivergedError
 from training.pretrain import pretrain
 from training.search.metrics import smaller_is_better
 from training.search.signature import with_options_of
 
-Value = bool | int | float | str | None
+_logger = logging.getLogger(__name__)
+
+Value = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 
 @with_options_of(pretrain)
@@ -70,19 +73,37 @@ def grid(
         except DivergedError as error:
             # One learning rate that diverges is a result; the others are still to be known.
             failure = str(error)
+        except (ClcpError, OSError):
+            raise  # an option or the disk: the next one would fare no better
+        except Exception as error:
+            # Numbers that a library cannot take, too little memory: of this combination alone.
+            _logger.debug('%s', name, exc_info=True)
+            first = (str(error).strip() or 'no more is known').splitlines()[0]
+            failure = f'{type(error).__name__}: {first}'
+        if failure:
             print(f'\n{failure}')
         rows.append({**combination, **_result(out / name, failure), 'failure': failure})
         _write(out / 'grid.csv', list(values), rows)
     scores = [row.get(objective, math.nan) for row in rows]
+    scores = [score if math.isfinite(score) else math.nan for score in scores]
     if all(math.isnan(s) for s in scores):
         known = sorted({k for r in rows for k, v in r.items() if k.startswith('val_')})
-        raise ModelError(f'no run logged {objective}; there are {", ".join(known) or "none"}')
+        why = next((f' ({row["failure"]})' for row in rows if row['failure']), '')
+        raise ModelError(f'no run logged {objective}{why}; there are {", ".join(known) or "none"}')
     best = int(np.nanargmin(scores) if smaller else np.nanargmax(scores))
     plot(out / 'grid.png', values, scores, objective, best)
     print(f'\nbest {objective}, {scores[best]:.4g}: {name_of(combinations[best])}')
     print(f'wrote {out / "grid.csv"}, {out / "grid.png"}')
-    typed = ' '.join(f'--{k} {_typed(v)}' for k, v in combinations[best].items())
-    next_step(f'python training/pretrain.py {typed}, with the recipe and other options of the grid')
+    next_step(
+        with_the_same_options(
+            'python training/pretrain.py',
+            without=('values', 'objective', 'overwrite'),
+            then={
+                k.replace('-', '_'): v if isinstance(v, str) else json.dumps(v)
+                for k, v in combinations[best].items()
+            },
+        )
+    )
     return out / 'grid.csv'
 
 
@@ -94,25 +115,47 @@ def changed(settings: dict[str, Any], combination: dict[str, Value]) -> dict[str
         combination: Values by option; a dot leads into a group.
 
     Raises:
-        ModelError: There is no such option.
+        ModelError: There is no such option, or it takes no such value.
     """
     defaults = {n: p.default for n, p in inspect.signature(pretrain).parameters.items()}
+    types = get_type_hints(pretrain)
     result = dict(settings)
     for option, value in combination.items():
-        group, _, name = option.replace('-', '_').partition('.')
-        if group not in defaults or group == 'out':
+        first, *path = option.replace('-', '_').split('.')
+        if first not in defaults or first in ('out', 'overwrite'):
             raise ModelError(f'no option {option!r} to try')
-        if not name:
-            result[group] = value
-            continue
-        content = result.get(group, defaults[group])
-        fields = {f.name for f in dataclasses.fields(content)}
-        if name not in fields:
-            raise ModelError(
-                f'no option {option!r} to try; {group} has {", ".join(sorted(fields))}'
-            )
-        result[group] = dataclasses.replace(content, **{name: value})
+        content = result.get(first, defaults[first])
+        result[first] = _changed(content, types[first], path, value, option)
     return result
+
+
+def _changed(content: Any, kind: Any, path: list[str], value: Value, option: str) -> Any:
+    """What an option holds with one value replaced, at the end of the path."""
+    if not path:
+        return _as(kind, value, option)
+    fields = get_type_hints(type(content)) if dataclasses.is_dataclass(content) else {}
+    name, *rest = path
+    if name not in fields:
+        group = option.rpartition(f'.{name}')[0]
+        raise ModelError(
+            f'no option {option!r} to try; {group} has {", ".join(sorted(fields)) or "none"}'
+        )
+    inner = _changed(getattr(content, name), fields[name], rest, value, option)
+    return dataclasses.replace(content, **{name: inner})
+
+
+def _as(kind: Any, value: Value, option: str) -> Any:
+    """A value as the command line would read it."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    if dataclasses.is_dataclass(kind):
+        raise ModelError(f'{option} is a group: name one of its options, as in "{option}.x"')
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument('--value', type=kind)
+    try:
+        return parser.parse_object({'value': value}).value
+    except ArgumentError:
+        raise ModelError(f'{option} cannot be {value!r}') from None
 
 
 def name_of(combination: dict[str, Value]) -> str:

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clcp_ros.errors import ModelError
-from training.cli import atomic_path, next_step
+from training.cli import atomic_path, next_step, with_the_same_options
 from training.loop import METRICS, read_metrics
 from training.methods import find_method
 from training.methods.config import OptimizerConfig
 from training.nonfinite import DivergedError
 from training.pretrain import pretrain
 from training.search.signature import with_options_of
+from training.watch.watch import WatchConfig
 
 _SMOOTHING = 0.9
 
@@ -68,14 +69,17 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
     if steps < 10:
         raise ModelError(f'a range test of {steps} steps tells nothing: --max_steps 100')
     out = Path(settings.pop('out', Path('runs/pretrain'))) / 'lr_range'
-    optimizer: OptimizerConfig = settings.pop('optimizer', OptimizerConfig())
-    scale = highest / optimizer.lr
+    own: OptimizerConfig = settings.pop('optimizer', OptimizerConfig())
+    own.check()
+    scale = highest / own.lr
     optimizer = dataclasses.replace(
-        optimizer, schedule='exponential', lr=highest, min_lr=lowest,
-        lidar_lr=optimizer.lidar_lr and optimizer.lidar_lr * scale,
-        head_lr=optimizer.head_lr and optimizer.head_lr * scale,
+        own, schedule='exponential', lr=highest, min_lr=lowest,
+        lidar_lr=own.lidar_lr and own.lidar_lr * scale,
+        head_lr=own.head_lr and own.head_lr * scale,
     )  # fmt: skip
-    settings |= {'validate_every': 0, 'patience': 0, 'keep': 'last', 'tolerance': 0}
+    settings |= {
+        'validate_every': 0, 'patience': 0, 'keep': 'last', 'tolerance': 0, 'watch': WatchConfig(),
+    }  # fmt: skip
     try:
         pretrain(out=out, optimizer=optimizer, hint=False, **settings)
     except DivergedError as error:
@@ -93,10 +97,24 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         f'see {out / "lr_range.png"}'
     )
     next_step(
-        f'python training/pretrain.py --optimizer.lr {best.tenth:.1g}, with the recipe and other '
-        'options of the test'
+        with_the_same_options(
+            'python training/pretrain.py',
+            without=('lowest', 'highest', 'max_steps', 'overwrite'),
+            then=_rates_for(own, float(f'{best.tenth:.1g}')),
+        )
     )
     return out / 'lr_range.png'
+
+
+def _rates_for(optimizer: OptimizerConfig, lr: float) -> dict[str, str]:
+    """Options that change all learning rates as much as the one, which is how they were tested."""
+    rates = {'lr': lr}
+    for name in ('lidar_lr', 'head_lr'):
+        if (rate := getattr(optimizer, name)) is not None:
+            rates[name] = rate * lr / optimizer.lr
+    if optimizer.min_lr > lr:
+        rates['min_lr'] = optimizer.min_lr * lr / optimizer.lr
+    return {f'optimizer.{name}': f'{rate:.3g}' for name, rate in rates.items()}
 
 
 def _used(rows: list[tuple[int, str, float]]) -> tuple[np.ndarray, list[float]]:

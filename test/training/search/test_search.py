@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from clcp_ros.errors import ModelError
+from training.cli import run_command
 from training.loop import read_metrics
 from training.methods.config import OptimizerConfig
 from training.pairs.contrastive import ViewConfig
@@ -212,6 +214,92 @@ def test_a_combination_that_diverges_is_a_result_of_a_grid(
     assert not other['failure']
 
 
+def test_a_combination_that_a_library_cannot_take_does_not_end_a_grid(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Singular(Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.optimizers[0].param_groups[-1]['initial_lr'] > 0.5:
+                raise torch.linalg.LinAlgError('did not converge\nbecause of NaN')
+
+    add(Singular(), monkeypatch)
+    table = grid(
+        {'optimizer.lr': [1.0, 1e-4]}, **QUICK, max_steps=1, validate_every=1, out=tmp_path,
+        pairs=pairs,
+    )  # fmt: skip
+    with table.open() as file:
+        failed, other = csv.DictReader(file)
+    assert 'did not converge' in failed['failure']
+    assert '\n' not in failed['failure']
+    assert not failed['val_loss']
+    assert float(other['val_loss']) > 0
+    with pytest.raises(ModelError, match=r'no run logged val_loss \(\w+: did not converge\)'):
+        grid(
+            {'optimizer.lr': [1.0]}, **QUICK, max_steps=1, validate_every=1, out=tmp_path,
+            pairs=pairs,
+        )  # fmt: skip
+
+
+def typed(pairs: Path, out: Path) -> list[str]:
+    """Options that are not the defaults, as one types them."""
+    return [
+        '--pairs', str(pairs), '--out', str(out), '--image-size', '32', '--views.min_points=5',
+        '--views.voxel_size_m', '0.6', '--batch_size', '8', '--batch-gap', '0', '--workers', '0',
+        '--loggers', 'none', '--images', '0', '--no-overwrite', '--optimizer.lr', '0.002',
+    ]  # fmt: skip
+
+
+def next_line(capsys: pytest.CaptureFixture[str]) -> Any:
+    """What the last `next:` line gives to pretraining."""
+    from jsonargparse import ArgumentParser
+
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith('next: python training/pretrain.py ')
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument('--config', action='config')
+    parser.add_function_arguments(pretrain, as_positional=True)
+    return parser.parse_args(shlex.split(line)[3:])
+
+
+def test_what_is_next_after_a_grid_keeps_its_options(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text('max_steps: 1\nvalidate_every: 1\n')
+    values = '{"optimizer.lr": [1.2345678e-3], "views.crop_fraction": [[0.7, 0.9]]}'
+    run_command(
+        grid, ['--config', str(recipe), *typed(pairs, tmp_path / 'run'), '--values', values]
+    )
+    given = next_line(capsys)
+    assert given.optimizer.lr == 1.2345678e-3
+    assert given.views.crop_fraction == [0.7, 0.9]
+    assert (given.views.image_size, given.max_steps, given.validate_every) == (32, 1, 1)
+    assert (given.pairs, given.out) == (pairs, tmp_path / 'run')
+
+
+def test_what_is_next_after_a_range_test_is_taken(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All rates as they were tested, and none below the lowest."""
+    more = [
+        '--max_steps',
+        '10',
+        '--lowest',
+        '1e-7',
+        '--highest',
+        '1e-6',
+        '--optimizer.lidar-lr',
+        '0.004',
+    ]
+    run_command(lr_range, [*typed(pairs, tmp_path / 'run'), *more])
+    given = next_line(capsys)
+    assert given.optimizer.lr <= 1e-7
+    assert given.optimizer.lidar_lr == pytest.approx(2 * given.optimizer.lr, rel=0.01)
+    assert given.optimizer.head_lr is None
+    assert (given.views.image_size, given.max_steps) == (32, 150)
+    OptimizerConfig(**vars(given.optimizer)).check()
+
+
 def test_any_other_error_ends_a_grid(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='nothing_known'):
         grid({'model.image_encoder': ['nothing_known']}, **QUICK, out=tmp_path, pairs=pairs)
@@ -222,7 +310,21 @@ def test_options_of_a_grid() -> None:
     assert settings['optimizer'] == OptimizerConfig(clip=2.0, lr=0.5)
     assert settings['seed'] == 3
     assert changed({}, {'clcp.temperature': 0.2})['clcp'].temperature == 0.2
-    for wrong in ('optimiser.lr', 'optimizer.lrr', 'out', 'nothing'):
+    inner = changed({}, {'clcp_anchored.negatives.scope': 'batch'})['clcp_anchored']
+    assert inner.negatives.scope == 'batch'
+    assert changed({}, {'watch.probe': 'a/b'})['watch'].probe == Path('a/b')
+    assert changed({}, {'views.crop_fraction': [0.5, 1]})['views'].crop_fraction == [0.5, 1.0]
+    assert changed({}, {'model.image_weights': None})['model'].image_weights is None
+    for option, value in (
+        ('views.crop', 'round'), ('seed', 'x'), ('views', {}), ('clcp_anchored.negatives', 1),
+        ('max_steps', 1.5), ('optimizer.lr', 'high'),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=f'^{option} '):
+            changed({}, {option: value})
+    for wrong in (
+        'optimiser.lr', 'optimizer.lrr', 'out', 'overwrite', 'nothing', 'optimizer.lr.x',
+        'clcp_anchored.negatives.y',
+    ):  # fmt: skip
         with pytest.raises(ModelError, match='no option'):
             changed({}, {wrong: 1})
     with pytest.raises(ModelError, match='--values'):

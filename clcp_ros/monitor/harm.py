@@ -49,8 +49,9 @@ class Harm:
         class_drop: (C,) the source's IoU less `class_iou`, times the probability that the class is
             in view at all: what the class takes from the mIoU.
         shown: (C,) bool, classes that the network finds in the window.
-        lasting_drop: `drop` when the worst seconds of the window are left out; NaN where nothing
-            is left, and of an estimate that was not made by a `HarmWindow`.
+        lasting_drop: What is left of `drop` without the worst seconds of the window, and no more
+            than most of the last frames have; NaN where nothing is left, and of an estimate that
+            was not made by a `HarmWindow`.
         lasting_low: Lower end of its interval.
     """
 

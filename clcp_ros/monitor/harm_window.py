@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,7 @@ class HarmWindow:
         max_gap_s: A longer gap between stamps, or a stamp that does not go ahead, starts anew.
         expected: (C,) bool, classes that the route may show; None for all that the source has. May
             be changed at any time.
-        onset_s: The worst seconds of the window, which `Harm.lasting_drop` leaves out.
+        onset_s: What does not last longer than that is no part of `Harm.lasting_drop`.
 
     Raises:
         ValueError: `window_s` or `max_gap_s` is not positive, or `expected` does not fit.
@@ -62,6 +63,7 @@ class HarmWindow:
     def reset(self) -> None:
         """Forget all frames."""
         self._frames: deque[_Sample] = deque()
+        self._lately: deque[tuple[int, float]] = deque()
         self.harm: Harm | None = None
         """After the last frame; None while there is none."""
 
@@ -100,12 +102,15 @@ class HarmWindow:
             self.reset()
         alone = self.reference.estimate(Window(counts, taps, 1.0), self.expected)
         self._frames.append(_Sample(stamp_ns, counts, taps, alone.miou))
+        self._lately.append((stamp_ns, alone.drop))
         self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
         samples = list(self._frames)
         harm = self._estimate(samples)
         if rest := self._without_worst(samples):
-            lasting = self._estimate(rest)
-            harm = replace(harm, lasting_drop=lasting.drop, lasting_low=lasting.drop_low)
+            lasting, held = self._estimate(rest), self._held(stamp_ns)
+            harm = replace(
+                harm, lasting_drop=min(lasting.drop, held), lasting_low=min(lasting.drop_low, held)
+            )
         self.harm = harm
         return harm
 
@@ -129,3 +134,16 @@ class HarmWindow:
         lost = np.concatenate([[0.0], np.cumsum(miou.mean() - miou)])
         worst = int(np.argmax(lost[ends] - lost[: len(starts)]))
         return samples[:worst] + samples[int(ends[worst]) :]
+
+    def _held(self, stamp_ns: int) -> float:
+        """The drop of single frames that more than `onset_s` of twice as long a time reach.
+
+        Of several short tunnels in a row the window without its worst one still holds the others.
+        It goes back beyond what was forgotten: what has only begun has not lasted.
+        """
+        # Two at least, however seldom frames come: one has not lasted.
+        while len(self._lately) > 2 and self._lately[0][0] < stamp_ns - 2 * self._onset_ns:
+            self._lately.popleft()
+        drops = sorted((drop for _, drop in self._lately), reverse=True)
+        short = sum(then_ns >= stamp_ns - self._onset_ns for then_ns, _ in self._lately)
+        return drops[short] if len(drops) > short else -math.inf

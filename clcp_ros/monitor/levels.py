@@ -33,7 +33,7 @@ class Signs:
         novel: The novelty test alarms, by its statistic or by an abrupt change.
         drop: Expected loss of mIoU against the source.
         drop_low: Lower end of its interval.
-        lasting_drop: Expected loss when the worst two seconds are left out.
+        lasting_drop: Expected loss that has lasted, see `Harm.lasting_drop`.
         lasting_low: Lower end of its interval.
         drop_samples: Scored frames that it is made of.
         misaligned: Image and lidar do not agree although the image is as usual.
@@ -57,8 +57,9 @@ class LevelMachine:
     | WARN | novel, misaligned, or drop >= warn_drop of five samples, its interval above 0 | evidence < 1/4, drop < 0.6 warn_drop, aligned |
     | ERROR | drop >= error_drop of five samples while novel, or with all of its interval above error_drop | evidence < 1/2 and drop < 0.7 error_drop |
 
-    A drop enters only if it would not be well again, nor unsure, without its worst two seconds:
-    what a short tunnel costs stays in the window when the tunnel is over.
+    A drop enters only if it would not be well again, nor unsure, without its worst two seconds,
+    and shows in more than two of the last four: what a short tunnel costs stays in the window when
+    the tunnel is over.
 
     Attributes:
         level: OK, WARN or ERROR.

@@ -199,6 +199,18 @@ def test_edge_09_what_costs_much_for_two_seconds_does_not_warn(
     assert max(s.miou_drop for s in states) > 0.005  # the figures hide nothing
 
 
+@pytest.mark.parametrize(('novelty', 'iou'), [(10.0, 0.3), (12.0, 0.1), (2.0, 0.1)])
+@pytest.mark.parametrize('apart', [6, 8, 16, 30])
+def test_edge_09_one_short_tunnel_after_another_does_not_warn(
+    kit: Any, novelty: float, iou: float, apart: int
+) -> None:
+    monitor = kit.monitor()
+    kit.play(monitor, kit.good(60))
+    samples = [*[kit.evidence(novelty, iou)] * 4, *kit.good(apart)] * 4
+    states = kit.play(monitor, [*samples, *kit.good(20)], 60 * STEP_NS)
+    assert set(kit.levels(states)) == {Level.OK}
+
+
 def test_edge_09_a_moment_of_many_frames_does_not_warn(kit: Any) -> None:
     monitor = kit.monitor(MonitorConfig(period_s=0.0))
     samples = [*kit.good(60), *[kit.evidence(10.0, 0.3)] * 6, *kit.good(120)]
@@ -220,11 +232,14 @@ def test_edge_09_what_costs_much_and_lasts_is_an_error_within_seconds(
     assert kit.levels(states)[-1] == Level.ERROR
 
 
-@pytest.mark.parametrize(('window_s', 'period_s'), [(4.0, 0.5), (5.0, 1.0), (4.0, 0.0)])
+@pytest.mark.parametrize(
+    ('window_s', 'period_s'), [(4.0, 0.5), (5.0, 1.0), (4.0, 0.0), (12.5, 2.5), (25.0, 5.0)]
+)
 def test_the_shortest_windows_that_are_allowed_can_alarm(
     kit: Any, window_s: float, period_s: float
 ) -> None:
-    monitor = kit.monitor(MonitorConfig(window_s=window_s, period_s=period_s))
+    config = MonitorConfig(window_s=window_s, period_s=period_s, max_gap_s=max(2.0, 2 * period_s))
+    monitor = kit.monitor(config)
     step_ns = round(max(period_s, 0.1) * SECOND)
     samples = [*kit.good(40), *[kit.evidence(10.0, 0.3)] * 60]
     states = [monitor.judge(i * step_ns, sample) for i, sample in enumerate(samples)]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from training.checkpoints import read_checkpoint
+from training.loop import read_metrics
 from training.methods.base import Setup
 from training.methods.clcp_anchored import AnchoredConfig, ClcpAnchored
 from training.methods.config import ModelConfig, OptimizerConfig
@@ -122,3 +124,18 @@ def test_an_encoder_that_gives_no_numbers_at_a_validation_has_diverged(
             noise_pairs, tmp_path / 'run', max_steps=50, tolerance=50,
             optimizer=OptimizerConfig(lr=1e12, warmup_steps=0), **options,
         )  # fmt: skip
+
+
+def test_coarse_numbers_are_finite(noise_pairs: Path, tmp_path: Path) -> None:
+    """All of a step in bfloat16 where that is enough, and nothing is skipped."""
+    options = AnchoredConfig(cls=1.0, nce=1.0, point=1.0, geometry=1.0, returns=1.0, width=16)
+    pretrain(
+        noise_pairs, tmp_path / 'run', max_steps=3, precision='bf16-mixed',
+        **{**QUICK, 'clcp_anchored': options, 'validate_every': 3},
+    )  # fmt: skip
+    rows = read_metrics(tmp_path / 'run' / 'metrics.csv')
+    assert [v for _, name, v in rows if name == 'skipped'] == [0, 0, 0]
+    terms = {n: v for _, n, v in rows if n.startswith('term_') or n in ('contrast', 'val_loss')}
+    assert len(terms) == 6
+    assert all(math.isfinite(v) for v in terms.values())
+    assert len({v for _, n, v in rows if n == 'loss'}) == 3

@@ -141,11 +141,9 @@ def stream_rows(size: Size, events: Sequence[Event], outcome: Outcome) -> Iterat
     )
     ours = outcome.detector == MONITOR
     name = outcome.detector
-    yield Row(
-        'false alarms', name, 'per 8 h', alarms.per_8h, alarms.alarms, '<= 1' if ours else ''
-    )
-    yield Row('false alarms', name, 'per 8 h, 95 % bound', alarms.bound_8h, alarms.alarms,
-              '<= 1' if ours else '')  # fmt: skip
+    goal = '<= 1' if ours and size.nominal_hours >= 8 else ''  # less can neither meet nor miss it
+    yield Row('false alarms', name, 'per 8 h', alarms.per_8h, alarms.alarms, goal)
+    yield Row('false alarms', name, 'per 8 h, 95 % bound', alarms.bound_8h, alarms.alarms, goal)
     yield Row('false alarms', name, 'drives with one', alarms.by_drive, len(verdicts))
     if name == MONITOR:
         active = float(np.mean([v.active for v in verdicts])) if verdicts else math.nan

@@ -43,7 +43,7 @@ def lidar_topic(bag: ReplayBag, bundle: Bundle, wanted: str | None = None) -> st
     Raises:
         BundleError: The bundle cannot be used.
     """
-    knowledge = Knowledge.load(bundle.reference_path, bundle.sha256[bundle.model_path.name])
+    knowledge = Knowledge.of_bundle(bundle)
     return None if knowledge.alignment is None else points_topic(bag, wanted)
 
 

@@ -165,7 +165,7 @@ def _site(
     bundle: Bundle, segmenter: Segmenter, site: str, image_topic: str | None, cache: Path
 ) -> tuple[Knowledge, dict[str, Any]]:
     sha256 = bundle.sha256[bundle_files.MODEL]
-    before = Knowledge.load(bundle.reference_path, sha256)
+    before = Knowledge.of_bundle(bundle)
     card = read_card(bundle)
     if not card:
         raise ClcpError(f'{bundle.path}: its monitor has no card; fit it first, without --site')

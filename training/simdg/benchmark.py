@@ -333,7 +333,7 @@ def _weights_digest(path: Path) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(read_weights(path)[0].items()):
         found.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

@@ -259,7 +259,7 @@ def _one(size: Size, data: BenchmarkData, recipe: Recipe, seed: int, split: str)
     else:
         model = folder / 'model.safetensors'
         facts = {**recipe.describe(seed), 'size': _json(size.training), 'seed': seed}
-        facts['architecture'] = recipe.encoder_of(seed) or size.architecture
+        facts['architecture'] = _architecture(recipe.encoder_of(seed)) or size.architecture
     fingerprint = _digest([data.fingerprint, facts])
     stamp, result = folder / 'simdg.json', folder / f'result-{split}.json'
     same = stamp.is_file() and json.loads(stamp.read_text()).get('fingerprint') == fingerprint
@@ -326,6 +326,11 @@ def _about(size: Size, data: BenchmarkData, split: str) -> dict[str, Any]:
             'numpy': np.__version__,
         },
     }  # fmt: skip
+
+
+def _architecture(encoder: str) -> str | None:
+    """Of a name or a file; wherever the file lies, it is the same."""
+    return architecture_of(Path(encoder)) if Path(encoder).is_file() else encoder
 
 
 def _weights_digest(path: Path) -> str:

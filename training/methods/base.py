@@ -94,7 +94,8 @@ class Method(L.LightningModule):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        setup.optimizer.check()
+        for config in (setup.model, setup.optimizer, setup.views):
+            config.check()
         self.setup_ = setup
         self.max_steps = setup.max_steps
         size = setup.views.image_size
@@ -103,8 +104,6 @@ class Method(L.LightningModule):
         freeze_unused(self.image_encoder, size)
         self.lidar_encoder = self.make_lidar_encoder()
         if setup.model.lidar_batchnorm_trains:
-            if not setup.model.freeze_lidar:
-                raise ModelError('lidar_batchnorm_trains is an option of a frozen lidar encoder')
             self.lidar_encoder.requires_grad_(False)
         # Convolutions keep to the layout of their weights: it is 1.6 times as fast on a CPU.
         self.to(memory_format=torch.channels_last)

@@ -117,8 +117,8 @@ def fit_knowledge(
     labelled = reader.all(domain.labelled, 'monitor: labelled frames', logits=True)
     # What the expected mIoU reads of held-out frames, to count the warnings that it gives there.
     soft = None if labelled is None else fit_temperature(labelled.take(labelled.labelled))
-    kept = {'temperature': None} if domain.calibration else {'temperature': soft}
-    fit = reader.all(domain.fit, 'monitor: training frames', **kept)
+    held_out_too = None if domain.calibration else soft
+    fit = reader.all(domain.fit, 'monitor: training frames', temperature=held_out_too)
     if fit is None:
         raise ModelError('there are no frames of the training domain to fit the monitor on')
     calibration = reader.all(domain.calibration, 'monitor: other drives', temperature=soft)

@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -397,20 +394,10 @@ PROCESS = """
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_gradient_of_one(tmp_path: Path, root: Path) -> None:
-    script = tmp_path / 'process.py'
-    script.write_text(textwrap.dedent(PROCESS))
-    environment = {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), __file__, str(tmp_path), str(rank)],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    for process in running:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors[-2000:]
+def test_two_processes_give_the_gradient_of_one(
+    tmp_path: Path, in_two_processes: Callable[..., None]
+) -> None:
+    in_two_processes(PROCESS, __file__, tmp_path)
     method = of_two_processes(None)
     loss, facts = method.loss_of([part_of(method, make_batch(method), slice(0, 2))])
     loss.backward()

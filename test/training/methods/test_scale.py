@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,21 +198,11 @@ def blinded(rows: list[Any]) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_gradient_of_one(tmp_path: Path, root: Path) -> None:
+def test_two_processes_give_the_gradient_of_one(
+    tmp_path: Path, in_two_processes: Callable[..., None]
+) -> None:
     """Negatives of the other process, DDP's average, a term with unequal counts, a blind rank."""
-    script = tmp_path / 'process.py'
-    script.write_text(textwrap.dedent(PROCESS))
-    environment = {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), __file__, str(tmp_path), str(rank)],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    for process in running:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors[-2000:]
+    in_two_processes(PROCESS, __file__, tmp_path)
     for case in ('whole', 'chunks', 'blind'):
         rows = blinded(samples(8)) if case == 'blind' else samples(8)
         method = make()

@@ -123,6 +123,9 @@ class FrameRecord:
     alignment_z: float = math.nan
     alignment_pairs: float = math.nan
     alignment_yaw_deg: float = math.nan
+    alignment_yaw_z: float = math.nan
+    alignment_pitch_deg: float = math.nan
+    alignment_pitch_z: float = math.nan
     samples: int = 0
     condition: str = ''
     miou: float = math.nan

@@ -16,7 +16,8 @@ FRAME_NUMBERS = ('novelty_z', 'low_z', 'early_z', 'deep_z')
 
 STANDING_NUMBERS = (
     'novelty_cusum', 'cusum_threshold', 'innovation', 'miou_est', 'miou_lo', 'miou_hi',
-    'miou_drop', 'kind_prob', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg', 'window_s',
+    'miou_drop', 'kind_prob', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg',
+    'alignment_yaw_z', 'alignment_pitch_deg', 'alignment_pitch_z', 'window_s',
 )  # fmt: skip
 """Figures that stand until the next frame is scored."""
 
@@ -68,7 +69,10 @@ class ShiftState:
         scope: Where to look for the cause, see `Scope`.
         alignment_z: Agreement of image and lidar, in standard deviations; negative is worse.
         alignment_pairs: Points that it is made of.
-        alignment_yaw_deg: Rotation about the vertical at which they would agree best.
+        alignment_yaw_deg: By how much the lidar seems turned to the left against its calibration.
+        alignment_yaw_z: How sure that is, in standard deviations, signed as the angle.
+        alignment_pitch_deg: By how much it seems turned up.
+        alignment_pitch_z: How sure that is.
         fault: Kind of a fault of the camera or the model.
     """
 
@@ -94,6 +98,9 @@ class ShiftState:
     alignment_z: float = math.nan
     alignment_pairs: float = math.nan
     alignment_yaw_deg: float = math.nan
+    alignment_yaw_z: float = math.nan
+    alignment_pitch_deg: float = math.nan
+    alignment_pitch_z: float = math.nan
     fault: str = ''
 
     @property

@@ -478,6 +478,9 @@ class ShiftMonitor:
             'alignment_z': number(state.z),
             'alignment_pairs': number(state.pairs) if state.pairs else math.nan,
             'alignment_yaw_deg': number(state.yaw_deg),
+            'alignment_yaw_z': number(state.yaw_z),
+            'alignment_pitch_deg': number(state.pitch_deg),
+            'alignment_pitch_z': number(state.pitch_z),
         }
 
     def _reason(self, state: ShiftState, fault: Fault | None) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 import shutil
@@ -26,12 +27,16 @@ from clcp_ros.monitor.alignment import AlignmentReference
 from clcp_ros.monitor.scan_view import DESCRIPTORS, SCAN_STATISTICS
 from clcp_ros.replay import replay_direct
 from clcp_ros.replay_node import replay_live
+from training.replaying.table import write_scores
 
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
 FRAMES = 40
 DOMAIN = 1 + (os.getpid() + 25) % 100
-ALIGNED = ('alignment_z', 'alignment_pairs', 'alignment_yaw_deg')
+ALIGNED = (
+    'alignment_z', 'alignment_pairs', 'alignment_yaw_deg', 'alignment_yaw_z',
+    'alignment_pitch_deg', 'alignment_pitch_z',
+)  # fmt: skip
 
 
 def any_alignment(classes: int = 3) -> AlignmentReference:
@@ -139,6 +144,13 @@ def test_agreement_with_the_lidar_is_the_same_live_and_straight(
     known = [r for r in scored if not math.isnan(r.alignment_z)]
     assert len(known) >= len(scored) - 3  # the first waits for its scan
     assert all(r.alignment_pairs >= 500 for r in known)
+    for name in ('alignment_yaw_deg', 'alignment_pitch_deg', 'alignment_pitch_z'):
+        assert len({getattr(r, name) for r in known if math.isfinite(getattr(r, name))}) > 1
+    write_scores(tmp_path / 'scores.csv', direct)
+    rows = list(csv.DictReader((tmp_path / 'scores.csv').open()))
+    assert {name: f'{getattr(known[-1], name):.6f}' for name in ALIGNED}.items() <= next(
+        row for row in rows if row['stamp_ns'] == str(known[-1].stamp_ns)
+    ).items()
     assert direct == replay_direct(bag, lidar_bundle).records
     assert math.isnan(replay_direct(bag, tiny_bundle).records[-1].alignment_z)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcp_ros.errors import CalibrationError
-from clcp_ros.monitor import Level, ShiftState
+from clcp_ros.monitor import Level, ShiftSource, ShiftState
 from clcp_ros.monitor.alignment import (
     MIN_PAIRS,
     Alignment,
@@ -34,6 +34,7 @@ from clcp_ros.monitor.scan_view import (
     ScanView,
     project_scan,
 )
+from clcp_ros.node_diagnostics import shift_values
 
 K = np.array([[300.0, 0, 159.5], [0, 300.0, 99.5], [0, 0, 1]])
 CAMERA = CameraModel(K, (200, 320))
@@ -454,6 +455,28 @@ def test_a_wrong_mounting_says_how_it_is_turned(kit: Any, reference: AlignmentRe
     assert 'by pitch -2.5 degrees)' in reason([0.0, -5, 0, -5])
     assert 'by yaw +2.0 degrees and pitch -2.5 degrees)' in reason([4.0, -5, 4, -5])
     assert 'calibration (whichever way the points are turned)' in reason([0.0, 0, 0, 0], -4.0)
+
+
+def test_a_wrong_mounting_is_told_in_figures_both_ways(
+    kit: Any, reference: AlignmentReference
+) -> None:
+    monitor = kit.monitor(alignment=replace(reference, side_degrees=np.full(4, 0.5)))
+    sample = replace(agreement(z=-1.0), sides=np.array([1.0, -5, 1, -5]))
+    plain, *_, state = kit.play(
+        monitor, [kit.evidence()] + [replace(kit.evidence(), alignment=sample)] * 40
+    )
+    assert state.numbers['alignment_yaw_deg'] == pytest.approx(0.5)
+    assert state.numbers['alignment_pitch_deg'] == pytest.approx(-2.5)
+    assert 0 < state.numbers['alignment_yaw_z'] < 6
+    assert state.numbers['alignment_pitch_z'] == pytest.approx(
+        -5 * state.numbers['alignment_yaw_z']
+    )
+    assert state.numbers['alignment_pitch_z'] <= -7  # from there on it alarms
+    assert state.scope == 'calibration'
+    names = [f'alignment_{name}' for name in ('yaw_deg', 'yaw_z', 'pitch_deg', 'pitch_z')]
+    assert all(math.isnan(plain.numbers[name]) for name in names)
+    values = shift_values(state, ShiftSource('model'))
+    assert [values[name] for name in names] == [f'{state.numbers[name]:.6f}' for name in names]
 
 
 def test_a_gap_that_is_allowed_while_it_runs_starts_nothing_anew(

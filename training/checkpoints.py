@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 
 from clcp_ros.errors import ModelError
 from training.cli import atomic_path
+from training.metric_directions import smaller_is_better
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -124,7 +125,10 @@ class Best(Callback):
         folder: Of the run; `best.ckpt` is written there.
         keep: Whether to keep the best weights.
         patience: Validations without improvement that end the run; 0 for any number.
-        metric: What is looked at; smaller is better.
+        metric: What is looked at; which way it is better is known by its name.
+
+    Raises:
+        ModelError: The metric has no better and worse.
     """
 
     FILE = 'best.ckpt'
@@ -134,7 +138,9 @@ class Best(Callback):
     ) -> None:
         self.path = folder / self.FILE
         self.keep, self.patience, self.metric = keep, patience, metric
-        self.best, self.step, self.without = float('inf'), -1, 0
+        self.smaller = smaller_is_better(metric)
+        self.best = float('inf') if self.smaller else float('-inf')
+        self.step, self.without = -1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run has to know."""
@@ -171,7 +177,7 @@ class Best(Callback):
         if trainer.state.fn != 'fit':
             return
         value = float(trainer.callback_metrics[self.metric])
-        if value < self.best:
+        if value < self.best if self.smaller else value > self.best:
             self.best, self.step, self.without = value, trainer.global_step, 0
             if self.keep:
                 state = trainer.strategy.lightning_module_state_dict()

@@ -25,9 +25,9 @@ import numpy as np
 from clcp_ros.errors import ClcpError, ModelError
 from training.cli import atomic_path, next_step, with_the_same_options
 from training.loop import METRICS, read_metrics
+from training.metric_directions import smaller_is_better
 from training.nonfinite import DivergedError
 from training.pretrain import pretrain
-from training.search.metrics import smaller_is_better
 from training.search.signature import with_options_of
 
 _logger = logging.getLogger(__name__)

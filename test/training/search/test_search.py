@@ -17,13 +17,13 @@ from clcp_ros.errors import ModelError
 from training.cli import run_command
 from training.loop import read_metrics
 from training.methods.config import OptimizerConfig
+from training.metric_directions import smaller_is_better
 from training.pairs.contrastive import ViewConfig
 from training.pairs.pair import Pair
 from training.pairs.writer import PairSetWriter
 from training.pretrain import SUBCOMMANDS, pretrain
 from training.search.grid import changed, grid, name_of
 from training.search.lr_range import lr_range, smooth, suggest
-from training.search.metrics import smaller_is_better
 from training.watch.watch import WatchConfig
 
 K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which way each metric of pretraining is better."""
+"""Which way each metric of pretraining is better: what a search and an early stop go by."""
 
 from __future__ import annotations
 

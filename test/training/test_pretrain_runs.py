@@ -464,7 +464,7 @@ def test_what_is_compared_has_to_be_measured(pairs: Path, tmp_path: Path) -> Non
     """A method that has no validation loss for a reason of its own."""
     best = Best(tmp_path, keep=False, patience=1, metric='val_probe_miou')
     trainer = L.Trainer(logger=False, enable_checkpointing=False, callbacks=[best])
-    with pytest.raises(ModelError, match='compare val_probe_miou, which this run does not measure'):
+    with pytest.raises(ModelError, match='compare val_probe_miou, which this run does not'):
         best.on_validation_end(trainer, L.LightningModule())
 
 

@@ -22,11 +22,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clcp_ros.errors import ModelError
+from training.averaging import MovingAverage
 from training.callbacks import MetricsFile, Progress, SeededSteps, read_metrics
 from training.checkpoints import AtomicCheckpoints, Best, Checkpoints
 from training.cli import atomic_path
@@ -348,7 +349,7 @@ def make_trainer(
         callbacks=[
             SeededSteps(seed),
             FiniteSteps(gradient_clip, tolerance),
-            *([EMAWeightAveraging(decay=ema)] if ema else []),
+            *([MovingAverage(ema)] if ema else []),
             *callbacks,
             MetricsFile(run.out / METRICS),
             Progress(max(1, max_steps // 200)),

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from safetensors.torch import load_file
 
+import training.finetune as finetuning
 from training.checkpoints import read_checkpoint
 from training.loop import read_metrics
 from training.methods.base import Setup
@@ -21,6 +25,8 @@ from training.methods.config import ModelConfig, OptimizerConfig
 from training.nonfinite import DivergedError
 from training.pairs.contrastive import ViewConfig
 from training.pretrain import pretrain
+from training.segmentation.task import OptimizerConfig as SegmentationOptimizer
+from training.segmentation.transforms import AugmentationConfig
 
 MODEL = ModelConfig('test_efficientnet', embed_dim=16)
 VIEWS = ViewConfig(image_size=64, voxel_size_m=0.5, augment='none')
@@ -139,3 +145,56 @@ def test_coarse_numbers_are_finite(noise_pairs: Path, tmp_path: Path) -> None:
     assert len(terms) == 6
     assert all(math.isfinite(v) for v in terms.values())
     assert len({v for _, n, v in rows if n == 'loss'}) == 3
+
+
+class Averages(L.Callback):
+    """Copies of the moving average and of the weights themselves, after each step."""
+
+    def __init__(self) -> None:
+        self.averages: list[dict[str, torch.Tensor]] = []
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        (average,) = (c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging))
+        state: dict[str, Any] = {'state_dict': module.state_dict()}
+        average.on_save_checkpoint(trainer, module, state)
+        self.averages.append(copied(state['state_dict'] | state['averaging_state']))
+        self.weights.append(copied(state['current_model_state']))
+
+
+def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def changed(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    assert one.keys() == other.keys()
+    return [k for k in one if not torch.equal(one[k], other[k])]
+
+
+def test_the_average_of_finetuning_stands_still_on_a_skipped_step(
+    toy_cityscapes: Path, tmp_path: Path, overflow: Callable[[set[int]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Weights move in steps 0, 1 and 4; the average is behind them, and would go on to follow."""
+    seen = Averages()
+    tolerant = partial(finetuning.make_trainer, tolerance=2, callbacks=[seen])
+    monkeypatch.setattr(finetuning, 'make_trainer', tolerant)
+    overflow({2, 3})
+    model = finetuning.finetune(
+        toy_cityscapes, 'test_efficientnet', tmp_path, input_size=(48, 80), max_steps=5,
+        batch_size=2, augmentation=AugmentationConfig(crop=None), checkpoint_every=5,
+        optimizer=SegmentationOptimizer(warmup=0, ema=0.5),
+    )  # fmt: skip
+    skipped = [v for _, name, v in read_metrics(tmp_path / 'metrics.csv') if name == 'skipped']
+    assert skipped == [0, 0, 1, 2, 2]
+    assert changed(seen.averages[1], seen.weights[1] | {'n_averaged': torch.tensor(2)})
+    for step in (2, 3):
+        assert not changed(seen.weights[step], seen.weights[1])
+        assert not changed(seen.averages[step], seen.averages[1])
+    assert int(seen.averages[4]['n_averaged']) == 3
+    assert changed(seen.averages[4], seen.averages[3])
+    saved, expected = load_file(model), seen.averages[4]
+    name = 'decoder.proj_patch'
+    assert torch.equal(saved[name], expected[f'model.{name}'])
+    # Under its old name, so that runs begun before go on.
+    assert 'EMAWeightAveraging' in read_checkpoint(tmp_path / 'last.ckpt')['callbacks']

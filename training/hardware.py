@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from clcp_ros.errors import ModelError
+from training.sharding import ShardedStrategy
 
-_SHARDING = ('fsdp', 'deepspeed', 'model_parallel')
+_SHARDING = ('fsdp_', 'deepspeed', 'model_parallel')
 
 
 @dataclass
@@ -27,7 +28,8 @@ class HardwareConfig:
         accelerator: auto, cpu, gpu, or another name of Lightning's.
         devices: Per node; 0 for all GPUs, or one process on a CPU.
         num_nodes: Machines. Start the same command on each, as torchrun or Slurm do.
-        strategy: auto, ddp, or another name of Lightning's that keeps weights whole.
+        strategy: auto, ddp, fsdp (each process keeps a part of weights and optimizer), or another
+            name of Lightning's that keeps weights whole.
         sync_batchnorm: Normalise with the batches of all GPUs together.
         compile: Compile the image encoder with torch.compile: minutes at the start, faster steps.
     """
@@ -46,9 +48,8 @@ class HardwareConfig:
             raise ModelError(f'--accelerator {self.accelerator}: no GPU is to be seen here')
         if self.strategy.startswith(_SHARDING):
             raise ModelError(
-                f'--strategy {self.strategy} shards the weights, of which averages, watching and '
-                'saving need the whole: use ddp, and --chunk or checkpoint_activations where '
-                'memory is short'
+                f'--strategy {self.strategy} is not supported: use ddp, or fsdp to shard weights '
+                'and optimizer'
             )
         if self.sync_batchnorm and (self.accelerator == 'cpu' or not gpus):
             raise ModelError('--sync-batchnorm needs GPUs')
@@ -74,6 +75,8 @@ class HardwareConfig:
         strategy: str | Strategy = self.strategy
         if strategy == 'ddp':
             strategy = DDPStrategy(gradient_as_bucket_view=True)
+        elif strategy == 'fsdp':
+            strategy = ShardedStrategy()
         return {
             'accelerator': self.accelerator,
             'devices': self.devices or ('auto' if self.on_gpu else 1),

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from clcp_ros.errors import ModelError
+from training.sharding import whole
 
 
 class DivergedError(ModelError):
@@ -136,7 +137,7 @@ def clip_gradients(module: L.LightningModule, clip: float) -> Tensor:
     """
     largest = clip or float('inf')
     gradients = [p for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(gradients, largest)
+    return whole(torch.nn.utils.clip_grad_norm_(gradients, largest))
 
 
 def _statistics(module: L.LightningModule) -> list[Tensor]:

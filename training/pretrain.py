@@ -54,6 +54,7 @@ from training.methods.signature import options_of, with_method_options
 from training.pairs.batches import Spacing
 from training.pairs.contrastive import ViewConfig
 from training.pairs.pair_set import PairSet
+from training.sharding import is_sharded
 from training.watch.report import Warnings
 from training.watch.watch import Watch, WatchConfig
 from training.worker_errors import plain_worker_errors
@@ -235,7 +236,8 @@ def pretrain(
         if patience or keep == 'best' or watch.probe is not None:
             raise PairSetError('--patience, --keep best and --probe need validation pairs')
     L.seed_everything(seed, verbose=False)
-    module = find_method(method).make(Setup(model, optimizer, views, max_steps, own))
+    make = partial(find_method(method).make, Setup(model, optimizer, views, max_steps, own))
+    module = make()
     if (patience or keep == 'best') and not module.contrast_weight:
         raise ModelError(
             '--patience and --keep best compare the validation loss, which is that of the '
@@ -266,6 +268,11 @@ def pretrain(
         if run.state == 'new' and validate_every:
             trainer.validate(module, data, verbose=False)  # where it starts from
         fit(trainer, module, data)
+    if is_sharded(module):
+        weights = trainer.strategy.lightning_module_state_dict()  # all ranks send their part
+        if trainer.is_global_zero:
+            module = make()
+            module.load_state_dict(weights)
     if trainer.is_global_zero:
         best.restore(module)
         provenance = {'commit': git_commit(), **settings, 'simulated': _simulated(pair_set)}

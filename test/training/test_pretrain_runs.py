@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -123,12 +124,15 @@ def test_killed_in_mid_epoch_and_resumed_gives_the_same_weights(
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(pairs: Path, tmp_path: Path, root: Path) -> None:
-    """Lightning's DDP over gloo, by the command's own options; the same weights but rounding."""
+@pytest.mark.parametrize('strategy', ['ddp', 'fsdp'])
+def test_two_processes_train_as_one(
+    strategy: str, pairs: Path, tmp_path: Path, root: Path
+) -> None:
+    """Whole weights or sharded ones over gloo; the same weights as of one but rounding."""
     subprocess.run(
         command(
             pairs, tmp_path / 'two', root, '--max_steps', '4', '--workers', '0', '--devices', '2',
-            '--strategy', 'ddp', '--chunk', '2',
+            '--strategy', strategy, '--chunk', '2',
         ),
         env={**os.environ, 'OMP_NUM_THREADS': '1'}, check=True, capture_output=True, timeout=280,
     )  # fmt: skip
@@ -145,6 +149,51 @@ def test_two_processes_train_as_one(pairs: Path, tmp_path: Path, root: Path) -> 
             for k in ('one', 'two')
         ]
         assert values[1] == pytest.approx(values[0], rel=1e-2, abs=1e-3), name
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_sharded_or_whole(pairs: Path, tmp_path: Path, root: Path) -> None:
+    """Its checkpoint is that of one process: weights, and the optimizer's averages of each."""
+    arguments = ('--max_steps', '6', '--workers', '0', '--loggers', '')
+    sharded = ('--devices', '2', '--strategy', 'fsdp')
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    one, parts, again = (tmp_path / n for n in ('one', 'parts', 'again'))
+
+    def to_the_end(out: Path, *more: str) -> dict[str, torch.Tensor]:
+        subprocess.run(
+            command(pairs, out, root, *arguments, *more), env=environment, check=True,
+            capture_output=True, timeout=280,
+        )  # fmt: skip
+        return weights(out)
+
+    def stopped_at_four(out: Path, *more: str) -> None:
+        process = subprocess.Popen(
+            command(pairs, out, root, *arguments, *more), env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        while process.poll() is None:
+            file = out / CHECKPOINT
+            if file.is_file() and read_checkpoint(file)['global_step'] >= 4:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        process.wait(timeout=60)
+        assert not (out / 'image_encoder.safetensors').exists()
+
+    stopped_at_four(parts, *sharded)
+    shutil.copytree(parts, again)
+    shutil.copytree(parts, one)
+    first, second = to_the_end(parts, *sharded), to_the_end(again, *sharded)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    before = read_checkpoint(one / CHECKPOINT)['state_dict']
+    whole = to_the_end(one)
+    for name, there in (
+        ('embedding.image_head.weight', 'image_head.weight'),
+        ('image_encoder.blocks.3.mlp.fc1.weight', 'image_encoder.model.blocks.3.mlp.fc1.weight'),
+    ):
+        # Without its averages of four steps, AdamW would go elsewhere.
+        other = (first[name] - whole[name]).abs().mean()
+        assert 0 < other < 0.1 * (whole[name] - before[there]).abs().mean()
 
 
 def test_batches_that_cannot_be_divided_are_refused() -> None:
@@ -424,7 +473,7 @@ def test_hardware_that_is_not_there_is_one_line() -> None:
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
     for config in (
-        HardwareConfig(accelerator='gpu'), HardwareConfig(strategy='fsdp'),
+        HardwareConfig(accelerator='gpu'), HardwareConfig(strategy='deepspeed'),
         HardwareConfig(sync_batchnorm=True), HardwareConfig(devices=-1),
         HardwareConfig(num_nodes=0),
     ):  # fmt: skip

@@ -54,11 +54,13 @@ def load_method(folder: Path) -> Method:
     """
     from training.methods.base import EMBEDDING, IMAGE_ENCODER, LIDAR_ENCODER, Setup
     from training.methods.config import ModelConfig
+    from training.methods.older import update_heads
     from training.models.image_encoder import read_weights
     from training.models.minkunet_layouts import compare_states
     from training.pairs.contrastive import ViewConfig
 
     heads, metadata = read_weights(folder / EMBEDDING)
+    update_heads(heads)
     try:
         entry = find_method(metadata['method'])
         model = _filled(ModelConfig, metadata['model'])

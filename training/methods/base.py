@@ -32,6 +32,7 @@ from training.methods.gather import gather_rows, means_over_ranks, world_size
 from training.methods.grad_cache import embed_without_keeping
 from training.methods.lidar_tower import make_lidar_encoder
 from training.methods.losses import clip_floor, retrieval
+from training.methods.older import update_checkpoint
 from training.models.image_encoder import EncoderOutput, ImageEncoder, write_weights
 from training.models.lidar.base import LidarEncoder
 from training.models.minkunet_layouts import compare_states
@@ -40,6 +41,7 @@ from training.nonfinite import DivergedError, step_counts
 from training.pairs.contrastive import ContrastivePairs, Extras, ViewConfig, collate_with
 from training.pairs.pair_set import PairSet
 from training.schedules import cosine_restarts, decay_groups, layer_decay_groups
+from training.sharding import ShardedStrategy, gather_weights, release_weights, shard
 from training.watch.watch import Watch
 
 IMAGE_ENCODER = 'image_encoder.safetensors'
@@ -411,6 +413,19 @@ class Method(L.LightningModule):
             'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
         }
 
+    def configure_model(self) -> None:
+        """Shard the weights, where that is asked for."""
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            shard(self, 'training_step')
+
+    def on_validation_start(self) -> None:
+        """Hold whole weights while they are looked at."""
+        gather_weights(self)
+
+    def on_validation_end(self) -> None:
+        """Hold a part of them again, if so."""
+        release_weights(self)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step, and what follows it."""
         super().optimizer_step(*args, **kwargs)
@@ -430,6 +445,7 @@ class Method(L.LightningModule):
         Raises:
             ModelError: Says which keys differ.
         """
+        update_checkpoint(checkpoint)
         if difference := compare_states(checkpoint['state_dict'], self.state_dict()):
             raise ModelError(
                 f'the checkpoint is of another model than this {type(self).__name__}: '

@@ -53,7 +53,7 @@ class Clcp(Method):
         setup: What it is made of; `options` is a `ClcpConfig`.
 
     Attributes:
-        logit_scale: Logarithm of what multiplies the cosines.
+        logit_scale: (1,) logarithm of what multiplies the cosines.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -69,7 +69,7 @@ class Clcp(Method):
         # zero and stepped by AdamW alike.
         self.inverted = options.temperature_use == 'inverted'
         start = -options.temperature if self.inverted else math.log(1 / options.temperature)
-        self.logit_scale = nn.Parameter(torch.tensor(start))
+        self.logit_scale = nn.Parameter(torch.tensor([start]))  # rows are what can be sharded
 
     def embed(self, batch: Batch) -> Embedded:
         """Embed a batch, L2-normalised; a pair without points has a lidar embedding of zeros."""

@@ -193,7 +193,7 @@ class ClcpAnchored(Method):
             self.lidar_head = lidar_head(
                 model.lidar_head, self.lidar_encoder.embed_dim, model.embed_dim
             )
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
+            self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / o.temperature)]))
         if o.dense:
             self.token_head = _mlp(channels, o.width, model.embed_dim)
             self.point_head = nn.Linear(self.lidar_encoder.embed_dim, model.embed_dim)

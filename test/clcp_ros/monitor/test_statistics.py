@@ -232,3 +232,41 @@ def test_statistics_of_real_frames_differ_between_day_and_dusk(sample_data: Path
     day, dusk = median('0006R0'), median('0001TP')
     assert np.isfinite(day).all()
     assert dusk[STATISTICS.index('luminance_mean')] < day[STATISTICS.index('luminance_mean')]
+
+
+@pytest.mark.parametrize(('height', 'width'), [(360, 480), (300, 480), (40, 90)])
+def test_fine_statistics_are_what_a_loop_over_the_crops_gives(height: int, width: int) -> None:
+    image = street(3, height, width)
+    found, gray = told(image), cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    rows, columns = max(0, 48 - height), max(0, 96 - width)
+    gray = np.pad(gray, ((0, rows), (0, columns)), mode='symmetric').astype(np.int64)
+    tops, lefts = (
+        [(size - length) * (2 * i + 1) // 6 // 8 * 8 for i in range(3)]
+        for size, length in ((gray.shape[0], 48), (gray.shape[1], 96))
+    )
+    crops = [gray[top : top + 48, left : left + 96] for top in tops for left in lefts]
+
+    def change(axis: int, step: int, first: int = 0, every: int = 1) -> float:
+        pairs = [
+            np.abs(np.take(crop, np.arange(first + step, crop.shape[axis], every), axis)
+                   - np.take(crop, np.arange(first, crop.shape[axis] - step, every), axis))
+            for crop in crops
+        ]  # fmt: skip
+        return float(np.mean(pairs))
+
+    for name, axis in (('fineness_x', 1), ('fineness_y', 0)):
+        wanted = np.log((change(axis, 1) + 0.25) / (change(axis, 4) + 0.25))
+        assert found[name] == pytest.approx(wanted, abs=1e-12)
+    border, amid = (sum(change(axis, 1, first, 8) for axis in (0, 1)) for first in (7, 3))
+    assert found['blockiness'] == pytest.approx(np.log((border + 0.25) / (amid + 0.25)), abs=1e-12)
+
+
+def test_contrast_of_tiles_is_that_of_their_pixels() -> None:
+    image = street(4, 240, 320)
+    small = cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA)
+    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    tiles = gray.reshape(6, 20, 8, 20).swapaxes(1, 2).reshape(48, 400)
+    light, found = np.log(tiles.mean(axis=1) + 1), told(image)
+    contrast = np.log1p(np.median(tiles.std(axis=1)))
+    assert found['tile_contrast'] == pytest.approx(contrast, abs=1e-12)
+    assert found['tile_dark'] == pytest.approx(light.min() - np.median(light), abs=1e-12)

@@ -8,10 +8,10 @@ import functools
 
 import numpy as np
 from embreex import rtcore, rtcore_scene
-from embreex.mesh_construction import TriangleMesh
 
 from clcp_ros.classes import CITYSCAPES
 from training.simulation.mesh import Mesh
+from training.simulation.triangles import attach
 
 SKY = CITYSCAPES.names.index('sky')
 Array = np.ndarray
@@ -32,7 +32,7 @@ class Soup:
         v = np.ascontiguousarray(mesh.vertices, np.float32)
         self._embree = rtcore_scene.EmbreeScene(_device())
         # Embree holds on to the triangles as long as this object lives.
-        self._triangles = TriangleMesh(self._embree, v)
+        self._triangles = attach(self._embree, _device(), v)
         # Tables by triangle: one gather per ray is the cost of an attribute, so each is small.
         normal = np.cross(v[:, 1] - v[:, 0], v[:, 2] - v[:, 0])
         length = np.sqrt(np.einsum('ij,ij->i', normal, normal))[:, None]

@@ -32,6 +32,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from clcp_ros.errors import ModelError
+from training.callbacks import rank_zero_print
 from training.cli import git_commit, next_step, run_command
 from training.defaults import ENCODER, MODEL
 from training.hardware import HardwareConfig
@@ -46,6 +47,7 @@ from training.loop import (
 )
 from training.models.image_encoder import ImageEncoder, architecture_of
 from training.models.segmenter import (
+    HEAD_WIDTH,
     HeadSettings,
     MaskTransformer,
     SegmentationModel,
@@ -77,13 +79,25 @@ class HeadConfig:
 
     Attributes:
         dim: Width, a multiple of 64; 0 chooses one that suits the encoder.
-        layers: Transformer blocks.
+        layers: Transformer blocks; 0 leaves a linear classifier of each patch.
         dropout: Of attention, projections and MLPs while training.
     """
 
     dim: int = 0
     layers: int = 2
     dropout: float = 0.1
+
+    def check(self) -> None:
+        """Raise ModelError for values that make no sense."""
+        if self.dim < 0 or self.dim % HEAD_WIDTH:
+            raise ModelError(
+                f'head.dim must be a multiple of {HEAD_WIDTH}, or 0 for one that suits the '
+                f'encoder, not {self.dim}'
+            )
+        if self.layers < 0:
+            raise ModelError(f'head.layers must be at least 0, not {self.layers}')
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f'head.dropout must be in [0, 1), not {self.dropout:g}')
 
 
 def finetune(
@@ -156,15 +170,18 @@ def finetune(
 
     Raises:
         LabelError: The data are missing or damaged.
-        ModelError: Weights that do not fit, a loss that is not finite, or hardware that is not
-            there.
+        ModelError: Settings that make no sense, weights that do not fit, a loss that is not
+            finite, or hardware that is not there.
     """
-    hardware.check()
-    if hardware.devices * hardware.num_nodes > batch_size:
-        raise ModelError(
-            f'{hardware.devices * hardware.num_nodes} processes need a batch of as many frames, '
-            f'not {batch_size}'
-        )
+    for config in (head, keep, hardware):
+        config.check()
+    _check(
+        drop_path, balance, seed, max_steps=max_steps, batch_size=batch_size,
+        validate_every=validate_every, checkpoint_every=checkpoint_every, workers=workers,
+    )  # fmt: skip
+    augmentation.check(input_size)
+    optimizer.check(max_steps)
+    _check_processes(hardware, batch_size)
     frames = open_frames(data, split, layout)
     if conditions:
         frames = frames.only(c.strip() for c in conditions.split(','))
@@ -193,6 +210,11 @@ def finetune(
         print(f'{run.result}: already done with these settings')
         return run.result
     _describe(model, frames, max_steps, batch_size, run.state)
+    if optimizer.warmup > max_steps:
+        rank_zero_print(
+            f'warning: the run ends within its warm-up of {optimizer.warmup} steps, before the '
+            'learning rate is reached: --optimizer.warmup 0'
+        )
     stats = model.encoder.mean, model.encoder.std
     samples: Dataset[Any] = AugmentedFrames(frames, input_size, augmentation, *stats)
     batches: Any = StepBatches(np.arange(len(frames)), batch_size, max_steps, seed)
@@ -222,6 +244,30 @@ def finetune(
         save_model(out / RESULT, model, frames.classes, input_size, _provenance(frames, settings))
         print(f'\nwrote {out / RESULT}: {summary(out)}')
     return out / RESULT
+
+
+_LEAST = {'max_steps': 1, 'batch_size': 1, 'checkpoint_every': 1}
+_LARGEST_BALANCE = 2.0
+
+
+def _check(drop_path: float, balance: float, seed: int, **lengths: int) -> None:
+    """Complain about numbers that make no sense, before anything is read."""
+    for name, value in lengths.items():
+        if value < (least := _LEAST.get(name, 0)):
+            raise ModelError(f'--{name} must be at least {least}, not {value}')
+    if not 0 <= drop_path < 1:
+        raise ModelError(f'--drop_path must be in [0, 1), not {drop_path:g}')
+    if not 0 <= balance <= _LARGEST_BALANCE:
+        raise ModelError(f'--balance must be in [0, {_LARGEST_BALANCE:g}], not {balance:g}')
+    if not 0 <= seed < 2**32:
+        raise ModelError(f'--seed must be in [0, 2^32), not {seed}')
+
+
+def _check_processes(hardware: HardwareConfig, batch_size: int) -> None:
+    if hardware.strategy == 'fsdp':
+        raise ModelError('--strategy fsdp is for pretraining; finetuning keeps weights whole: ddp')
+    if (processes := hardware.devices * hardware.num_nodes) > batch_size:
+        raise ModelError(f'{processes} processes need a batch of as many frames, not {batch_size}')
 
 
 def build_model(

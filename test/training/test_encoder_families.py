@@ -123,7 +123,8 @@ def test_a_checkpoint_of_others_is_evaluated_finetuned_and_exported_as_it_is(
     assert (bundle / 'model.onnx').is_file()
     common = {
         'conditions': 'clear', 'input_size': (48, 80), 'max_steps': 1, 'batch_size': 2,
-        'augmentation': AugmentationConfig(crop=None), 'optimizer': OptimizerConfig(lr=1e-9),
+        'augmentation': AugmentationConfig(crop=None),
+        'optimizer': OptimizerConfig(lr=1e-9, min_lr=0.0),
     }  # fmt: skip
     start = torch.load(given, weights_only=True)[
         'model' if layout == 'segmenter' else 'state_dict'
@@ -154,7 +155,7 @@ def test_another_number_of_classes_keeps_the_rest_of_the_head(
             input_size=(48, 80),
             max_steps=1,
             augmentation=AugmentationConfig(crop=None),
-            optimizer=OptimizerConfig(lr=1e-9),
+            optimizer=OptimizerConfig(lr=1e-9, min_lr=0.0),
             freeze_encoder=True,
         )
     )

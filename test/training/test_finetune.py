@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 import json
 import logging
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -28,10 +30,13 @@ from training.finetune import HeadConfig, build_model, finetune
 from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.frames import open_frames
+from training.segmentation.keeping import KeepConfig
 from training.segmentation.metrics import ConfusionMatrix
 from training.segmentation.predictors import open_predictor
 from training.segmentation.task import OptimizerConfig, SegmentationTask, polynomial
 from training.segmentation.transforms import AugmentationConfig
+
+OPTIMIZER = [f for f in dataclasses.fields(OptimizerConfig) if f.name != 'name']
 
 
 def run(data: Path, out: Path, **options) -> Path:
@@ -253,6 +258,82 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert caught.value.code == 1
     assert capsys.readouterr().err.strip().startswith('error: ')
     assert not (tmp_path / 'r').exists()
+
+
+NONSENSE = """
+    max_steps 0 | max_steps -1 | batch_size 0 | batch_size -2 | validate_every -1
+    checkpoint_every 0 | workers -1 | seed -1 | seed 4294967296
+    drop_path -0.1 | drop_path 1 | balance -1 | balance 50 | strategy fsdp
+    input_size [0,0] | input_size [-16,16] | head.dim -64 | head.dim 50 | head.layers -1
+    head.dropout -0.1 | head.dropout 1 | keep.weight 0 | keep.batch_size 0 | keep.pairs nowhere
+    crop [0,0] | crop [-16,16] | crop [96,80] | scale [0,1] | scale [2,1] | scale [1,1e9]
+    cat_max 0 | cat_max -1 | cat_max 1.1
+    optimizer.lr 0 | optimizer.lr -1 | min_lr -0.1 | min_lr 0.1 | encoder_factor 0
+    encoder_factor -1 | layer_decay 0 | layer_decay 1.1 | head_warmup -1 | head_warmup 9
+    ema -0.1 | ema 1 | weight_decay -1 | optimizer.warmup -1 | optimizer.warmup 9
+    power 0 | power -1 | clip -1
+"""
+
+
+@pytest.mark.parametrize('option', [o.strip() for o in re.split(r'[|\n]', NONSENSE.strip())])
+def test_nonsense_is_one_line_before_any_data_are_read(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {'--input_size': '[48,80]', '--augmentation.crop': 'null', '--max_steps': '8'}
+    given = {'--data': str(tmp_path / 'nowhere'), '--out': str(tmp_path / 'run'), **sizes}
+    name, value = option.split()
+    if name == 'crop':
+        del given['--augmentation.crop']
+    with pytest.raises(SystemExit) as caught:
+        run_command(finetune, [w for p in (given | {f'--{name}': value}).items() for w in p])
+    assert caught.value.code == 1
+    line = capsys.readouterr().err.strip()
+    assert re.fullmatch(rf'error: [^\n]*{name.rpartition(".")[2]}[^\n]*', line)
+    assert 'nowhere: ' not in line  # of the data
+    assert len(line) < 230
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        *({'optimizer': OptimizerConfig(**{f.name: math.nan})} for f in OPTIMIZER),
+        {'optimizer': OptimizerConfig(lr=math.inf)},
+        {'optimizer': OptimizerConfig(name='adam')},  # type: ignore[arg-type]
+        {'augmentation': AugmentationConfig(crop=None, cat_max=math.nan)},
+        {'augmentation': AugmentationConfig(crop=None, scale=(math.nan, 1.0))},
+        {'keep': KeepConfig(weight=math.nan)}, {'head': HeadConfig(dropout=math.nan)},
+        {'drop_path': math.nan}, {'balance': math.nan},
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_refused(options: dict, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'nan|inf|adam'):
+        run(tmp_path / 'nowhere', tmp_path / 'run', **options)
+
+
+def test_bounds_are_allowed(toy_cityscapes: Path, tmp_path: Path) -> None:
+    """Extremes that have a meaning: no decay, an average of one step, a head without blocks."""
+    optimizer = OptimizerConfig(
+        min_lr=1e-3, lr=1e-3, layer_decay=1.0, ema=0.0, weight_decay=0.0, warmup=2, head_warmup=2,
+        clip=0.0,
+    )  # fmt: skip
+    model = run(
+        toy_cityscapes, tmp_path, optimizer=optimizer, max_steps=2, head=HeadConfig(layers=0),
+        augmentation=AugmentationConfig(crop=(64, 112), scale=(1.4, 1.4), cat_max=1.0),
+    )  # fmt: skip
+    frames = open_frames(toy_cityscapes, 'val:clear')
+    logits = open_predictor(model).predict(frames.read(frames.frames[0])[0]).logits
+    assert np.isfinite(logits).all()
+
+
+def test_a_run_that_ends_within_its_warm_up_is_warned_of(
+    toy_cityscapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the default, which is for longer ones; where it was asked for it is an error."""
+    run(toy_cityscapes, tmp_path / 'a', max_steps=2)
+    assert 'warning: the run ends within its warm-up of 20 steps' in capsys.readouterr().out
+    run(toy_cityscapes, tmp_path / 'b', max_steps=2, optimizer=OptimizerConfig(warmup=2))
+    assert 'warning' not in capsys.readouterr().out
 
 
 RECIPES = sorted((Path(__file__).parents[2] / 'config' / 'finetune').glob('*.yaml'))

@@ -10,6 +10,7 @@ the pretraining run whose heads are taken up again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,15 @@ class KeepConfig:
     pairs: Path | None = None
     weight: float = 0.2
     batch_size: int = 8
+
+    def check(self) -> None:
+        """Raise ModelError for values that make no sense."""
+        if not 0 < self.weight < math.inf:
+            raise ModelError(f'keep.weight must be a positive number, not {self.weight:g}')
+        if self.batch_size < 1:
+            raise ModelError(f'keep.batch_size must be at least 1, not {self.batch_size}')
+        if self.run is None and self.pairs is not None:
+            raise ModelError('--keep.pairs are those of a run: give --keep.run, too')
 
     @property
     def encoder(self) -> str:
@@ -182,8 +192,7 @@ def open_kept(config: KeepConfig, encoder: ImageEncoder) -> Kept:
         PairSetError: The pair set is damaged.
     """
     assert config.run is not None
-    if not 0 < config.weight < float('inf') or config.batch_size < 1:
-        raise ModelError('keep: weight and batch_size must be positive')
+    config.check()
     method = load_method(config.run)
     if method.image_encoder.architecture != encoder.architecture:
         raise ModelError(

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import lightning as L
 import numpy as np
@@ -16,12 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clcp_ros.classes import UNLABELLED
+from clcp_ros.errors import ModelError
 from training.models.segmenter import SegmentationModel
 from training.nonfinite import step_counts
 from training.schedules import decay_groups, layer_decay_groups
 from training.segmentation.batches import Batch
 from training.segmentation.keeping import Kept, KeptBatch, heads_of
 from training.segmentation.labels import LabelReader
+
+OptimizerName = Literal['adamw', 'sgd']
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class OptimizerConfig:
         clip: Largest norm of the gradient; 0 for no limit.
     """
 
-    name: Literal['adamw', 'sgd'] = 'adamw'
+    name: OptimizerName = 'adamw'
     lr: float = 1e-3
     min_lr: float = 1e-5
     encoder_factor: float = 1.0
@@ -56,6 +60,41 @@ class OptimizerConfig:
     warmup: int = 20
     power: float = 0.9
     clip: float = 1.0
+
+    def check(self, max_steps: int) -> None:
+        """Raise ModelError for values that make no sense.
+
+        Args:
+            max_steps: Length of the run.
+        """
+        names = get_args(OptimizerName)
+        if self.name not in names:
+            raise ModelError(f'no optimizer {self.name!r}; there are {", ".join(names)}')
+        for name in ('lr', 'encoder_factor', 'power'):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                hint = ' (what is not to be trained is frozen: --freeze_encoder)'
+                raise ModelError(
+                    f'{name} must be a positive number, not {value:g}'
+                    f'{hint if name == "encoder_factor" else ""}'
+                )
+        if not 0 <= self.min_lr <= self.lr:
+            raise ModelError(f'min_lr must lie in [0, lr], not {self.min_lr:g} of {self.lr:g}')
+        if not 0 < self.layer_decay <= 1:
+            raise ModelError(f'layer_decay must be in (0, 1], not {self.layer_decay:g}')
+        if not 0 <= self.ema < 1:
+            raise ModelError(f'ema must be in [0, 1), not {self.ema:g}')
+        for name in ('head_warmup', 'weight_decay', 'warmup', 'clip'):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ModelError(f'{name} must be a number from 0 on, not {value:g}')
+        lengths = {'head_warmup': self.head_warmup}
+        if self.warmup != OptimizerConfig.warmup:
+            # The default suits the default length; a shorter trial run is no mistake.
+            lengths['warmup'] = self.warmup
+        for name, steps in lengths.items():
+            if steps > max_steps:
+                raise ModelError(
+                    f'a {name} of {steps} steps is longer than the run: --max_steps is {max_steps}'
+                )
 
 
 def polynomial(step: int, *, steps: int, warmup: int, power: float, floor: float) -> float:

@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 
 from clcp_ros.classes import UNLABELLED
+from clcp_ros.errors import ModelError
 from clcp_ros.inference import resize
 
 _CROP_TRIES = 10
+_LARGEST_SCALE = 10.0  # a hundred times the pixels
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,33 @@ class AugmentationConfig:
     scale: tuple[float, float] = (0.75, 1.75)
     cat_max: float = 0.75
     photometric: bool = True
+
+    def check(self, input_size: tuple[int, int]) -> None:
+        """Raise ModelError for values that make no sense.
+
+        Args:
+            input_size: (height, width) that is scaled.
+        """
+        low, high = self.scale
+        if not 0 < low <= high <= _LARGEST_SCALE:
+            raise ModelError(
+                f'scale must be two numbers in (0, {_LARGEST_SCALE:g}], the smaller one first, '
+                f'not {low:g} and {high:g}'
+            )
+        if not 0 < self.cat_max <= 1:
+            raise ModelError(f'cat_max must be in (0, 1], not {self.cat_max:g}')
+        crop = self.crop or input_size
+        if min(*input_size, *crop) < 1:
+            raise ModelError(
+                f'input_size and crop must be positive, not {input_size[0]} x {input_size[1]} and '
+                f'{crop[0]} x {crop[1]}'
+            )
+        if self.crop and any(c > n * high for c, n in zip(crop, input_size, strict=True)):
+            raise ModelError(
+                f'a crop of {crop[0]} x {crop[1]} is larger than the input of {input_size[0]} x '
+                f'{input_size[1]} at its largest scale, {high:g}: the rest would always be black; '
+                "--augmentation.crop null takes the input's size"
+            )
 
 
 def augment(

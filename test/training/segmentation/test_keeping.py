@@ -97,7 +97,7 @@ def test_what_cannot_go_on(pretrained: Path, toy_cityscapes: Path, tmp_path: Pat
     own, other = ImageEncoder('test_efficientnet'), ImageEncoder('test_vit')
     with pytest.raises(ModelError, match='not a test_vit: nothing of it can go on'):
         open_kept(KeepConfig(pretrained), other)
-    with pytest.raises(ModelError, match='must be positive'):
+    with pytest.raises(ModelError, match='must be a positive number'):
         open_kept(KeepConfig(pretrained, weight=0.0), own)
     with pytest.raises(ModelError, match=r'embedding\.safetensors'):
         open_kept(KeepConfig(tmp_path), own)

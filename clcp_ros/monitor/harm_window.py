@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,16 +15,34 @@ from clcp_ros.monitor.reference import FrameScore
 from clcp_ros.monitor.sequential import ONSET_S
 
 MAX_GAP_S = 2.0
+_TAPS = 3
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A frame of the window; `miou` is what is to be expected of it alone."""
+class _Rows:
+    """Rows of numbers, the oldest first, that are at hand as one array."""
 
-    stamp_ns: int
-    counts: np.ndarray
-    taps: np.ndarray
-    miou: float
+    def __init__(self, width: int) -> None:
+        self._kept = np.empty((64, width))
+        self._first = self._end = 0
+
+    def append(self, *parts: np.ndarray) -> None:
+        """Add a row that is made of these."""
+        if self._end == len(self._kept):
+            rows = self.all
+            self._kept = np.empty((max(64, 2 * len(rows)), rows.shape[1]))
+            self._kept[: len(rows)] = rows
+            self._first, self._end = 0, len(rows)
+        np.concatenate([part.ravel() for part in parts], out=self._kept[self._end])
+        self._end += 1
+
+    def popleft(self) -> None:
+        """Forget the oldest."""
+        self._first += 1
+
+    @property
+    def all(self) -> np.ndarray:
+        """(n, width) float64; valid until the next `append`."""
+        return self._kept[self._first : self._end]
 
 
 class HarmWindow:
@@ -62,7 +80,10 @@ class HarmWindow:
 
     def reset(self) -> None:
         """Forget all frames."""
-        self._frames: deque[_Sample] = deque()
+        classes = len(self.reference.expected)
+        self._stamps: deque[int] = deque()
+        # Of each frame its counts, its taps, and the mIoU that is to be expected of it alone.
+        self._rows = _Rows(classes * (classes + 1) + _TAPS + 1)
         self._lately: deque[tuple[int, float]] = deque()
         self.harm: Harm | None = None
         """After the last frame; None while there is none."""
@@ -75,8 +96,9 @@ class HarmWindow:
         Args:
             before_ns: Stamp of the first frame that stays.
         """
-        while self._frames and self._frames[0].stamp_ns < before_ns:
-            self._frames.popleft()
+        while self._stamps and self._stamps[0] < before_ns:
+            self._stamps.popleft()
+            self._rows.popleft()
 
     def update(self, stamp_ns: int, counts: np.ndarray, score: FrameScore) -> Harm:
         """Take in a frame.
@@ -98,42 +120,49 @@ class HarmWindow:
         if not np.isfinite(counts).all():
             raise ValueError('counts are not finite')
         taps = tap_scores(score)
-        if self._frames and not 0 < stamp_ns - self._frames[-1].stamp_ns <= self.max_gap_s * 1e9:
+        if self._stamps and not 0 < stamp_ns - self._stamps[-1] <= self.max_gap_s * 1e9:
             self.reset()
-        alone = self.reference.estimate(Window(counts, taps, 1.0), self.expected)
-        self._frames.append(_Sample(stamp_ns, counts, taps, alone.miou))
-        self._lately.append((stamp_ns, alone.drop))
+        miou, drop = self.reference.outlook(Window(counts, taps, 1.0), self.expected)
+        self._stamps.append(stamp_ns)
+        self._rows.append(counts, taps, np.array([miou]))
+        self._lately.append((stamp_ns, drop))
         self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
-        samples = list(self._frames)
-        harm = self._estimate(samples)
-        if rest := self._without_worst(samples):
-            lasting, held = self._estimate(rest), self._held(stamp_ns)
-            harm = replace(
-                harm, lasting_drop=min(lasting.drop, held), lasting_low=min(lasting.drop_low, held)
-            )
-        self.harm = harm
-        return harm
-
-    def _estimate(self, samples: list[_Sample]) -> Harm:
-        number, seconds = len(samples), (samples[-1].stamp_ns - samples[0].stamp_ns) * 1e-9
-        # Summed anew each time: a running sum would drift over hours.
-        window = Window(
-            np.sum([sample.counts for sample in samples], axis=0) / number,
-            np.sum([sample.taps for sample in samples], axis=0) / number,
-            min(number, 1 + seconds),
+        stamps, rows = list(self._stamps), self._rows.all
+        harm = self._estimate(stamps, rows)
+        lasting_drop = lasting_low = math.nan
+        first, end = self._worst(stamps, rows[:, -1])
+        if end - first < len(stamps):
+            del stamps[first:end]
+            lasting = self._estimate(stamps, np.concatenate((rows[:first], rows[end:])))
+            held = self._held(stamp_ns)
+            lasting_drop, lasting_low = min(lasting.drop, held), min(lasting.drop_low, held)
+        self.harm = replace(
+            harm,
+            samples=len(rows),
+            window_s=(self._stamps[-1] - self._stamps[0]) * 1e-9,
+            lasting_drop=lasting_drop,
+            lasting_low=lasting_low,
         )
-        harm = self.reference.estimate(window, self.expected)
-        return replace(harm, samples=number, window_s=seconds)
+        return self.harm
 
-    def _without_worst(self, samples: list[_Sample]) -> list[_Sample]:
-        """What is left when the worst `onset_s` go: of a short tunnel nothing bad is."""
-        stamps = np.array([sample.stamp_ns for sample in samples])
-        miou = np.array([sample.miou for sample in samples])
-        starts = stamps[: 1 + np.searchsorted(stamps, stamps[-1] - self._onset_ns)]
-        ends = np.searchsorted(stamps, starts + self._onset_ns, side='right')
+    def _estimate(self, stamps: list[int], rows: np.ndarray) -> Harm:
+        """What is to be expected of frames, with `samples` and `window_s` still to be filled."""
+        number, seconds = len(stamps), (stamps[-1] - stamps[0]) * 1e-9
+        # Summed anew each time: a running sum would drift over hours.
+        mean = np.add.reduce(rows, axis=0) / number
+        classes = len(self.reference.expected)
+        counts = mean[: -_TAPS - 1].reshape(classes, classes + 1)
+        window = Window(counts, mean[-_TAPS - 1 : -1], min(number, 1 + seconds))
+        return self.reference.estimate(window, self.expected)
+
+    def _worst(self, stamps: list[int], miou: np.ndarray) -> tuple[int, int]:
+        """First and end of the worst `onset_s`: without them of a short tunnel nothing is left."""
+        times = np.array(stamps)
+        starts = times[: 1 + np.searchsorted(times, times[-1] - self._onset_ns)]
+        ends = np.searchsorted(times, starts + self._onset_ns, side='right')
         lost = np.concatenate([[0.0], np.cumsum(miou.mean() - miou)])
         worst = int(np.argmax(lost[ends] - lost[: len(starts)]))
-        return samples[:worst] + samples[int(ends[worst]) :]
+        return worst, int(ends[worst])
 
     def _held(self, stamp_ns: int) -> float:
         """The drop of single frames that more than `onset_s` of twice as long a time reach.

@@ -58,4 +58,4 @@ class Warnings(Callback):
         scale = None if method.scale is None else float(method.scale.detach())
         step = trainer.global_step if trainer.state.fn == 'fit' else 0
         for line in self.watch.warn(step, values, self.batch, method.floor(self.batch), scale):
-            rank_zero_print(f'\nwarning: {line}')
+            rank_zero_print(f'\nwarning at step {step}: {line}')

@@ -41,6 +41,6 @@ def test_a_resumed_run_warns_of_nothing_twice(
         patch.setattr(L.Trainer, 'fit', fit)
         with pytest.raises(KeyboardInterrupt):
             pretrain(noise_pairs, tmp_path / 'run', **options)
-    assert capsys.readouterr().out.count('warning: ') == 1
+    assert capsys.readouterr().out.count('warning at step ') == 1
     pretrain(noise_pairs, tmp_path / 'run', **options)
-    assert 'warning: ' not in capsys.readouterr().out
+    assert 'warning at step ' not in capsys.readouterr().out

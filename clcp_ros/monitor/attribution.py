@@ -95,18 +95,23 @@ class KindReference:
         Returns:
             (..., 11) of sum 1.
         """
-        logits = descriptor(z) @ self.weights.T + self.bias
+        squashed = np.arcsinh(z)
+        logits = both_ways(squashed) @ self.weights.T + self.bias
         if novel:
             logits[..., 0] = -np.inf
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        known = 1 / (1 + np.exp((self.distance(z) / self.limit - 1) / _SOFTNESS))[..., None]
+        distance = self._distance(squashed)
+        known = 1 / (1 + np.exp((distance / self.limit - 1) / _SOFTNESS))[..., None]
         share = known * odds / odds.sum(axis=-1, keepdims=True)
         share[..., -1] += 1 - known[..., 0]
         return np.asarray(share)
 
     def distance(self, z: np.ndarray) -> np.ndarray:
         """(...) radii between (..., S) and the nearest family and severity that was shown."""
-        here = np.arcsinh(z) @ self.whitening.T
+        return self._distance(np.arcsinh(z))
+
+    def _distance(self, squashed: np.ndarray) -> np.ndarray:
+        here = squashed @ self.whitening.T
         squared = (
             (here**2).sum(axis=-1)[..., None]
             - 2 * here @ self.prototypes.T
@@ -218,15 +223,16 @@ class KindWindow:
             self._frames.popleft()
 
     def update(self, stamp_ns: int, statistics: np.ndarray, novel: bool = False) -> Kind:
+        """`append` and `kind`."""
+        self.append(stamp_ns, statistics)
+        return self.kind(novel)
+
+    def append(self, stamp_ns: int, statistics: np.ndarray) -> None:
         """Take in a frame.
 
         Args:
             stamp_ns: The image's stamp.
             statistics: (S,) from `image_statistics`.
-            novel: It is known that the window is out of domain, so that it must be of some kind.
-
-        Returns:
-            The kind that the window shows.
 
         Raises:
             ValueError: They are not finite, or not so many; the window is unchanged.
@@ -236,6 +242,13 @@ class KindWindow:
             self.reset()
         self._frames.append((stamp_ns, z))
         self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
+
+    def kind(self, novel: bool = False) -> Kind:
+        """The kind that the window, of at least one frame, shows.
+
+        Args:
+            novel: It is known that the window is out of domain, so that it must be of some kind.
+        """
         # Averaged anew each time: a running mean would drift over hours.
         all_z = np.array([frame[1] for frame in self._frames])
         share = self.reference.probabilities(all_z, novel).mean(axis=0)

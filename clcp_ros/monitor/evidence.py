@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class Evidence:
         score = self.score
         z = (score.novelty, score.low, score.early, score.deep)
         return bool(
-            np.isfinite(z).all()
+            all(map(math.isfinite, z))
             and np.isfinite(self.confusion).all()
             and np.isfinite(self.statistics).all()
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
-from clcp_ros.monitor.order import median, quantile
+from clcp_ros.monitor.order import middle, quantile
 from clcp_ros.preprocess import halve, halvings
 
 KINDS = ('black', 'white', 'covered', 'partly_covered', 'frozen', 'nonfinite')
@@ -100,7 +100,7 @@ class FaultDetector:
     def reset(self) -> None:
         """Forget the stream."""
         self._last_ns: int | None = None
-        self._last_sample: np.ndarray | None = None
+        self._last_sample: bytes | None = None
         self._last_image: np.ndarray | None = None
         self._same_since_ns, self._same = 0, 0
         self._flat_since_ns: int | None = None
@@ -157,8 +157,8 @@ class FaultDetector:
         return Fault('frozen', f'{self._same} identical frames in {lasted_s:.1f} s: frozen camera')
 
     def _is_last(self, look: _Look) -> bool:
-        last, self._last_sample = self._last_sample, look.sample
-        if last is None or not np.array_equal(last, look.sample):
+        last, self._last_sample = self._last_sample, look.sample_bytes
+        if last is None or last != look.sample_bytes:
             self._last_image = None
             return False
         # From here on all pixels count. Of the first two frames that look the same the sample
@@ -203,6 +203,7 @@ class _Look:
     def __init__(self, image: np.ndarray) -> None:
         self.image = image
         self.sample = cv2.resize(image, _SIZE, interpolation=cv2.INTER_NEAREST)
+        self.sample_bytes = self.sample.tobytes()
 
     @functools.cached_property
     def thumbnail(self) -> np.ndarray:
@@ -241,7 +242,7 @@ class _Change:
         gray = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY).astype(np.float32)
         if self._last is None:
             self._mean, self._square = gray, gray**2
-        elif median(gray) >= self.LIT and self._moves(gray - self._last):
+        elif middle(gray) >= self.LIT and self._moves(gray - self._last):
             dt_s = (stamp_ns - self._last_ns) * 1e-9
             weight = np.float32(1 - np.exp(-dt_s / self.TIME_S))
             self._mean = self._mean + weight * (gray - self._mean)
@@ -256,7 +257,7 @@ class _Change:
         """(48, 64) bool: pixels that showed the same all the time."""
         variance = cv2.blur(np.maximum(self._square - self._mean**2, 0), (3, 3))
         deviation = np.sqrt(variance)
-        return deviation < max(self.STILL, self.STILL_SHARE * median(deviation))
+        return deviation < max(self.STILL, self.STILL_SHARE * middle(deviation))
 
 
 def static_tiles(images: Iterable[np.ndarray], share: float = 0.9) -> np.ndarray:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,12 +55,11 @@ class Gaussian:
             log(sqrt(d² / D)).
         """
         x = normalized(x) if self.unit else x.astype(np.float64)
-        z = np.clip((x - self.mean) / self.scale, -_CLIP, _CLIP)
+        z = ((x - self.mean) / self.scale).clip(-_CLIP, _CLIP)
         along = self.components @ z
         residual = max(float(z @ z - along @ along), 0.0)
-        squared = float(np.sum(along**2 / self.variances)) + residual / float(
-            self.residual_variance
-        )
+        squared = float(np.add.reduce(along**2 / self.variances))
+        squared += residual / float(self.residual_variance)
         return 0.5 * float(np.log(squared / z.size + _TINY))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -167,7 +167,7 @@ class Direction:
             x: (D,) a frame's description at this tap.
         """
         z = (x.astype(np.float64) - self.mean) / self.scale
-        return float(np.clip(z, -_DIRECTION_CLIP, _DIRECTION_CLIP) @ self.weights)
+        return float(z.clip(-_DIRECTION_CLIP, _DIRECTION_CLIP) @ self.weights)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The attributes."""
@@ -205,4 +205,4 @@ def normalized(features: np.ndarray) -> np.ndarray:
         (D,) float64.
     """
     x = features.astype(np.float64)
-    return x / (np.linalg.norm(x) + _TINY)
+    return x / (math.sqrt(x @ x) + _TINY)

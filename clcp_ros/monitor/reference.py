@@ -75,7 +75,7 @@ class TapReference:
     def standardised(self, log_distances: np.ndarray) -> float:
         """`z` of log distances by each measure, (number of measures,)."""
         z = (log_distances - self.location) / self.spread
-        return float(np.clip(z, *self.Z_RANGE).mean())
+        return float(z.clip(*self.Z_RANGE).mean())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The attributes, those of each measure under its number."""

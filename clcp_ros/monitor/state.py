@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from clcp_ros.monitor.levels import Level
 from clcp_ros.monitor.reference import FrameScore
@@ -102,6 +103,16 @@ class ShiftState:
     alignment_pitch_deg: float = math.nan
     alignment_pitch_z: float = math.nan
     fault: str = ''
+
+    def changed(self, **values: Any) -> ShiftState:
+        """As `dataclasses.replace`, which looks at every field: this is done for every frame.
+
+        Args:
+            values: By the names of attributes.
+        """
+        other = object.__new__(ShiftState)
+        other.__dict__.update(self.__dict__, **values)
+        return other
 
     @property
     def verdict(self) -> tuple[Level, str]:

@@ -39,6 +39,7 @@ _EARLY = 0.1  # share of the period by which a frame may come early: stamps jitt
 _REJECTED = 3  # frames in a row that cannot be scored are a fault of the model
 _FAULT_HOLD_NS = 1_000_000_000
 _PARTIAL = 'partly_covered'
+_NO_KIND = Kind(NONE, math.nan, ())
 _RAISED = 0.25  # of the threshold: novelty that other cameras' alarms are compared with
 
 
@@ -311,7 +312,7 @@ class ShiftMonitor:
         told, kind = self._told, '' if fault is None else fault.kind
         if score is None and told is not None and told.verdict == (level, kind):
             # Nothing new is known, so the same is said: what was published stands until the next.
-            return replace(told, stamp_ns=stamp_ns, monitored=False, score=None)
+            return told.changed(stamp_ns=stamp_ns, monitored=False, score=None)
         self._told = self._state(stamp_ns, level, score, fault)
         return self._told
 
@@ -340,24 +341,27 @@ class ShiftMonitor:
             harm = self._harm.update(stamp_ns, evidence.confusion, score)
         if self._alignment is not None:
             self._aligned = self._alignment.update(stamp_ns, evidence.alignment, score.novelty)
+        costs: dict[str, Any] = {}
+        if harm is not None:
+            costs = {
+                'drop': harm.drop,
+                'drop_low': harm.drop_low,
+                'lasting_drop': harm.lasting_drop,
+                'lasting_low': harm.lasting_low,
+                'drop_samples': harm.samples,
+            }
         signs = Signs(
             evidence=state.statistic / state.threshold,
             novel=state.alarm,
             misaligned=self._aligned is not None
             and self._aligned.verdict in (Scope.CALIBRATION.value, Scope.LIDAR.value),
+            **costs,
         )
-        if harm is not None:
-            signs = replace(
-                signs,
-                drop=harm.drop,
-                drop_low=harm.drop_low,
-                lasting_drop=harm.lasting_drop,
-                lasting_low=harm.lasting_low,
-                drop_samples=harm.samples,
-            )
         level = self._machine.update(stamp_ns, signs, config)
         if self._kinds is not None:
-            self._kind = self._kinds.update(stamp_ns, evidence.statistics, novel=level > Level.OK)
+            self._kinds.append(stamp_ns, evidence.statistics)
+            # Nobody is told of a kind while all is well.
+            self._kind = self._kinds.kind(novel=True) if level > Level.OK else _NO_KIND
         self._samples += 1
         self._last_taken_ns = stamp_ns
 
@@ -435,7 +439,7 @@ class ShiftMonitor:
             **self._kind_values(level),
             **self._alignment_values(),
         )
-        return replace(state, reason=self._reason(state, fault))
+        return state.changed(reason=self._reason(state, fault))
 
     def _novelty_values(self) -> dict[str, Any]:
         state = self._sequence

@@ -50,8 +50,8 @@ class Harm:
             in view at all: what the class takes from the mIoU.
         shown: (C,) bool, classes that the network finds in the window.
         lasting_drop: What is left of `drop` without the worst seconds of the window, and no more
-            than most of the last frames have; NaN where nothing is left, and of an estimate that
-            was not made by a `HarmWindow`.
+            than most of the last frames have; NaN where nothing is left or nobody asked, and of an
+            estimate that was not made by a `HarmWindow`.
         lasting_low: Lower end of its interval.
     """
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from clcp_ros.monitor.sequential import ONSET_S
 
 MAX_GAP_S = 2.0
 _TAPS = 3
+
+
+@dataclass
+class _Frame:
+    """A frame; `alone` is the mIoU and the drop that it gives by itself, once asked."""
+
+    stamp_ns: int
+    window: Window
+    alone: tuple[float, float] | None = None
 
 
 class _Rows:
@@ -55,6 +64,8 @@ class HarmWindow:
         expected: (C,) bool, classes that the route may show; None for all that the source has. May
             be changed at any time.
         onset_s: What does not last longer than that is no part of `Harm.lasting_drop`.
+        least_drop: Of a smaller drop it is not asked how much has lasted: that takes half of the
+            time, and nothing depends on it. May be changed at any time.
 
     Raises:
         ValueError: `window_s` or `max_gap_s` is not positive, or `expected` does not fit.
@@ -67,6 +78,7 @@ class HarmWindow:
         max_gap_s: float = MAX_GAP_S,
         expected: np.ndarray | None = None,
         onset_s: float = ONSET_S,
+        least_drop: float = -math.inf,
     ) -> None:
         if not window_s > 0 or not max_gap_s > 0:
             raise ValueError('window_s and max_gap_s must be positive')
@@ -75,16 +87,16 @@ class HarmWindow:
         self.reference = reference
         self.window_s, self.max_gap_s = window_s, max_gap_s
         self.expected = expected
+        self.least_drop = least_drop
         self._onset_ns = round(onset_s * 1e9)
         self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
         classes = len(self.reference.expected)
-        self._stamps: deque[int] = deque()
-        # Of each frame its counts, its taps, and the mIoU that is to be expected of it alone.
-        self._rows = _Rows(classes * (classes + 1) + _TAPS + 1)
-        self._lately: deque[tuple[int, float]] = deque()
+        self._frames: deque[_Frame] = deque()
+        self._rows = _Rows(classes * (classes + 1) + _TAPS)  # counts and taps of these frames
+        self._lately: deque[_Frame] = deque()
         self.harm: Harm | None = None
         """After the last frame; None while there is none."""
 
@@ -96,8 +108,8 @@ class HarmWindow:
         Args:
             before_ns: Stamp of the first frame that stays.
         """
-        while self._stamps and self._stamps[0] < before_ns:
-            self._stamps.popleft()
+        while self._frames and self._frames[0].stamp_ns < before_ns:
+            self._frames.popleft()
             self._rows.popleft()
 
     def update(self, stamp_ns: int, counts: np.ndarray, score: FrameScore) -> Harm:
@@ -120,28 +132,27 @@ class HarmWindow:
         if not np.isfinite(counts).all():
             raise ValueError('counts are not finite')
         taps = tap_scores(score)
-        if self._stamps and not 0 < stamp_ns - self._stamps[-1] <= self.max_gap_s * 1e9:
+        if self._frames and not 0 < stamp_ns - self._frames[-1].stamp_ns <= self.max_gap_s * 1e9:
             self.reset()
-        miou, drop = self.reference.outlook(Window(counts, taps, 1.0), self.expected)
-        self._stamps.append(stamp_ns)
-        self._rows.append(counts, taps, np.array([miou]))
-        self._lately.append((stamp_ns, drop))
+        frame = _Frame(stamp_ns, Window(counts, taps, 1.0))
+        self._frames.append(frame)
+        self._rows.append(counts, taps)
+        self._lately.append(frame)
+        # Two at least, however seldom frames come: one has not lasted.
+        while len(self._lately) > 2 and self._lately[0].stamp_ns < stamp_ns - 2 * self._onset_ns:
+            self._lately.popleft()
         self.forget(stamp_ns - round(self.window_s * 1e9) + 1)
-        stamps, rows = list(self._stamps), self._rows.all
-        harm = self._estimate(stamps, rows)
-        lasting_drop = lasting_low = math.nan
-        first, end = self._worst(stamps, rows[:, -1])
-        if end - first < len(stamps):
-            del stamps[first:end]
-            lasting = self._estimate(stamps, np.concatenate((rows[:first], rows[end:])))
-            held = self._held(stamp_ns)
-            lasting_drop, lasting_low = min(lasting.drop, held), min(lasting.drop_low, held)
+        stamps = [frame.stamp_ns for frame in self._frames]
+        harm = self._estimate(stamps, self._rows.all)
+        drop = low = math.nan
+        if harm.drop >= self.least_drop:
+            drop, low = self._lasting(stamps)
         self.harm = replace(
             harm,
-            samples=len(rows),
-            window_s=(self._stamps[-1] - self._stamps[0]) * 1e-9,
-            lasting_drop=lasting_drop,
-            lasting_low=lasting_low,
+            samples=len(stamps),
+            window_s=(stamps[-1] - stamps[0]) * 1e-9,
+            lasting_drop=drop,
+            lasting_low=low,
         )
         return self.harm
 
@@ -151,13 +162,29 @@ class HarmWindow:
         # Summed anew each time: a running sum would drift over hours.
         mean = np.add.reduce(rows, axis=0) / number
         classes = len(self.reference.expected)
-        counts = mean[: -_TAPS - 1].reshape(classes, classes + 1)
-        window = Window(counts, mean[-_TAPS - 1 : -1], min(number, 1 + seconds))
+        counts = mean[:-_TAPS].reshape(classes, classes + 1)
+        window = Window(counts, mean[-_TAPS:], min(number, 1 + seconds))
         return self.reference.estimate(window, self.expected)
 
-    def _worst(self, stamps: list[int], miou: np.ndarray) -> tuple[int, int]:
+    def _lasting(self, stamps: list[int]) -> tuple[float, float]:
+        """`Harm.lasting_drop` and `Harm.lasting_low`."""
+        first, end = self._worst(stamps)
+        rest, rows = stamps[:first] + stamps[end:], self._rows.all
+        if not rest:
+            return math.nan, math.nan
+        lasting = self._estimate(rest, np.concatenate((rows[:first], rows[end:])))
+        held = self._held(stamps[-1])
+        return min(lasting.drop, held), min(lasting.drop_low, held)
+
+    def _alone(self, frame: _Frame) -> tuple[float, float]:
+        if frame.alone is None:
+            frame.alone = self.reference.outlook(frame.window, self.expected)
+        return frame.alone
+
+    def _worst(self, stamps: list[int]) -> tuple[int, int]:
         """First and end of the worst `onset_s`: without them of a short tunnel nothing is left."""
         times = np.array(stamps)
+        miou = np.array([self._alone(frame)[0] for frame in self._frames])
         starts = times[: 1 + np.searchsorted(times, times[-1] - self._onset_ns)]
         ends = np.searchsorted(times, starts + self._onset_ns, side='right')
         lost = np.concatenate([[0.0], np.cumsum(miou.mean() - miou)])
@@ -170,9 +197,6 @@ class HarmWindow:
         Of several short tunnels in a row the window without its worst one still holds the others.
         It goes back beyond what was forgotten: what has only begun has not lasted.
         """
-        # Two at least, however seldom frames come: one has not lasted.
-        while len(self._lately) > 2 and self._lately[0][0] < stamp_ns - 2 * self._onset_ns:
-            self._lately.popleft()
-        drops = sorted((drop for _, drop in self._lately), reverse=True)
-        short = sum(then_ns >= stamp_ns - self._onset_ns for then_ns, _ in self._lately)
+        drops = sorted((self._alone(frame)[1] for frame in self._lately), reverse=True)
+        short = sum(frame.stamp_ns >= stamp_ns - self._onset_ns for frame in self._lately)
         return drops[short] if len(drops) > short else -math.inf

@@ -128,6 +128,7 @@ class ShiftMonitor:
                 config.max_gap_s,
                 self._expected(),
                 knowledge.sequential.onset_s,
+                config.warn_drop,
             )
         self._kinds: KindWindow | None = None
         if knowledge.kinds is not None:
@@ -147,7 +148,7 @@ class ShiftMonitor:
         self._sequential.reference = self._thresholds()
         if self._harm is not None:
             self._harm.window_s, self._harm.max_gap_s = now.window_s, now.max_gap_s
-            self._harm.expected = self._expected()
+            self._harm.expected, self._harm.least_drop = self._expected(), now.warn_drop
         if self._kinds is not None:
             self._kinds.max_gap_s = now.max_gap_s
         if self._alignment is not None:

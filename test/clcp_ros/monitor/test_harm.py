@@ -245,6 +245,31 @@ def test_two_seconds_alone_have_not_lasted(reference: HarmReference) -> None:
     assert np.isnan(lasting).tolist() == [True] * 61 + [False]
 
 
+@pytest.mark.parametrize('period_ns', [SECOND // 2, SECOND // 30])
+def test_what_has_lasted_is_the_same_however_late_it_is_asked(
+    reference: HarmReference, period_ns: int
+) -> None:
+    always, asked = HarmWindow(reference), HarmWindow(reference)
+    rng, now_ns, good, seen = np.random.default_rng(2), 0, True, set()
+    frames = {kind: reference.describe(striped(value)) for kind, value in ((1, 8.0), (0, 1.0))}
+    for number in range(400):
+        now_ns += period_ns + (3 * SECOND if number == 200 else 0)
+        good ^= bool(rng.random() < 0.08)
+        asked.least_drop = float(rng.choice([0.05, 0.3]))
+        if number % 90 == 80:
+            for window in (always, asked):
+                window.forget(now_ns - 2 * SECOND)
+        one, other = (w.update(now_ns, frames[good], CALM) for w in (always, asked))
+        late = one.drop >= asked.least_drop
+        seen.add((late, bool(np.isnan(one.lasting_drop))))
+        lasting = (one.lasting_drop, one.lasting_low) if late else (np.nan, np.nan)
+        np.testing.assert_array_equal((other.lasting_drop, other.lasting_low), lasting)
+        assert (other.miou, other.low, other.high, other.drop, other.drop_low) == (
+            one.miou, one.low, one.high, one.drop, one.drop_low
+        )  # fmt: skip
+    assert {(True, False), (False, False)} <= seen
+
+
 def test_the_interval_narrows_with_time_and_not_with_the_frame_rate(
     reference: HarmReference,
 ) -> None:

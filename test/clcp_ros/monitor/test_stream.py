@@ -282,4 +282,4 @@ def test_memory_does_not_grow(kit: Any, daylight_image: Callable[..., Any]) -> N
     monitor = kit.monitor()
     kit.play(monitor, kit.good(2000))
     assert monitor._harm is not None
-    assert len(monitor._harm._stamps) <= 41
+    assert len(monitor._harm._frames) <= 41

@@ -9,6 +9,7 @@ the number of the step.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,6 +17,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ __all__ = [
     'Run',
     'RunData',
     'StepBatches',
+    'added_callbacks',
     'fit',
     'make_trainer',
     'prepare_run',
@@ -279,6 +282,26 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
+_added: ContextVar[tuple[Callback, ...]] = ContextVar('_added', default=())
+
+
+@contextlib.contextmanager
+def added_callbacks(*callbacks: Callback) -> Iterator[None]:
+    """Give more callbacks to the trainers that are made within.
+
+    For commands that run another one and look on. The callbacks see each step after its metrics
+    are taken and before its checkpoint is written.
+
+    Args:
+        callbacks: What they are.
+    """
+    token = _added.set(callbacks)
+    try:
+        yield
+    finally:
+        _added.reset(token)
+
+
 def make_trainer(
     run: Run,
     *,
@@ -353,6 +376,7 @@ def make_trainer(
             *callbacks,
             MetricsFile(run.out / METRICS),
             Progress(max(1, max_steps // 200)),
+            *_added.get(),
             Checkpoints(run.out / CHECKPOINT, checkpoint_every, validate_every),
         ],
         **hardware.trainer_arguments(),

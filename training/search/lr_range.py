@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning-rate range test (Smith 2017, arXiv 1506.01186): one short run, the rate ever higher.
 
-The loss falls where the rate is of use and rises where it is too large. Takes the options and
-recipes of training/pretrain.py; `--max_steps` is the length of the test.
+The loss falls where the rate is of use and rises where it is too large; once it has exploded, the
+test ends. Takes the options and recipes of training/pretrain.py; `--max_steps` is the length of
+the whole test.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ import numpy as np
 
 from clcp_ros.errors import ModelError
 from training.cli import atomic_path, next_step, with_the_same_options
-from training.loop import METRICS, read_metrics
+from training.loop import METRICS, added_callbacks, read_metrics
 from training.methods import find_method
 from training.methods.config import OptimizerConfig
 from training.nonfinite import DivergedError
 from training.pretrain import pretrain
+from training.search.explosion import Explosion, explosion, smooth
 from training.search.signature import with_options_of
 from training.watch.watch import WatchConfig
-
-_SMOOTHING = 0.9
 
 
 class Suggestion(NamedTuple):
@@ -42,20 +42,24 @@ class Suggestion(NamedTuple):
 
 
 @with_options_of(pretrain)
-def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Path:
+def lr_range(
+    lowest: float = 1e-6, highest: float = 0.1, stop_factor: float = 4.0, **settings: Any
+) -> Path:
     """Run a learning-rate range test in `out`/lr_range; go on with one that was interrupted.
 
     Args:
         lowest: Learning rate of the first step.
-        highest: Learning rate of the last step; a loss that is not finite ends the test before.
+        highest: Learning rate of the last step; a loss that explodes ends the test before.
+        stop_factor: The test ends where the smoothed loss is above this many times its smallest;
+            0 goes on while the loss is finite.
         settings: Those of pretraining.
 
     Returns:
         The plot. Beside it is `lr_range.csv`: step, lr, loss, smoothed.
 
     Raises:
-        ModelError: The rates make no sense, the test is too short, or the method has learning
-            rates of its own.
+        ModelError: The rates or the factor make no sense, the test is too short, or the method
+            has learning rates of its own.
     """
     method = settings.get('method', 'clcp')
     if find_method(method).own_rates:
@@ -65,6 +69,10 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         )
     if not 0 < lowest < highest:
         raise ModelError(f'--lowest must be positive and less than --highest, not {lowest:g}')
+    if stop_factor and not 1 < stop_factor < math.inf:
+        raise ModelError(
+            f'--stop_factor must be more than 1, or 0 for no such end, not {stop_factor:g}'
+        )
     steps = settings.get('max_steps', 150)
     if steps < 10:
         raise ModelError(f'a range test of {steps} steps tells nothing: --max_steps 100')
@@ -81,13 +89,19 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         'validate_every': 0, 'patience': 0, 'keep': 'last', 'tolerance': 0, 'watch': WatchConfig(),
     }  # fmt: skip
     try:
-        pretrain(out=out, optimizer=optimizer, hint=False, **settings)
+        with added_callbacks(Explosion(stop_factor)):
+            pretrain(out=out, optimizer=optimizer, hint=False, **settings)
     except DivergedError as error:
         print(f'\n{error}: the test ends there')
     rates, losses = _used(read_metrics(out / METRICS))
     # What is logged is the rate of the heads.
     rates *= highest / (optimizer.head_lr or highest)
     smoothed = smooth(losses)
+    end = explosion(smoothed, stop_factor)
+    if end is not None and end + 1 < len(losses):
+        # Of a test that went on, with another factor.
+        print(f'\nthe loss explodes in step {end + 1}: what comes after it is left out')
+        rates, losses, smoothed = rates[: end + 1], losses[: end + 1], smoothed[: end + 1]
     _write(out / 'lr_range.csv', rates, losses, smoothed)
     best = suggest(rates, smoothed)
     plot(out / 'lr_range.png', rates, losses, smoothed, best)
@@ -96,10 +110,15 @@ def lr_range(lowest: float = 1e-6, highest: float = 0.1, **settings: Any) -> Pat
         f'\nthe loss falls fastest at {steepest} and is smallest at {10 * best.tenth:.2g}; '
         f'see {out / "lr_range.png"}'
     )
+    if best.tenth * 10 >= rates[-1]:
+        print(
+            'that is where the test ends, so it does not tell what is too large: choose a larger '
+            '--highest, unless the loss is flat there, which is a collapse'
+        )
     next_step(
         with_the_same_options(
             'python training/pretrain.py',
-            without=('lowest', 'highest', 'max_steps', 'overwrite'),
+            without=('lowest', 'highest', 'stop_factor', 'max_steps', 'overwrite'),
             then=_rates_for(own, float(f'{best.tenth:.1g}')),
         )
     )
@@ -122,22 +141,6 @@ def _used(rows: list[tuple[int, str, float]]) -> tuple[np.ndarray, list[float]]:
     rate, loss = ({s: v for s, n, v in rows if n == name} for name in ('lr', 'loss'))
     steps = sorted(rate.keys() & loss.keys())
     return np.array([rate[s] for s in steps]), [loss[s] for s in steps]
-
-
-def smooth(losses: list[float]) -> np.ndarray:
-    """Exponential average, unbiased at the beginning.
-
-    Args:
-        losses: (N,).
-
-    Returns:
-        (N,) float64.
-    """
-    average, result = 0.0, []
-    for i, loss in enumerate(losses):
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-        result.append(average / (1 - _SMOOTHING ** (i + 1)))
-    return np.array(result)
 
 
 def suggest(rates: np.ndarray, smoothed: np.ndarray) -> Suggestion:

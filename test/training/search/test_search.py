@@ -16,14 +16,16 @@ from lightning.pytorch.callbacks import Callback
 from clcp_ros.errors import ModelError
 from training.cli import run_command
 from training.loop import read_metrics
-from training.methods.config import OptimizerConfig
+from training.methods.clcp_anchored import AnchoredConfig
+from training.methods.config import ModelConfig, OptimizerConfig
 from training.metric_directions import smaller_is_better
 from training.pairs.contrastive import ViewConfig
 from training.pairs.pair import Pair
 from training.pairs.writer import PairSetWriter
 from training.pretrain import SUBCOMMANDS, pretrain
+from training.search.explosion import explosion, smooth
 from training.search.grid import changed, grid, name_of
-from training.search.lr_range import lr_range, smooth, suggest
+from training.search.lr_range import lr_range, suggest
 from training.watch.watch import WatchConfig
 
 K = np.array([[60.0, 0, 47.5], [0, 60, 31.5], [0, 0, 1]])
@@ -85,6 +87,7 @@ def test_a_range_test_runs_and_is_reused(
     with (plot.parent / 'lr_range.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [int(r['step']) for r in rows] == list(range(1, 13))
+    assert 'so it does not tell what is too large' not in capsys.readouterr().out
     assert float(rows[0]['lr']) == pytest.approx(1e-5)
     assert float(rows[-1]['lr']) == pytest.approx(1e-2)
     with (plot.parent / 'metrics.csv').open() as file:
@@ -94,6 +97,65 @@ def test_a_range_test_runs_and_is_reused(
     assert 'already done' in capsys.readouterr().out
     with pytest.raises(ModelError, match='--lowest'):
         lr_range(lowest=1.0, highest=0.1, **options)
+
+
+def test_an_explosion_is_a_multiple_of_the_smallest_loss_before() -> None:
+    assert explosion(np.array([3.0, 1.0, 2.0, 4.0, 4.1, 0.5]), 4) == 4
+    assert explosion(np.array([3.0, 1.0, 2.0, 4.0, 4.1, 0.5]), 5) is None
+    assert explosion(np.array([9.0, 8.0, 1.0]), 4) is None
+    # Of a loss that may be negative as far above it as of a positive one.
+    assert explosion(np.array([1.0, -1.0, 1.9, 2.1]), 4) == 3
+    assert explosion(np.array([1.0, 1e9]), 0) is None
+    assert explosion(np.array([]), 4) is None
+
+
+EXPLODING: dict[str, Any] = {
+    **QUICK, 'method': 'clcp_anchored', 'model': ModelConfig('test_vit', embed_dim=16),
+    'clcp_anchored': AnchoredConfig(cls=1.0, nce=0.0, geometry=1.0, width=16),
+    'lowest': 1e-2, 'highest': 100.0, 'max_steps': 16, 'checkpoint_every': 4,
+}  # fmt: skip
+"""A loss that is not bounded: the depth of points, which weights of that size miss by far."""
+
+
+def test_a_range_test_ends_where_the_loss_explodes_and_is_finite(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So it does when it is resumed; with 0 it goes on, and what it finds then can be cut."""
+    options = {**EXPLODING, 'pairs': pairs, 'out': tmp_path}
+
+    def rows() -> list[dict[str, str]]:
+        with (tmp_path / 'lr_range' / 'lr_range.csv').open() as file:
+            return list(csv.DictReader(file))
+
+    lr_range(**options)
+    out, stopped = capsys.readouterr().out, rows()
+    smoothed = np.array([float(r['smoothed']) for r in stopped])
+    assert 5 < len(stopped) < 16
+    assert f'after step {len(stopped)} the smoothed loss' in out
+    assert 'is more than 4 times its smallest' in out
+    assert smoothed[-1] > 4 * smoothed.min()
+    assert all(smoothed[:-1] <= 4 * np.minimum.accumulate(smoothed[:-1]))
+    assert not (tmp_path / 'lr_range' / 'image_encoder.safetensors').exists()
+
+    lr_range(**options)
+    assert 'going on with' in capsys.readouterr().out
+    assert rows() == stopped
+
+    lr_range(**options, stop_factor=0)
+    assert 'times its smallest' not in capsys.readouterr().out
+    assert len(rows()) == 16
+    assert rows()[: len(stopped)] == stopped
+    lr_range(**options)
+    out = capsys.readouterr().out
+    assert 'already done' in out
+    assert f'the loss explodes in step {len(stopped)}: what comes after it is left out' in out
+    assert rows() == stopped
+
+
+@pytest.mark.parametrize('factor', [-1.0, 0.5, 1.0, float('nan'), float('inf')])
+def test_a_factor_that_ends_every_test_is_refused(factor: float, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match='--stop_factor must be more than 1, or 0'):
+        lr_range(stop_factor=factor, out=tmp_path, pairs=tmp_path / 'nowhere')
 
 
 def test_a_range_test_of_a_method_with_its_own_rates_is_refused(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
@@ -85,13 +86,14 @@ def _named(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> 
     }
 
 
-def shard(module: L.LightningModule, steps: str) -> None:
+def shard(module: L.LightningModule, steps: str, device: torch.device) -> None:
     """Shard a module over all processes; once.
 
     Args:
         module: Its floating-point parameters become DTensors, of the same memory layout in every
             process: that of rows.
         steps: Name of the method that computes the loss.
+        device: Of this process; the module moves there.
 
     Raises:
         ModelError: torch is too old.
@@ -112,7 +114,7 @@ def shard(module: L.LightningModule, steps: str) -> None:
     # Not given back after the forward pass: the backward pass of the one unit follows at once.
     fully_shard(
         module,
-        mesh=init_device_mesh(module.device.type, (dist.get_world_size(),)),
+        mesh=init_device_mesh(device.type, (dist.get_world_size(),)),
         reshard_after_forward=False,
     )
     register_fsdp_forward_method(module, steps)

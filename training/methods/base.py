@@ -415,8 +415,9 @@ class Method(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the weights, where that is asked for."""
-        if isinstance(self.trainer.strategy, ShardedStrategy):
-            shard(self, 'training_step')
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            shard(self, 'training_step', strategy.root_device)
 
     def on_validation_start(self) -> None:
         """Hold whole weights while they are looked at."""

@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from training.simulation.movers import Met, Movers
+from training.simulation.movers import Met, Movers, cones_of_fan
 from training.simulation.soup import SKY, Soup
 
 Array = np.ndarray
@@ -169,5 +169,9 @@ def cast(
     starts = np.ascontiguousarray(np.broadcast_to(begin, rays.shape))
     found = soup.trace(starts, turned)
     limit = np.where(found['primID'] < 0, np.float32(1e30), found['tfar'])
-    met = movers.trace(begin, turned, limit, shape)
+    cones = None
+    kept = direction.flags.owndata and not direction.flags.writeable
+    if kept and len(begin) == 1 and len(movers):
+        cones = cones_of_fan(direction).turned(turn)
+    met = movers.trace(begin, turned, limit, shape, cones)
     return Hits(start, rays, turn, soup, found, met, shape)

@@ -86,7 +86,8 @@ class Mesh:
 
     def moved(self, T: np.ndarray, tag: int | None = None) -> Mesh:
         """The mesh under the (4, 4) transform `T`, textures sticking to it."""
-        vertices = self.vertices @ T[:3, :3].T.astype(np.float32) + T[:3, 3].astype(np.float32)
+        vertices = turned(self.vertices, T[:3, :3].T)
+        vertices += T[:3, 3].astype(np.float32)
         tags = self.tag if tag is None else np.full_like(self.tag, tag % 65536)
         return replace(self, vertices=vertices, tag=tags)
 
@@ -123,6 +124,15 @@ class Mesh:
     def scaled(self, factor: float) -> Mesh:
         """The mesh at another size."""
         return replace(self, vertices=self.vertices * np.float32(factor))
+
+
+def turned(vertices: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """(T, 3, 3) float32 rows times a (3, 3) matrix.
+
+    In one product: numpy makes one of each triangle, with the same result in eight times as long.
+    """
+    product: np.ndarray = vertices.reshape(-1, 3) @ turn.astype(np.float32)
+    return product.reshape(-1, 3, 3)
 
 
 def concatenate(meshes: Iterable[Mesh]) -> Mesh:

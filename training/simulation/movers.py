@@ -82,6 +82,27 @@ class Met:
         return np.concatenate(parts)
 
 
+@dataclass(frozen=True)
+class Cones:
+    """Cones about bundles of rays, and one about all of them.
+
+    Attributes:
+        axis: (B, 3) float32 unit vectors.
+        narrow: (B,) float32 cosines of the half angles.
+        middle: (3,) float32 unit vector, the axis of the one about all.
+        all_narrow: Cosine of its half angle.
+    """
+
+    axis: Array
+    narrow: Array
+    middle: Array
+    all_narrow: float
+
+    def turned(self, turn: Array) -> Cones:
+        """Of the same rays times a (3, 3) rotation; rounding is far below the cones' margin."""
+        return Cones(self.axis @ turn, self.narrow, self.middle @ turn, self.all_narrow)
+
+
 class Movers:
     """Everything that moves at one moment.
 
@@ -103,7 +124,14 @@ class Movers:
     def __len__(self) -> int:
         return len(self._movers)
 
-    def trace(self, origins: Array, rays: Array, limit: Array, shape: tuple[int, ...]) -> Met:
+    def trace(
+        self,
+        origins: Array,
+        rays: Array,
+        limit: Array,
+        shape: tuple[int, ...],
+        cones: Cones | None = None,
+    ) -> Met:
         """First hits of (N, 3) rays nearer than `limit`.
 
         Args:
@@ -111,13 +139,14 @@ class Movers:
             rays: (N, 3) float32 unit vectors.
             limit: (N,) float32 metres.
             shape: Of the rays' grid; neighbours are to be close together.
-        """
+            cones: About the bundles of these rays, where they are known.
+        """  # fmt: skip
         near = limit.copy()
         who = np.full(len(rays), -1, np.int32)
         table = _bundles(shape)
         answers = np.empty((2, len(rays)), np.float32)
         triangle = np.empty(len(rays), np.int32)
-        for k, part in self._candidates(origins, rays, limit, table):
+        for k, part in self._candidates(origins, rays, limit, table, cones):
             mover = self._movers[k]
             index = table[part].ravel()
             start = origins if len(origins) == 1 else origins.take(index, axis=0)
@@ -141,7 +170,7 @@ class Movers:
         )  # fmt: skip
 
     def _candidates(
-        self, origins: Array, rays: Array, limit: Array, table: Array
+        self, origins: Array, rays: Array, limit: Array, table: Array, cones: Cones | None
     ) -> list[tuple[int, Array]]:
         """Movers from near to far, and which bundles of rays can meet the box about each.
 
@@ -150,11 +179,13 @@ class Movers:
         """
         if not len(self) or not len(rays):
             return []
-        inside = rays.take(table, axis=0)
-        axis, narrow = _cones(inside)
+        cones = cones or cones_of(rays, table)
+        axis, narrow = cones.axis, cones.narrow
         wide = np.sqrt(1 - narrow * narrow)
         center = origins[0]
-        known = self._in_view(center, axis, inside) if len(origins) == 1 else np.arange(len(self))
+        known = self._in_view(center, cones) if len(origins) == 1 else np.arange(len(self))
+        if not len(known):
+            return []
         middle = self._middle[known] - center
         if len(origins) == 1:
             begin, spread = np.zeros((1, 3), np.float32), np.zeros(1, np.float32)
@@ -175,7 +206,7 @@ class Movers:
         meets |= away <= reach
         meets &= away - reach < limit[table].max(1)
         if table.shape[1] == _SIDE**2:
-            self._leave_out(meets, inside, axis, narrow, known, middle, begin, spread)
+            self._leave_out(meets, rays, table, cones, known, middle, begin, spread)
         met, part = np.nonzero(meets)
         ends = np.searchsorted(met, np.arange(len(known) + 1))
         order = np.argsort(away.min(1), kind='stable')
@@ -184,10 +215,9 @@ class Movers:
             for k in order if ends[k] < ends[k + 1]
         ]  # fmt: skip
 
-    def _in_view(self, center: Array, axis: Array, inside: Array) -> Array:
+    def _in_view(self, center: Array, cones: Cones) -> Array:
         """Numbers of the movers that the one cone about all rays from `center` can meet."""
-        middle = _cones(axis[None])[0][0]
-        narrow = _dots(inside, np.broadcast_to(middle, axis.shape)).min() - np.float32(1e-6)
+        middle, narrow = cones.middle, cones.all_narrow
         if narrow < 0.1:
             return np.arange(len(self))
         to = self._middle - center
@@ -198,12 +228,13 @@ class Movers:
         return np.flatnonzero(meets | (away <= self._radius))
 
     def _leave_out(
-        self, meets: Array, inside: Array, axis: Array, narrow: Array, known: Array,
+        self, meets: Array, rays: Array, table: Array, cones: Cones, known: Array,
         middle: Array, begin: Array, spread: Array,
     ) -> None:  # fmt: skip
         """Clear `meets` where a box lies behind a side of the pyramid of a square bundle."""
         used = np.flatnonzero(meets.any(0))
-        inside, axis, narrow = inside[used], axis[used], narrow[used]
+        inside = rays.take(table[used], axis=0)
+        axis, narrow = cones.axis[used], cones.narrow[used]
         mover, place = np.nonzero(meets[:, used])
         bundle = used[place]
         to = middle[mover] - (begin[bundle] if len(begin) > 1 else begin)
@@ -249,6 +280,30 @@ class Movers:
                 start = (origins.take(index, axis=0) - mover.position) @ mover.turn
                 hidden[index] |= mover.soup.blocked(start, ray @ mover.turn)
         return hidden
+
+
+def cones_of(rays: Array, table: Array) -> Cones:
+    """Cones about (N, 3) rays, bundled as a (B, K) table of their numbers says."""
+    inside = rays.take(table, axis=0)
+    axis, narrow = _cones(inside)
+    middle = _cones(axis[None])[0][0]
+    all_narrow = _dots(inside, np.broadcast_to(middle, axis.shape)).min() - np.float32(1e-6)
+    return Cones(axis, narrow, middle, float(all_narrow))
+
+
+_FANS: dict[int, tuple[Array, Cones]] = {}
+
+
+def cones_of_fan(fan: Array) -> Cones:
+    """Cones about an (H, W, 3) grid of rays that nobody writes into, such as a camera's; kept."""
+    known = _FANS.get(id(fan))
+    if known is not None and known[0] is fan:
+        return known[1]
+    if len(_FANS) >= 16:
+        _FANS.clear()
+    cones = cones_of(fan.reshape(-1, 3), _bundles(fan.shape[:-1]))
+    _FANS[id(fan)] = (fan, cones)
+    return cones
 
 
 def _cones(vectors: Array) -> tuple[Array, Array]:

@@ -126,18 +126,19 @@ class Scene:
     def objects(self) -> list[SceneObject]:
         """Vehicles, riders and people, moving and standing."""
         T_base_world = np.linalg.inv(self.T_world_base)
-        found = [
-            SceneObject(
-                a.tag, a.category, T_base_world @ a.T_world, a.size,
-                T_base_world[:3, :3] @ a.velocity,
-            )
-            for a in self.agents if a.solid
-        ]  # fmt: skip
-        found += [
-            SceneObject(o.tag, o.category, T_base_world @ o.T_world, o.size, np.zeros(3))
-            for o in self._place.objects
+        moving = [a for a in self.agents if a.solid]
+        everything = [*moving, *self._place.objects]
+        if not everything:
+            return []
+        poses = T_base_world @ np.stack([o.T_world for o in everything])
+        velocities = np.zeros((len(everything), 3))
+        if moving:
+            own = np.stack([a.velocity for a in moving])[..., None]
+            velocities[: len(moving)] = (T_base_world[:3, :3] @ own)[..., 0]
+        return [
+            SceneObject(o.tag, o.category, pose, o.size, velocity)
+            for o, pose, velocity in zip(everything, poses, velocities, strict=True)
         ]
-        return found
 
     @functools.cached_property
     def vehicle_lights(self) -> VehicleLights:

@@ -233,8 +233,9 @@ class _Patch:
 
     def scale(self, factor: Array) -> None:
         """Multiply the albedo."""
-        flat = self._out.albedo.reshape(3, -1)
-        flat[:, self.where] *= factor
+        # Plane by plane, as numpy is twice as fast at it.
+        for plane in self._out.albedo.reshape(3, -1):
+            plane[self.where] = plane.take(self.where) * factor
 
     def set(self, mask: Array, albedo: Array | tuple[float, float, float] | float) -> None:
         """Replace the albedo where `mask` is true; (N, 3) colours are per pixel of the patch."""

@@ -12,7 +12,7 @@ import numpy as np
 from training.simulation.agents import Population
 from training.simulation.country import CountryBlock
 from training.simulation.layout import Block, BlockBuilder, Place, Standing
-from training.simulation.mesh import Mesh, concatenate
+from training.simulation.mesh import Mesh, concatenate, turned
 from training.simulation.motorway import MotorwayBlock
 from training.simulation.roads import Route
 from training.simulation.signals import BLOCK
@@ -105,7 +105,7 @@ def _surroundings(seed: int, number: int, environment: str, index: int) -> Surro
     return Surroundings(
         origin,
         turn,
-        Soup(mesh.at(mesh.vertices @ turn.astype(np.float32))),
+        Soup(mesh.at(turned(mesh.vertices, turn))),
         np.concatenate([b.lamps for b in blocks.values()]),
         tuple(o for b in blocks.values() for o in b.objects),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.simulation.mesh import Material, Mesh, MeshBuilder, concatenate, placement
-from training.simulation.movers import Mover, Movers, soup_of
+from training.simulation.movers import Mover, Movers, cones_of_fan, soup_of
 from training.simulation.soup import Soup
 
 
@@ -114,3 +114,24 @@ def test_a_bundle_as_wide_as_the_world_leaves_nothing_out(crowd: tuple[Movers, S
     met = movers.trace(np.zeros((1, 3), np.float32), rays, limit, (64, 8))
     truth = together.trace(np.zeros_like(rays), rays)['primID']
     assert abs(len(met.where) - (truth >= 0).sum()) <= 2
+
+
+@pytest.mark.parametrize('angle', [0.0, 0.4, 2.5])
+def test_kept_cones_of_a_fan_that_is_turned_change_nothing(
+    crowd: tuple[Movers, Soup], angle: float
+) -> None:
+    movers, _ = crowd
+    fan = directions((203, 61)).reshape(203, 61, 3)
+    fan = fan[:, ::-1][60:140].copy()
+    turn = placement(0, 0, 0, angle)[:3, :3].astype(np.float32)
+    rays = fan.reshape(-1, 3) @ turn
+    limit = np.full(len(rays), 1e30, np.float32)
+    origin = np.array([[1.0, -2.0, 0.5]], np.float32)
+    cones = cones_of_fan(fan)
+    assert cones_of_fan(fan) is cones
+    assert cones_of_fan(fan.copy()) is not cones
+    kept = movers.trace(origin, rays, limit, (80, 61), cones.turned(turn))
+    fresh = movers.trace(origin, rays, limit, (80, 61))
+    assert len(fresh.where) > 50
+    for name in ('where', 'distance', 'u', 'v'):
+        assert np.array_equal(getattr(kept, name), getattr(fresh, name)), name

@@ -11,6 +11,7 @@ import pytest
 from embreex import rtcore, rtcore_scene
 
 from training.simulation import triangles
+from training.simulation.mesh import turned
 
 
 @pytest.fixture(scope='module')
@@ -77,3 +78,12 @@ def test_memory_is_given_back(device: rtcore.EmbreeDevice) -> None:
         answers(device, vertices)
     # Twenty that are kept take 20 * 50 000 * 48 bytes and more.
     assert resident() - before < 30e6
+
+
+@pytest.mark.parametrize('count', [1, 7, 1001])
+def test_turned_is_numpys_product_of_each_triangle(count: int) -> None:
+    rng = np.random.default_rng(count)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    np.testing.assert_allclose(
+        turned(crowd(count), turn), crowd(count).astype(np.float64) @ turn, atol=1e-5
+    )

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 
 from clcp_ros.errors import ClcpError, ModelError
+from training.callbacks import rank_zero_print
 from training.cli import atomic_path, next_step, with_the_same_options
 from training.loop import METRICS, read_metrics
 from training.metric_directions import smaller_is_better
@@ -57,7 +59,7 @@ def grid(
     """
     if not values or not all(values.values()):
         raise ModelError('give values to try, as --values \'{"optimizer.lr": [1e-4, 1e-3]}\'')
-    smaller = smaller_is_better(objective)  # complains before the first run
+    smaller_is_better(objective)  # complains before the first run
     out = Path(settings.pop('out', Path('runs/pretrain'))) / 'grid'
     combinations = [
         dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
@@ -66,7 +68,7 @@ def grid(
     rows: list[dict[str, Any]] = []
     for i, (combination, options) in enumerate(runs):
         name = name_of(combination)
-        print(f'\n--- {i + 1} of {len(runs)}: {name}')
+        rank_zero_print(f'\n--- {i + 1} of {len(runs)}: {name}')
         failure = ''
         try:
             pretrain(out=out / name, hint=False, **options)
@@ -81,9 +83,20 @@ def grid(
             first = (str(error).strip() or 'no more is known').splitlines()[0]
             failure = f'{type(error).__name__}: {first}'
         if failure:
-            print(f'\n{failure}')
+            rank_zero_print(f'\n{failure}')
         rows.append({**combination, **_result(out / name, failure), 'failure': failure})
         _write(out / 'grid.csv', list(values), rows)
+    _conclude(out, values, objective, rows)
+    return out / 'grid.csv'
+
+
+@rank_zero_only
+def _conclude(
+    out: Path, values: dict[str, list[Value]], objective: str, rows: list[dict[str, Any]]
+) -> None:
+    """Draw the scores and say which are best, in the process that wrote the metrics."""
+    smaller = smaller_is_better(objective)
+    combinations = [{option: row[option] for option in values} for row in rows]
     scores = [row.get(objective, math.nan) for row in rows]
     scores = [score if math.isfinite(score) else math.nan for score in scores]
     if all(math.isnan(s) for s in scores):
@@ -104,7 +117,6 @@ def grid(
             },
         )
     )
-    return out / 'grid.csv'
 
 
 def changed(settings: dict[str, Any], combination: dict[str, Value]) -> dict[str, Any]:
@@ -180,6 +192,7 @@ def _result(run: Path, failure: str) -> dict[str, float]:
     return {k: v for k, v in last.items() if not failure or not k.startswith('val_')}
 
 
+@rank_zero_only
 def _write(path: Path, options: Sequence[str], rows: list[dict[str, Any]]) -> None:
     metrics = sorted({k for row in rows for k in row} - {*options, 'failure'})
     with atomic_path(path) as temporary, temporary.open('w', newline='') as file:

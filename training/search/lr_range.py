@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 
 from clcp_ros.errors import ModelError
+from training.callbacks import rank_zero_print
 from training.cli import atomic_path, next_step, with_the_same_options
 from training.loop import METRICS, added_callbacks, read_metrics
 from training.methods import find_method
@@ -92,7 +94,17 @@ def lr_range(
         with added_callbacks(Explosion(stop_factor)):
             pretrain(out=out, optimizer=optimizer, hint=False, **settings)
     except DivergedError as error:
-        print(f'\n{error}: the test ends there')
+        rank_zero_print(f'\n{error}: the test ends there')
+    _conclude(out, own, optimizer, stop_factor)
+    return out / 'lr_range.png'
+
+
+@rank_zero_only
+def _conclude(
+    out: Path, own: OptimizerConfig, optimizer: OptimizerConfig, stop_factor: float
+) -> None:
+    """Write and say what a test has shown, in the process that wrote its metrics."""
+    highest = optimizer.lr
     rates, losses = _used(read_metrics(out / METRICS))
     # What is logged is the rate of the heads.
     rates *= highest / (optimizer.head_lr or highest)
@@ -110,7 +122,7 @@ def lr_range(
         f'\nthe loss falls fastest at {steepest} and is smallest at {10 * best.tenth:.2g}; '
         f'see {out / "lr_range.png"}'
     )
-    if best.tenth * 10 >= rates[-1]:
+    if math.isclose(10 * best.tenth, highest, rel_tol=1e-4):
         print(
             'that is where the test ends, so it does not tell what is too large: choose a larger '
             '--highest, unless the loss is flat there, which is a collapse'
@@ -122,7 +134,6 @@ def lr_range(
             then=_rates_for(own, float(f'{best.tenth:.1g}')),
         )
     )
-    return out / 'lr_range.png'
 
 
 def _rates_for(optimizer: OptimizerConfig, lr: float) -> dict[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +90,20 @@ def test_a_range_test_runs_and_is_reused(
     with (plot.parent / 'lr_range.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [int(r['step']) for r in rows] == list(range(1, 13))
-    assert 'so it does not tell what is too large' not in capsys.readouterr().out
     assert float(rows[0]['lr']) == pytest.approx(1e-5)
     assert float(rows[-1]['lr']) == pytest.approx(1e-2)
     with (plot.parent / 'metrics.csv').open() as file:
         used = [float(r['value']) for r in csv.DictReader(file) if r['name'] == 'lr']
     assert used == pytest.approx([float(r['lr']) for r in rows], rel=1e-4)
     lr_range(lowest=1e-5, highest=1e-2, **options)
-    assert 'already done' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'already done' in out
+    assert 'does not tell what is too large' not in out
+    fall = [(i + 1, n, v) for i in range(12) for n, v in (('lr', used[i]), ('loss', 3 - i / 9))]
+    with (plot.parent / 'metrics.csv').open('w') as file:
+        csv.writer(file).writerows(fall)
+    lr_range(lowest=1e-5, highest=1e-2, **options)
+    assert 'does not tell what is too large: choose a larger --highest' in capsys.readouterr().out
     with pytest.raises(ModelError, match='--lowest'):
         lr_range(lowest=1.0, highest=0.1, **options)
 
@@ -150,6 +159,28 @@ def test_a_range_test_ends_where_the_loss_explodes_and_is_finite(
     assert 'already done' in out
     assert f'the loss explodes in step {len(stopped)}: what comes after it is left out' in out
     assert rows() == stopped
+
+
+@pytest.mark.slow
+def test_a_range_test_of_two_processes_is_told_once(
+    pairs: Path, tmp_path: Path, root: Path
+) -> None:
+    """Each has other losses; both end where the first one does, which alone writes."""
+    command = [
+        sys.executable, str(root / 'training' / 'pretrain.py'), 'lr-range', '--method',
+        'clcp_anchored', '--clcp_anchored.cls', '1', '--clcp_anchored.nce', '0',
+        '--clcp_anchored.geometry', '1', '--clcp_anchored.width', '16', '--image-encoder',
+        'test_vit', '--embed-dim', '16', '--lowest', '1e-2', '--highest', '100', '--max_steps',
+        '16', '--devices', '2', '--accelerator', 'cpu', '--strategy', 'ddp',
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*command, *typed(pairs, tmp_path)[:-2]],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'error' not in done.stderr
+    for line in ('the test ends there', 'the loss falls fastest', 'next: '):
+        assert done.stdout.count(line) == 1, done.stdout
 
 
 @pytest.mark.parametrize('factor', [-1.0, 0.5, 1.0, float('nan'), float('inf')])

@@ -12,6 +12,7 @@ import numpy as np
 
 from training.simulation.agents import Agent
 from training.simulation.hits import Hits, cast
+from training.simulation.layout import Standing
 from training.simulation.mesh import Material, Mesh
 from training.simulation.movers import Mover, Movers, soup_of
 from training.simulation.roads import environment_of
@@ -127,7 +128,7 @@ class Scene:
         """Vehicles, riders and people, moving and standing."""
         T_base_world = np.linalg.inv(self.T_world_base)
         moving = [a for a in self.agents if a.solid]
-        everything = [*moving, *self._place.objects]
+        everything: list[Agent | Standing] = [*moving, *self._place.objects]
         if not everything:
             return []
         poses = T_base_world @ np.stack([o.T_world for o in everything])

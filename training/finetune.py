@@ -228,6 +228,8 @@ def finetune(
     counts = class_counts(frames)
     class_weights = balanced_weights(counts, balance) if balance else None
     task = SegmentationTask(model, optimizer, max_steps, frames.labels, class_weights, kept)
+    if hardware.compile:
+        model.encoder.compile()
     trainer = make_trainer(  # from here on the folder is this run's
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every,

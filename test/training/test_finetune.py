@@ -22,11 +22,13 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from clcp_ros.decision import decide
 from clcp_ros.errors import ClcpError, LabelError, ModelError
 from training.cli import run_command
 from training.finetune import HeadConfig, build_model, finetune
+from training.hardware import HardwareConfig
 from training.loop import CHECKPOINT, METRICS, read_metrics
 from training.models.image_encoder import ImageEncoder
 from training.segmentation.frames import open_frames
@@ -443,6 +445,24 @@ def test_two_processes_learn_what_one_learns(
     assert [len(m) for m in messages] == [1, 1]
     assert messages[0] == messages[1]
     assert printed['2'].stdout.count('starting 6 steps') == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a compiler')
+def test_a_compiled_encoder_learns_the_same(toy_cityscapes: Path, tmp_path: Path) -> None:
+    states = {}
+    for compiled in (False, True):
+        counters.clear()
+        model = run(
+            toy_cityscapes, tmp_path / str(compiled), encoder='test_vit', max_steps=1,
+            optimizer=OptimizerConfig('sgd', lr=0.01, warmup=0),
+            hardware=HardwareConfig('cpu', compile=compiled),
+        )  # fmt: skip
+        assert bool(counters['frames']['ok']) == compiled
+        states[compiled] = load_file(model)
+    assert states[True].keys() == states[False].keys()
+    for name, value in states[False].items():
+        torch.testing.assert_close(states[True][name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.slow

@@ -350,6 +350,7 @@ def make_trainer(
         '.*LeafSpec.*',
         '.*exists and is not empty.*',
         '.*dataloader is not resumable.*',
+        '.*sync_dist=True.*',  # all processes measure the same
         '.*in eval mode at the start.*',  # what is frozen is meant to be
     ):
         warnings.filterwarnings('ignore', message)

@@ -145,6 +145,7 @@ def _domain(
         part = 'each' if drives >= MANY_DRIVES else 'each third of a drive'
         how = f'{drives} recorded drives, {part} left out in turn'
         note = 'the reference was fitted on recordings, not on frames of the training'
+        print('warning: without labelled frames (--data) the monitor cannot tell an expected mIoU')
         return Domain(
             recordings, pairs=first, conditions=tuple(nominal), how=how, notes=(note,)
         )  # fmt: skip

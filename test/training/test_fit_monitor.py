@@ -86,8 +86,11 @@ def test_everything_is_fitted_and_the_card_says_how(
     assert knowledge_of(plain_bundle).kinds is None
 
 
-def test_unlabelled_bags_alone_are_enough(plain_bundle: Path, bags: Path, tmp_path: Path) -> None:
+def test_unlabelled_bags_alone_are_enough(
+    plain_bundle: Path, bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = fit_monitor(plain_bundle, bags=str(bags), corruptions='none', out=tmp_path / 'b')
+    assert 'without labelled frames (--data) the monitor cannot' in capsys.readouterr().out
     known, card = knowledge_of(out), read_card(load_bundle(out))
     assert known.harm is None
     assert known.facts.drives == 4

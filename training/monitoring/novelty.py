@@ -179,7 +179,10 @@ def coreset(number: int, size: int) -> np.ndarray:
 
 def _require(count: int, what: str) -> None:
     if count < MIN_FRAMES:
-        raise ModelError(f'at least {MIN_FRAMES} frames are needed {what}, there are {count}')
+        raise ModelError(
+            f'at least {MIN_FRAMES} frames are needed {what}, there are {count}: give more, or '
+            'longer, recordings'
+        )
 
 
 def _fit_measures(frames: Samples, options: NoveltyOptions) -> dict[str, tuple[Measure, ...]]:

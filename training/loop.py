@@ -9,7 +9,6 @@ the number of the step.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -17,7 +16,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,6 @@ __all__ = [
     'Run',
     'RunData',
     'StepBatches',
-    'added_callbacks',
     'fit',
     'make_trainer',
     'prepare_run',
@@ -282,26 +279,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-_added: ContextVar[tuple[Callback, ...]] = ContextVar('_added', default=())
-
-
-@contextlib.contextmanager
-def added_callbacks(*callbacks: Callback) -> Iterator[None]:
-    """Give more callbacks to the trainers that are made within.
-
-    For commands that run another one and look on. The callbacks see each step after its metrics
-    are taken and before its checkpoint is written.
-
-    Args:
-        callbacks: What they are.
-    """
-    token = _added.set(callbacks)
-    try:
-        yield
-    finally:
-        _added.reset(token)
-
-
 def make_trainer(
     run: Run,
     *,
@@ -314,6 +291,7 @@ def make_trainer(
     ema: float = 0.0,
     tolerance: int = 0,
     callbacks: Sequence[Callback] = (),
+    watchers: Sequence[Callback] = (),
     loggers: str = '',
     hardware: HardwareConfig | None = None,
 ) -> L.Trainer:
@@ -331,6 +309,7 @@ def make_trainer(
             at the end; 0 for none.
         tolerance: How many steps running are skipped where loss or gradient is not finite.
         callbacks: More of them. They see a validation's metrics before these are written.
+        watchers: And those that see a step after its metrics were written, before its checkpoint.
         loggers: See `make_loggers`.
         hardware: Processes and devices.
 
@@ -377,7 +356,7 @@ def make_trainer(
             *callbacks,
             MetricsFile(run.out / METRICS),
             Progress(max(1, max_steps // 200)),
-            *_added.get(),
+            *watchers,
             Checkpoints(run.out / CHECKPOINT, checkpoint_every, validate_every),
         ],
         **hardware.trainer_arguments(),

@@ -205,7 +205,8 @@ def pretrain(
         ModelError: Unknown networks, weights that do not fit, hardware that is not there, or a
             loss that is again and again not finite.
     """
-    hint = options.pop('hint', True)  # a search has another next step
+    # A search looks on, and has another next step.
+    hint, watchers = options.pop('hint', True), options.pop('watchers', ())
     own = options_of(method, options)
     for config in (model, views, optimizer, watch, hardware):
         config.check()
@@ -261,8 +262,8 @@ def pretrain(
     trainer = make_trainer(
         run, max_steps=max_steps, seed=seed, validate_every=validate_every,
         checkpoint_every=checkpoint_every, precision=precision, gradient_clip=optimizer.clip,
-        tolerance=tolerance, callbacks=[*callbacks, best], loggers=loggers,
-        hardware=hardware,
+        tolerance=tolerance, callbacks=[*callbacks, best], watchers=watchers,
+        loggers=loggers, hardware=hardware,
     )  # fmt: skip
     with plain_worker_errors():
         if run.state == 'new' and validate_every:

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from clcp_ros.errors import ModelError
 from training.callbacks import rank_zero_print
 from training.cli import atomic_path, next_step, with_the_same_options
-from training.loop import METRICS, added_callbacks, read_metrics
+from training.loop import METRICS, read_metrics
 from training.methods import find_method
 from training.methods.config import OptimizerConfig
 from training.nonfinite import DivergedError
@@ -91,8 +91,8 @@ def lr_range(
         'validate_every': 0, 'patience': 0, 'keep': 'last', 'tolerance': 0, 'watch': WatchConfig(),
     }  # fmt: skip
     try:
-        with added_callbacks(Explosion(stop_factor)):
-            pretrain(out=out, optimizer=optimizer, hint=False, **settings)
+        watchers = [Explosion(stop_factor)]
+        pretrain(out=out, optimizer=optimizer, hint=False, watchers=watchers, **settings)
     except DivergedError as error:
         rank_zero_print(f'\n{error}: the test ends there')
     _conclude(out, own, optimizer, stop_factor)

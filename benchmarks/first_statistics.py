@@ -39,8 +39,8 @@ _STATISTICS = ('running_mean', 'running_var')
 
 
 def first_statistics(
-    data: Path,
-    weights: Path,
+    data: Path = Path('data/camvid'),
+    weights: Path = Path('weights.pth'),
     plan: Path = Path('config/experiments/camvid.yaml'),
     experiment: Path = Path('experiments/camvid'),
     seeds: int = 3,

@@ -19,6 +19,7 @@ if __package__ in (None, ''):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import training  # noqa: F401  # first: it sets how torch's threads wait
 
+import concurrent.futures
 import json
 import os
 import time
@@ -42,9 +43,16 @@ from benchmarks.shift_detectors import (
 )
 from benchmarks.shift_events import Event, Streams
 from benchmarks.shift_evidence import Described, describe_pieces, measurements_digest
-from benchmarks.shift_knowledge import KNOWLEDGE, Ladder, describe_ladder, fit_monitor, read_drives
+from benchmarks.shift_knowledge import (
+    KNOWLEDGE,
+    Ladder,
+    describe_ladder,
+    fit_monitor,
+    keep_drives,
+    temperature_of,
+)
 from benchmarks.shift_libraries import library_rows
-from benchmarks.shift_plan import SIZES, Size
+from benchmarks.shift_plan import SETS, SIZES, Size
 from benchmarks.shift_plots import plot
 from benchmarks.shift_quality import Estimate, estimates, namings
 from benchmarks.shift_real import real_rows
@@ -99,28 +107,22 @@ class Benchmark:
     @property
     def described(self) -> Path:
         """Folder of what is kept of every frame: with other measurements it is another."""
-        return self.folder / f'described-{measurements_digest()}'
-
-    @property
-    def judged(self) -> Path:
-        """Folder of what is kept of the frames that are judged, of the monitor's temperature."""
-        return self.described / f'temperature-{self.temperature:.5f}'
+        return self.folder / f'described-{measurements_digest()}-{self.temperature:.5f}'
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the network's classes."""
         return tuple(load_bundle(self.bundle).classes.names)
 
-    @property
+    @cached_property
     def temperature(self) -> float:
-        """Of the network's logits, as the monitor was fitted."""
-        harm = self.knowledge.harm
-        return 1.0 if harm is None else float(harm.temperature)
+        """Of the network's logits, as the monitor is fitted."""
+        return temperature_of(self.size, self.root, self.bundle, self.fitted)
 
     @cached_property
     def streams(self) -> Streams:
         """The described streams."""
-        return Streams(self.size, self.described, self.judged)
+        return Streams(self.size, self.described)
 
     @cached_property
     def events(self) -> list[Event]:
@@ -145,43 +147,42 @@ class Benchmark:
 
     def evidence(self) -> None:
         """Describe all frames and fit the monitor."""
-        for part in ('fit', 'calibration'):
-            self._describe(part, self.described, 1.0)
-        read_drives(self.size, self.root, self.bundle, self.fitted, self.workers)
-        for part in ('test', 'events'):
-            self._describe(part, self.judged, self.temperature)
+        size, root, bundle, workers = self.size, self.root, self.bundle, self.workers
+        folder, temperature = self.described, self.temperature
+        for part in (*SETS, 'events'):
+            chosen = [p for p in pieces(size) if p.name.split('/')[0] == part]
+            describe_pieces(root, folder, bundle, chosen, temperature, workers, f'describe {part}')
         for part in ('calibration', 'test'):
-            self._ladder(part)
-
-    def _describe(self, part: str, folder: Path, temperature: float) -> None:
-        chosen = [p for p in pieces(self.size) if p.name.split('/')[0] == part]
-        describe_pieces(
-            self.root, folder, self.bundle, chosen, temperature, self.workers,
-            f'describe {part}',
-        )  # fmt: skip
-
-    def _ladder(self, part: str) -> None:
-        describe_ladder(
-            self.size, self.root, self.judged, self.bundle, part, self.temperature,
-            self.workers,
-        )  # fmt: skip
+            describe_ladder(size, root, folder, bundle, part, temperature, workers)
+        keep_drives(size, root, folder, bundle, self.fitted, temperature, workers)
+        _ = self.knowledge
 
     def detectors(self) -> list[Outcome]:
         """Run the monitor and the libraries' detectors, or take what they said."""
+        libraries = ('river', 'frouros')
+        pythons = {name: make_environment(name, self.environments) for name in libraries}
+        series = self.results / 'series.npz'
+        if not series.is_file():
+            export_series(self.streams, self.events, self.knowledge, series)
+        # They are processes of their own and take as long as ours does.
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            theirs = [
+                pool.submit(rivals, pythons[name], name, series, self._alarms(name))
+                for name in libraries
+            ]
+            outcomes = self._ours()
+            return outcomes + [outcome for future in theirs for outcome in future.result()]
+
+    def _alarms(self, library: str) -> Path:
+        return self.results / f'alarms-{library}.json'
+
+    def _ours(self) -> list[Outcome]:
         stored = [self.results / f'outcome-{i}.json' for i in range(2)]
         if not all(path.is_file() for path in stored):
             found = ours(self.streams, self.events, self.knowledge, MonitorConfig(), self.classes)
             for path, outcome in zip(stored, found, strict=True):
                 outcome.save(path)
-        outcomes = [Outcome.load(path) for path in stored]
-        series = self.results / 'series.npz'
-        if not series.is_file():
-            export_series(self.streams, self.events, self.knowledge, series)
-        for library in ('river', 'frouros'):
-            python = make_environment(library, self.environments)
-            out = self.results / f'alarms-{library}.json'
-            outcomes += rivals(python, library, series, out)
-        return outcomes
+        return [Outcome.load(path) for path in stored]
 
     def rows(
         self, outcomes: Sequence[Outcome], real: tuple[Path, Path] | None
@@ -192,8 +193,8 @@ class Benchmark:
             outcomes: Of the detectors.
             real: Bundle of CamVid's day and folder of CamVid.
         """
-        calibration = Ladder.load(self.size, self.judged, 'calibration')
-        test = Ladder.load(self.size, self.judged, 'test')
+        calibration = Ladder.load(self.size, self.described, 'calibration')
+        test = Ladder.load(self.size, self.described, 'test')
         rows = [
             row for outcome in outcomes for row in stream_rows(self.size, self.events, outcome)
         ]
@@ -237,9 +238,8 @@ class Benchmark:
         found['false alarms asked for'] = f'one in {self.interval_h:g} h'
         found['false alarms supported by the calibration'] = f'one in {facts.supported_h:.3g} h'
         for library in LIBRARIES:
-            out = self.results / (
-                'ood.json' if library == 'pytorch-ood' else f'alarms-{library}.json'
-            )
+            scored = library == 'pytorch-ood'
+            out = self.results / 'ood.json' if scored else self._alarms(library)
             if out.is_file():
                 versions = json.loads(out.read_text())[VERSIONS]
                 found[library] = ', '.join(f'{n} {v}' for n, v in versions.items())

@@ -42,7 +42,7 @@ def cost_rows(
         classes: Names of the network's classes.
     """
     drive = size.drives_of('test')[0]
-    path = root / 'streams' / f'{Piece(drive, 0).name}.parquet'
+    path = Piece(drive, 0).stream(root)
     images = [f.image for f, _ in zip(read_frames(path), range(_FRAMES), strict=False)]
     describer = Describer(segmenter_of(bundle))
     monitor = ShiftMonitor(knowledge, MonitorConfig(), classes=classes)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shift_evidence import Described
+from benchmarks.shift_evidence import Described, described_drive
 from benchmarks.shift_plan import PLACE, Case, Drive, Size, Stop, stops
-from benchmarks.shift_streams import Piece, pieces
+from benchmarks.shift_streams import Piece
 from clcp_ros.replay_scores import class_iou, mean_iou
 
 HARMFUL, MILD, HARMLESS = 0.10, 0.05, 0.02
@@ -63,24 +63,16 @@ class Streams:
 
     Args:
         size: The size.
-        clear: Folder with the described drives of `fit` and `calibration`.
-        judged: Folder with those of `test`, what happens on them, and the corruption ladder, of
-            the temperature of the monitor.
+        folder: With what is described.
     """
 
-    def __init__(self, size: Size, clear: Path, judged: Path) -> None:
-        self.size, self.clear, self.judged = size, clear, judged
-        self._pieces: dict[str, list[Piece]] = {}
-        for piece in pieces(size):
-            if piece.stop is None:
-                self._pieces.setdefault(piece.drive.name, []).append(piece)
+    def __init__(self, size: Size, folder: Path) -> None:
+        self.size, self.folder = size, folder
         self.drive = functools.lru_cache(maxsize=8)(self._drive)
 
     def _drive(self, drive: Drive) -> Described:
         """All frames of a clear drive, in order."""
-        folder = self.judged if drive.part == 'test' else self.clear
-        parts = [Described.load(folder / f'{p.name}.npz') for p in self._pieces[drive.name]]
-        return Described.concat(parts)
+        return described_drive(self.folder, drive)
 
     def drives(self, part: str) -> Iterator[tuple[Drive, Described]]:
         """The clear drives of a set."""
@@ -97,7 +89,7 @@ class Streams:
     def events(self) -> Iterator[Event]:
         """Everything that happens, by the drive that it happens on."""
         for stop in sorted(stops(self.size), key=lambda s: (s.drive.name, s.number)):
-            seen = Described.load(self.judged / f'{Piece(stop.drive, stop=stop).name}.npz')
+            seen = Described.load(Piece(stop.drive, stop=stop).described(self.folder))
             clear = self.drive(stop.drive).take(slice(stop.begin, stop.begin + stop.seconds))
             for case in stop.cases:
                 frames = seen.take(seen.case == case.name)

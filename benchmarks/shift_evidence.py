@@ -18,7 +18,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from benchmarks.shift_streams import Piece, ShiftBenchmarkError, read_frames, run_jobs
+from benchmarks.shift_plan import Drive
+from benchmarks.shift_streams import (
+    Piece,
+    ShiftBenchmarkError,
+    drive_pieces,
+    read_frames,
+    run_jobs,
+)
 from clcp_ros import decision, preprocess
 from clcp_ros.bundle import load_bundle
 from clcp_ros.decision import decide
@@ -221,17 +228,26 @@ def describe_pieces(
         title: Of the bar.
     """
     jobs = [
-        (_describe_piece, bundle, temperature,
-         (root / 'streams' / f'{p.name}.parquet', folder / f'{p.name}.npz'))
+        (_describe_piece, bundle, temperature, (p.stream(root), p.described(folder)))
         for p in pieces
     ]  # fmt: skip
-    run_jobs(title, jobs, [(folder / f'{p.name}.npz', p.frames) for p in pieces], workers)
+    run_jobs(title, jobs, [(p.described(folder), p.frames) for p in pieces], workers)
 
 
 def _describe_piece(bundle: Path, temperature: float, paths: tuple[Path, Path]) -> None:
     source, target = paths
     if not target.exists():
         Describer(segmenter_of(bundle), temperature).describe(sights_of(source)).save(target)
+
+
+def described_drive(folder: Path, drive: Drive) -> Described:
+    """All frames of a clear drive, in order.
+
+    Args:
+        folder: With what is described.
+        drive: The drive.
+    """
+    return Described.concat([Described.load(p.described(folder)) for p in drive_pieces(drive)])
 
 
 def scores_of(knowledge: Knowledge, described: Described) -> list[FrameScore]:

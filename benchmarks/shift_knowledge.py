@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from benchmarks.shift_evidence import (
     Described,
     Describer,
     Sight,
+    described_drive,
     measurements_digest,
     scores_of,
     segmenter_of,
@@ -31,6 +33,7 @@ from benchmarks.shift_streams import (
     CHUNK,
     CLEAR,
     Piece,
+    drive_pieces,
     read_frames,
     run_jobs,
 )
@@ -43,8 +46,8 @@ from training.cli import atomic_path
 from training.monitoring.corruptions import FAMILIES, degrade
 from training.monitoring.domain import Domain, Source
 from training.monitoring.fit import FitOptions, fit_knowledge
-from training.monitoring.harm import HarmFit, HarmFrames, fit_frames
-from training.monitoring.reader import read_samples
+from training.monitoring.harm import HarmFit, HarmFrames, fit_frames, fit_temperature
+from training.monitoring.reader import EVERY, Reader
 from training.monitoring.samples import Item, Samples
 
 KNOWLEDGE = 'reference.npz'
@@ -60,7 +63,7 @@ def items_of(root: Path, clip: Clip) -> Iterator[Item]:
     """The clear frames of a clip."""
     end = clip.begin + clip.frames
     for chunk in range(clip.begin // CHUNK, (end - 1) // CHUNK + 1):
-        path = root / 'streams' / f'{Piece(clip.drive, chunk).name}.parquet'
+        path = Piece(clip.drive, chunk).stream(root)
         for k, frame in enumerate(read_frames(path), CHUNK * chunk):
             if clip.begin <= k < end:
                 yield Item(frame.image, frame.label, clip.drive.name, frame.stamp_ns, CLEAR)
@@ -189,7 +192,7 @@ def fit_monitor(size: Size, root: Path, bundle: Path, interval_h: float, out: Pa
         domain = Domain(
             _drive_sources(root, size, 'fit'),
             _drive_sources(root, size, 'calibration'),
-            tuple(_clip_source(root, clip) for clip in clips(size, 'calibration')),
+            clip_sources(root, size),
             how='simulated drives of their own',
         )
         options = FitOptions(interval_h, ','.join(size.families) or 'all')
@@ -224,44 +227,90 @@ def cache_of(out: Path) -> Path:
     return out / f'frames-{measurements_digest()}'
 
 
-def read_drives(size: Size, root: Path, bundle: Path, out: Path, workers: int) -> None:
-    """Describe the drives for the fit, several at a time; it finds them in its cache.
+def temperature_of(size: Size, root: Path, bundle: Path, out: Path) -> float:
+    """Of the network's logits, as the fit will find it on the clear frames of the clips.
 
     Args:
         size: The size.
         root: Its folder, with `streams`.
         bundle: Of the network.
+        out: Folder of the fit, which finds the frames in its cache.
+    """
+    clear = _reader(bundle, out).all(clip_sources(root, size), 'clear clips', logits=True)
+    return 1.0 if clear is None else fit_temperature(clear)
+
+
+def keep_drives(
+    size: Size, root: Path, folder: Path, bundle: Path, out: Path, temperature: float, workers: int
+) -> None:
+    """Put the described drives into the cache of the fit, which would describe them again.
+
+    Args:
+        size: The size.
+        root: Its folder, with `streams`.
+        folder: With what is described.
+        bundle: Of the network.
         out: Folder of the fit.
+        temperature: That they were described with.
         workers: Processes.
     """
-    sources = [s for part in ('fit', 'calibration') for s in _drive_sources(root, size, part)]
-    files = [(cache_of(out) / f'{source.drive}.read', source.count or 0) for source in sources]
-    jobs = [(_read_drive, bundle, source, out) for source in sources]
-    run_jobs('read for the fit', jobs, files, workers)
+    cache = cache_of(out) / f'drives-{temperature:.5f}'
+    drives = [drive for part in ('fit', 'calibration') for drive in size.drives_of(part)]
+    jobs = [
+        (_keep_drive, (root, folder, bundle, out), drive, temperature, cache / drive.name)
+        for drive in drives
+    ]  # fmt: skip
+    files = [(cache / drive.name, drive.seconds) for drive in drives]
+    run_jobs('keep for the fit', jobs, files, workers)
 
 
-def _read_drive(bundle: Path, source: Source, out: Path) -> None:
-    marker = cache_of(out) / f'{source.drive}.read'
-    if not marker.is_file():
-        segmenter = segmenter_of(bundle)
-        read_samples(segmenter, (source,), load_bundle(bundle).sha256[MODEL], cache_of(out))
-        marker.touch()
+def _keep_drive(
+    paths: tuple[Path, Path, Path, Path], drive: Drive, temperature: float, marker: Path
+) -> None:
+    if marker.is_file():
+        return
+    root, folder, bundle, out = paths
+    frames = described_drive(folder, drive)
+    stored = (frame for piece in drive_pieces(drive) for frame in read_frames(piece.stream(root)))
+    # Not `items_of`, which decodes every picture.
+    images = [frame.image for frame in itertools.islice(stored, 0, None, EVERY)]
+    samples, asked = frames.samples(drive.name), None
+    if drive.part == 'calibration':  # only there does the fit ask for the expected mIoU
+        samples, asked = replace(samples, soft=frames.soft), temperature
+    _reader(bundle, out).keep(_drive_source(root, drive), samples, images, asked)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _reader(bundle: Path, out: Path) -> Reader:
+    return Reader(segmenter_of(bundle), load_bundle(bundle).sha256[MODEL], cache_of(out))
 
 
 def _drive_sources(root: Path, size: Size, part: str) -> tuple[Source, ...]:
-    return tuple(
-        Source(drive.name, drive.name, drive.seconds, functools.partial(_drive_items, root, drive))
-        for drive in size.drives_of(part)
-    )
+    return tuple(_drive_source(root, drive) for drive in size.drives_of(part))
+
+
+def _drive_source(root: Path, drive: Drive) -> Source:
+    read = functools.partial(_drive_items, root, drive)
+    return Source(drive.name, drive.name, drive.seconds, read)
 
 
 def _drive_items(root: Path, drive: Drive) -> Iterator[Item]:
     return items_of(root, Clip('drive', 0, drive, 0, drive.seconds))
 
 
-def _clip_source(root: Path, clip: Clip) -> Source:
+def clip_sources(root: Path, size: Size) -> tuple[Source, ...]:
+    """The clear frames that the expected mIoU is fitted on.
+
+    Args:
+        root: Folder of the size, with `streams`.
+        size: The size.
+    """
     # A drive of several clips is one drive: its name says which frames belong together.
-    return Source(clip.drive.name, clip.name, clip.frames, functools.partial(items_of, root, clip))
+    return tuple(
+        Source(clip.drive.name, clip.name, clip.frames, functools.partial(items_of, root, clip))
+        for clip in clips(size, 'calibration')
+    )
 
 
 def reads_taps(knowledge: Knowledge) -> bool:

@@ -94,7 +94,7 @@ def _logits(
     each = max(1, _LOGITS_NEGATIVES // len(drives))
     found, of = [], []
     for drive in drives:
-        path = root / 'streams' / f'{Piece(drive, 0).name}.parquet'
+        path = Piece(drive, 0).stream(root)
         for image in _images(path, CLEAR, each):
             found.append(describer.predict(image)[0].logits)
             of.append(CLEAR)
@@ -102,7 +102,7 @@ def _logits(
     for event in events:
         condition = event.case.condition
         left = _LOGITS_POSITIVES - counts.get(condition, 0)
-        path = root / 'streams' / f'{Piece(event.stop.drive, stop=event.stop).name}.parquet'
+        path = Piece(event.stop.drive, stop=event.stop).stream(root)
         for image in _images(path, event.case.name, min(left, 4)) if left > 0 else ():
             found.append(describer.predict(image)[0].logits)
             of.append(condition)

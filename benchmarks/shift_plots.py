@@ -58,7 +58,8 @@ def plot(
 
 
 def _delays(ax: Any, size: Size, events: Sequence[Event], outcome: Outcome) -> None:
-    switches = [e for e in events if not e.case.ramp_s]
+    # What a false alarm was on before says nothing of a delay.
+    switches = [e for e in events if not e.case.ramp_s and not outcome.events[e.name].before]
     missed = size.switch_s * 1.3
     for places, color, label in ((False, 'C0', 'condition'), (True, 'C1', 'another place')):
         own = [e for e in switches if (e.case.condition == PLACE) == places]
@@ -119,13 +120,15 @@ def _estimates(ax: Any, found: Sequence[Estimate]) -> None:
         ('clear', OURS, 'clear drives'), ('conditions', OURS, 'conditions'),
         ('ladder', OURS_WITHOUT, 'ladder, family left out'),
     )  # fmt: skip
+    top = 0.3
     for group, name, label in groups:
         own = [
             e for e in found if (e.group, e.estimator, e.frames) == (group, name, sizes[-1])
+            and np.isfinite(e.truth)
         ]  # fmt: skip
+        top = max([top, *(max(e.truth, e.value) + 0.05 for e in own)])
         ax.scatter([e.truth for e in own], [e.value for e in own], s=8, alpha=0.5, label=label)
     ax.plot([0, 1], [0, 1], color='0.7', lw=0.8, zorder=0)
-    top = max(0.3, *(max(e.truth, e.value) for e in found if np.isfinite(e.truth))) + 0.05
     ax.set(xlim=(0, top), ylim=(0, top), xlabel='mIoU by labels', ylabel='mIoU expected',
            title=f'mIoU without labels, windows of {sizes[-1]} frames')  # fmt: skip
     ax.legend(fontsize=7)

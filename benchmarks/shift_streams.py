@@ -105,15 +105,24 @@ class Piece:
             return self.stop.frames
         return min(CHUNK, self.drive.seconds - CHUNK * self.chunk)
 
+    def stream(self, root: Path) -> Path:
+        """The file of frames, in the folder of the size."""
+        return root / 'streams' / f'{self.name}.parquet'
+
+    def described(self, folder: Path) -> Path:
+        """The file of what is described, in such a folder."""
+        return folder / f'{self.name}.npz'
+
 
 def pieces(size: Size) -> list[Piece]:
     """All files of a size, those of the drives first."""
-    found = [
-        Piece(drive, chunk)
-        for drive in size.all_drives
-        for chunk in range(-(-drive.seconds // CHUNK))
-    ]
+    found = [piece for drive in size.all_drives for piece in drive_pieces(drive)]
     return found + [Piece(stop.drive, stop=stop) for stop in stops(size)]
+
+
+def drive_pieces(drive: Drive) -> list[Piece]:
+    """The files of a clear drive, in order."""
+    return [Piece(drive, chunk) for chunk in range(-(-drive.seconds // CHUNK))]
 
 
 def stamp_of(drive: Drive, k: int) -> int:
@@ -166,7 +175,7 @@ def simulate(size: Size, root: Path, workers: int) -> None:
         jobs.setdefault(piece.name if piece.stop else piece.drive.name, []).append(piece)
     run_jobs(
         'simulate', [(_write_pieces, size, root, todo) for todo in jobs.values()],
-        [(root / 'streams' / f'{p.name}.parquet', p.frames) for p in pieces(size)], workers,
+        [(p.stream(root), p.frames) for p in pieces(size)], workers,
     )  # fmt: skip
 
 
@@ -222,7 +231,7 @@ def start_worker() -> None:
 
 def _write_pieces(size: Size, root: Path, todo: Sequence[Piece]) -> None:
     for piece in todo:
-        path = root / 'streams' / f'{piece.name}.parquet'
+        path = piece.stream(root)
         if not path.exists():
             frames = list(_stop_frames(size.simulation, piece.stop) if piece.stop
                           else _drive_frames(size.simulation, piece))  # fmt: skip

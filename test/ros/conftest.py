@@ -173,6 +173,11 @@ class Rig:
                     return status
         return None
 
+    def message(self, name: str) -> str:
+        """What the newest status of a subcomponent says; nothing before there is one."""
+        status = self.status(name)
+        return '' if status is None else str(status.message)
+
     def values(self, name: str) -> dict[str, str]:
         """The newest figures of a subcomponent."""
         status = self.status(name)

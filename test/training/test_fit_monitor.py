@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from training.fit_monitor import fit_monitor
 from training.frames_to_bag import frames_to_bag
 from training.monitoring import fit, reader
 from training.monitoring.card import read_card
-from training.monitoring.samples import Item, Samples
-from training.monitoring.site import MOST_MOVED
+from training.monitoring.domain import nominal_sources
+from training.monitoring.samples import Item, Samples, collect
+from training.monitoring.site import MOST_MOVED, calibrate_site
 
 FEW = 'fog,night,noise'
 
@@ -142,6 +144,7 @@ def test_the_card_counts_what_the_whole_monitor_says(
     assert 'With the expected mIoU the level rose to WARN or ERROR' in text
 
 
+@pytest.mark.filterwarnings('ignore:overflow')
 def test_a_site_moves_location_and_scale_within_limits_and_never_the_reference(
     plain_bundle: Path, toy_cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +177,15 @@ def test_a_site_moves_location_and_scale_within_limits_and_never_the_reference(
     again = tmp_path / 'c-night-bundle'
     with pytest.raises(ModelError, match='calibrated on a site already'):
         fit_monitor(again, site=str(tmp_path / 'a-clear'))
+    low = replace(before.novelty.low, location=np.full_like(before.novelty.low.location, -1e300))
+    low = replace(low, spread=np.full_like(low.spread, 1e-300))
+    broken = replace(before, novelty=replace(before.novelty, low=low))
+    frames = collect(
+        Segmenter(load_bundle(plain_bundle)),
+        [item for s in nominal_sources(str(tmp_path / 'a-clear'), (), None) for item in s.read()],
+    )
+    with pytest.raises(ModelError, match='no finite scores'):
+        calibrate_site(broken, frames, 'a')
 
 
 def interrupt_night(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -25,7 +25,7 @@ from training.monitoring.corruptions import FAMILIES, VERSION, degrade
 from training.monitoring.domain import Domain, Source, drive_of, thirds
 from training.monitoring.harm import fit_harm, fit_temperature
 from training.monitoring.kinds import describe, fit_described, kind_figures
-from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty
+from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty, novelty_of
 from training.monitoring.reader import Reader
 from training.monitoring.run_length import RunLength, solve
 from training.monitoring.samples import Item, Samples
@@ -271,7 +271,7 @@ def _unseen(
     Returns:
         (M,) of nominal frames, and (N,) of each part.
     """
-    scores = [_scores(novelty.reference, part) for part in degraded]
+    scores = [novelty_of(novelty.reference, part) for part in degraded]
     nominal = np.concatenate([s.novelty for s in novelty.series])
     drives = list(dict.fromkeys(drive for part in degraded for drive in part.drives))
     found = []
@@ -290,7 +290,7 @@ def _unseen(
         found += [s.novelty for s in judge.series]
         for part, values in zip(degraded, scores, strict=True):
             rows = np.isin(part.drive, other)
-            values[rows] = _scores(judge.reference, part.take(rows))
+            values[rows] = novelty_of(judge.reference, part.take(rows))
     return (np.concatenate(found) if found else nominal), scores
 
 
@@ -349,14 +349,6 @@ def _miou(samples: Samples) -> float:
     if samples.confusion is None:
         return math.nan
     return mean_iou(samples.confusion.sum(axis=0))
-
-
-def _scores(reference: ShiftReference, samples: Samples) -> np.ndarray:
-    """(N,) novelty."""
-    return np.array([
-        reference.score(samples.low[i], samples.features(i), samples.scene[i]).novelty
-        for i in range(len(samples))
-    ])  # fmt: skip
 
 
 def _auroc(negatives: np.ndarray, positives: np.ndarray) -> float:

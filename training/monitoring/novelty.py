@@ -160,6 +160,22 @@ def fit_novelty(
     return NoveltyFit(reference, series, {**figures, 'direction': directed})
 
 
+def novelty_of(reference: ShiftReference, samples: Samples) -> np.ndarray:
+    """The novelty of every frame.
+
+    Args:
+        reference: Of the training domain.
+        samples: N frames.
+
+    Returns:
+        (N,) float64, in standard deviations.
+    """
+    return np.array([
+        reference.score(samples.low[i], samples.features(i), samples.scene[i]).novelty
+        for i in range(len(samples))
+    ])  # fmt: skip
+
+
 def coreset(number: int, size: int) -> np.ndarray:
     """Frames that stand for all: evenly spread over the drives and over each drive's time.
 

@@ -20,6 +20,9 @@ from clcp_ros.monitor.statistics import STATISTICS
 from training.monitoring.domain import Source
 from training.monitoring.samples import Item, Samples, collect
 
+EVERY = 8
+"""Of so many frames one is kept, small, to see what never moves."""
+
 
 def read_samples(
     segmenter: Segmenter, sources: Sequence[Source], model_sha256: str, cache: Path | None = None
@@ -67,7 +70,7 @@ class Reader:
         """The frames of several drives; None of none."""
         parts = []
         for source in sources:
-            key = f'{source.key}/{logits}' + ('' if temperature is None else f'/{temperature!r}')
+            key = _key(source, logits, temperature)
             named = f'{title}, {source.drive}'
             parts.append(self.one(key, source.read, named, logits, temperature))
             self._thumbnails[source.key] = self._thumbnails[key]
@@ -77,8 +80,7 @@ class Reader:
         self, key: str, read: Any, title: str, logits: bool, temperature: float | None = None
     ) -> Samples:
         """Some frames, from the cache where they are there."""
-        name = hashlib.sha256(f'{self._own}/{key}'.encode()).hexdigest()[:24]
-        file = None if self._cache is None else self._cache / f'{name}.npz'
+        file = self._file(key)
         if file is not None and file.is_file():
             with contextlib.suppress(ModelError, OSError, ValueError):  # made anew
                 samples = Samples.load(file)
@@ -86,12 +88,40 @@ class Reader:
                 return samples
         thumbnails: list[np.ndarray] = []
         samples = collect(self._segmenter, _seen(read(), thumbnails), title, logits, temperature)
+        self._store(key, samples, np.stack(thumbnails))
+        return samples
+
+    def keep(
+        self,
+        source: Source,
+        samples: Samples,
+        images: Sequence[np.ndarray],
+        temperature: float | None = None,
+    ) -> None:
+        """Take a drive as described that was described elsewhere, by the same network.
+
+        Args:
+            source: The drive.
+            samples: Its frames, without logits.
+            images: Every `EVERY`-th of them, from the first on.
+            temperature: That `samples.soft` was made with, if any.
+        """
+        small = np.stack([_thumbnail(image) for image in images])
+        self._store(_key(source, False, temperature), samples, small)
+
+    def _file(self, key: str) -> Path | None:
+        if self._cache is None:
+            return None
+        name = hashlib.sha256(f'{self._own}/{key}'.encode()).hexdigest()[:24]
+        return self._cache / f'{name}.npz'
+
+    def _store(self, key: str, samples: Samples, thumbnails: np.ndarray) -> None:
+        file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file.with_suffix('.npy'), np.stack(thumbnails), allow_pickle=False)
+            np.save(file.with_suffix('.npy'), thumbnails, allow_pickle=False)
             samples.save(file)
-        self._thumbnails[key] = np.stack(thumbnails)
-        return samples
+        self._thumbnails[key] = thumbnails
 
     def static(self, sources: Sequence[Source]) -> np.ndarray:
         """(6, 8) bool, where something that belongs to the robot always stands."""
@@ -99,9 +129,17 @@ class Reader:
         return static_tiles(image for part in known for image in part)
 
 
+def _key(source: Source, logits: bool, temperature: float | None) -> str:
+    return f'{source.key}/{logits}' + ('' if temperature is None else f'/{temperature!r}')
+
+
 def _seen(items: Iterable[Item], thumbnails: list[np.ndarray]) -> Iterator[Item]:
-    """Pass items on and keep every eighth, small."""
+    """Pass items on and keep some, small."""
     for i, item in enumerate(items):
-        if i % 8 == 0:
-            thumbnails.append(cv2.resize(item.image, (160, 120), interpolation=cv2.INTER_AREA))
+        if i % EVERY == 0:
+            thumbnails.append(_thumbnail(item.image))
         yield item
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA))

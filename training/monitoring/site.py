@@ -18,7 +18,7 @@ import numpy as np
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.reference import TAPS, TapReference
-from training.monitoring.novelty import Series
+from training.monitoring.novelty import Series, novelty_of
 from training.monitoring.run_length import PERIOD_S, count_alarms, drives_of
 from training.monitoring.samples import Samples
 
@@ -80,10 +80,12 @@ def calibrate_site(
             own, location=own.location + moved * own.spread, spread=own.spread * scaled
         )
     novelty = replace(knowledge.novelty, **taps)
-    scores = np.array([
-        novelty.score(samples.low[i], samples.features(i), samples.scene[i]).novelty
-        for i in range(len(samples))
-    ])  # fmt: skip
+    scores = novelty_of(novelty, samples)
+    if not np.isfinite([*scores, *(m['wanted'] for m in measures)]).all():
+        raise ModelError(
+            'the monitor of the bundle gives no finite scores on these frames; fit it anew, '
+            'without --site'
+        )
     drives = drives_of([
         Series(d, samples.stamp_ns[samples.drive == d], scores[samples.drive == d])
         for d in samples.drives

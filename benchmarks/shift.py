@@ -259,7 +259,7 @@ class Benchmark:
 
 def main(
     bundle: Path = Path('runs/bundle'),
-    size: Literal['tiny', 'small', 'day', 'full'] = 'small',
+    size: Literal['tiny', 'small', 'hours', 'day', 'full'] = 'small',
     stage: Stage = 'all',
     out: Path = Path('shift'),
     interval_h: float = 8.0,

@@ -248,6 +248,10 @@ SIZES = {
             families=('fog', 'night', 'noise', 'defocus', 'jpeg', 'dirt', 'snow', 'rain'),
         ),
         Size(
+            'hours', drives=((6, 300), (16, 900), (24, 900)), repeats=2, switch_s=60, ramps=2,
+            ramp_s=300, places=30, clips=(12, 6), ladder_severities=(1, 3, 5), scans=(32, 32),
+        ),
+        Size(
             'day', drives=((6, 300), (16, 1800), (48, 1800)), repeats=3, switch_s=60, ramps=4,
             ramp_s=300, places=30, clips=(16, 8), scans=(32, 32),
         ),
@@ -255,7 +259,8 @@ SIZES = {
     )
 }  # fmt: skip
 """`tiny` shows only that everything runs, `small` that it works; `full` is for figures, `day` for
-figures whose thresholds rest on fewer hours."""
+figures whose thresholds rest on fewer hours. `hours` drives the beginnings of some of the drives
+of `day`: for work on the monitor."""
 
 
 def stops(size: Size) -> tuple[Stop, ...]:

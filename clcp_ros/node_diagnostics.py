@@ -15,10 +15,10 @@ from clcp_ros.monitor import Level, ShiftSource, ShiftState
 
 SHIFT_KEYS = (
     'novelty_z', 'novelty_cusum', 'cusum_threshold', 'innovation', 'low_z', 'early_z', 'deep_z',
-    'miou_est', 'miou_lo', 'miou_hi', 'miou_drop', 'kind', 'kind_prob', 'top_stats', 'top_classes',
-    'scope', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg', 'alignment_yaw_z',
-    'alignment_pitch_deg', 'alignment_pitch_z', 'samples', 'window_s', 'level', 'arl0_supported_h',
-    'model', 'model_sha',
+    'miou_est', 'miou_lo', 'miou_hi', 'miou_drop', 'drop_threshold', 'kind', 'kind_prob',
+    'top_stats', 'top_classes', 'scope', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg',
+    'alignment_yaw_z', 'alignment_pitch_deg', 'alignment_pitch_z', 'samples', 'window_s',
+    'level', 'arl0_supported_h', 'model', 'model_sha',
 )  # fmt: skip
 """Names of a verdict's values in `~/shift`, in this order."""
 

@@ -116,7 +116,8 @@ PARAMETERS: dict[str, _Parameter] = {
     ),
     'shift.warn_drop': _Parameter(
         _DEFAULTS.warn_drop,
-        'Expected loss of mIoU against the source, in [0, 1], from which to warn.', (0.001, 1.0),
+        'Expected loss of mIoU, in [0, 1], from which to warn; at least what ordinary drives show.',
+        (0.001, 1.0),
     ),
     'shift.error_drop': _Parameter(
         _DEFAULTS.error_drop, 'Expected loss of mIoU that is an error.', (0.001, 1.0)

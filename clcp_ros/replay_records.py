@@ -114,6 +114,7 @@ class FrameRecord:
     miou_lo: float = math.nan
     miou_hi: float = math.nan
     miou_drop: float = math.nan
+    drop_threshold: float = math.nan
     window_s: float = math.nan
     kind: str = ''
     kind_prob: float = math.nan

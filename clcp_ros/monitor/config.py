@@ -20,7 +20,8 @@ class MonitorConfig:
     left to set is what an alarm shall mean to the user.
 
     Attributes:
-        warn_drop: Expected loss of mIoU against the source, in [0, 1], that is a warning.
+        warn_drop: Expected loss of mIoU, in [0, 1], that is a warning; the bundle asks for more
+            where ordinary drives show more.
         error_drop: Expected loss of mIoU that is an error.
         false_alarm_interval_h: Hours of normal driving between two false alarms that the user
             accepts, of all cameras together; 0 takes the interval that the bundle was made for.

@@ -41,7 +41,7 @@ class Harm:
         miou: In [0, 1].
         low: Lower end of its interval.
         high: Upper end.
-        drop: What the source domain gives on windows of this size, less `miou`.
+        drop: What nominal drives give on windows of this size, less `miou`.
         drop_low: Lower end of its interval.
         samples: Frames in the window.
         window_s: Time from the first to the last of them, seconds.
@@ -234,7 +234,8 @@ class HarmReference:
         curve: (K, 2) what the linear part gives, strictly ascending, and the mIoU that it stands
             for, which never falls; straight lines between.
         sizes: (L,) frames in a window, ascending, from 1.
-        source: (L,) mIoU of the source in windows of these sizes.
+        source: (L,) mIoU that nominal drives have, as the map sees them, in windows of these sizes;
+            of the labelled frames of the source where there are no such drives.
         margins: (L, 2) how far the interval goes below and above what a window's own uncertainty
             about the classes in view gives.
     """

@@ -41,7 +41,8 @@ _DAMAGED = (
     RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
 _Part = TypeVar('_Part', HarmReference, KindReference, AlignmentReference)
-_MAY_MISS = ('supported_h', 'static', 'preprocessing_sha256')  # of the facts
+# Of the facts.
+_MAY_MISS = ('supported_h', 'static', 'preprocessing_sha256', 'nominal_drop', 'slope_drop')
 _LEAST_H, _LEAST_C = 1.0, 2.0  # thresholds for a short interval do not sink into the noise
 
 
@@ -65,6 +66,9 @@ class Facts:
         slope_c: The same of `c`.
         hours_from: How the hours were counted, for people.
         site: What a site calibration changed, for people; empty without one.
+        nominal_drop: Drop of the expected mIoU from which that alone may warn: smaller ones come
+            on nominal drives, too; 0 where nobody has looked.
+        slope_drop: By how much it rises when the interval becomes e times as long.
         static: (6, 8) bool, tiles of the image in which something that belongs to the robot always
             stands; None when not known.
     """
@@ -81,6 +85,8 @@ class Facts:
     site: str = ''
     static: np.ndarray | None = field(default=None, compare=False, repr=False)
     preprocessing_sha256: str = ''
+    nominal_drop: float = 0.0
+    slope_drop: float = 0.0
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields; what is not known is left out."""
@@ -115,7 +121,8 @@ class Facts:
         facts = cls(**values)
         if not facts.interval_h > 0 or facts.supported_h <= 0:
             raise ValueError('an interval between false alarms is not positive')
-        if min(facts.hours, facts.drives, facts.alarms, facts.slope_h, facts.slope_c) < 0:
+        counts = (facts.hours, facts.drives, facts.alarms)
+        if min(*counts, facts.slope_h, facts.slope_c, facts.slope_drop, facts.nominal_drop) < 0:
             raise ValueError('a count or a slope is negative')
         return facts
 
@@ -154,13 +161,27 @@ class Knowledge:
         Returns:
             Thresholds of one camera.
         """
-        wanted = (interval_h or self.facts.interval_h) * max(cameras, 1)
-        folds = math.log(wanted / self.facts.interval_h)
+        folds = self._folds(interval_h, cameras)
         return replace(
             self.sequential,
             h=max(self.sequential.h + folds * self.facts.slope_h, _LEAST_H),
             c=max(self.sequential.c + folds * self.facts.slope_c, _LEAST_C),
         )
+
+    def drop_for(self, interval_h: float = 0.0, cameras: int = 1) -> float:
+        """Drop from which the expected mIoU may warn by itself; 0 where nobody has looked.
+
+        Args:
+            interval_h: As for `sequential_for`.
+            cameras: As for `sequential_for`.
+        """
+        return max(
+            self.facts.nominal_drop + self._folds(interval_h, cameras) * self.facts.slope_drop, 0.0
+        )
+
+    def _folds(self, interval_h: float, cameras: int) -> float:
+        wanted = (interval_h or self.facts.interval_h) * max(cameras, 1)
+        return math.log(wanted / self.facts.interval_h)
 
     def supported_h(self, interval_h: float = 0.0, cameras: int = 1) -> float:
         """Hours between two false alarms of all cameras together that the drives support.

@@ -12,7 +12,7 @@ from clcp_ros.monitor.config import HARM_SAMPLES, MonitorConfig
 
 # Share of the entering thresholds below which things are well again.
 _CALM_WARN, _CALM_ERROR = 0.25, 0.5  # of the novelty statistic's threshold
-_WARN_LEAVE, _ERROR_LEAVE = 0.6, 0.7  # of warn_drop and error_drop
+WARN_LEAVE, _ERROR_LEAVE = 0.6, 0.7  # of warn_drop and error_drop
 
 
 class Level(IntEnum):
@@ -57,6 +57,7 @@ class LevelMachine:
     | WARN | novel, misaligned, or drop >= warn_drop of five samples, its interval above 0 | evidence < 1/4, drop < 0.6 warn_drop, aligned |
     | ERROR | drop >= error_drop of five samples while novel, or with all of its interval above error_drop | evidence < 1/2 and drop < 0.7 error_drop |
 
+    While nothing is novel, a drop has to reach `least_drop`, too, in place of a smaller `warn_drop`.
     A drop enters only if it would not be well again, nor unsure, without its worst two seconds,
     and shows in more than two of the last four: what a short tunnel costs stays in the window when
     the tunnel is over.
@@ -66,9 +67,12 @@ class LevelMachine:
         novel: A novelty alarm is being held.
         harmful: The drop is held to be harmful.
         misaligned: A misalignment is being held.
+        least_drop: Smaller drops come on nominal drives, too: they do not alarm by themselves. May
+            be changed at any time.
     """  # noqa: E501
 
-    def __init__(self) -> None:
+    def __init__(self, least_drop: float = 0.0) -> None:
+        self.least_drop = least_drop
         self.reset()
 
     def reset(self) -> None:
@@ -80,6 +84,10 @@ class LevelMachine:
     def pause(self) -> None:
         """Begin to wait anew: what nobody saw was not well."""
         self._calm_since_ns: dict[Level, int | None] = {Level.WARN: None, Level.ERROR: None}
+
+    def warns_from(self, config: MonitorConfig) -> float:
+        """Drop from which the expected mIoU warns by itself."""
+        return max(config.warn_drop, self.least_drop)
 
     def update(self, stamp_ns: int, signs: Signs, config: MonitorConfig) -> Level:
         """Take in a sample.
@@ -96,18 +104,19 @@ class LevelMachine:
         self.misaligned |= signs.misaligned
         # Comparisons with NaN are false: what is not known neither alarms nor keeps an alarm.
         known = signs.drop_samples >= HARM_SAMPLES  # the mIoU of a frame or two says little
+        warn_drop = self.warns_from(config)
         costs = (
             known
-            and signs.drop >= config.warn_drop
+            and signs.drop >= warn_drop
             and signs.drop_low > 0
-            and signs.lasting_drop >= _WARN_LEAVE * config.warn_drop
+            and signs.lasting_drop >= WARN_LEAVE * warn_drop
             and signs.lasting_low > 0
         )
         degraded = (
             known
             and signs.drop >= config.error_drop
             and signs.lasting_drop >= _ERROR_LEAVE * config.error_drop
-            and (self.novel or signs.drop_low >= config.error_drop)
+            and (self.novel or (costs and signs.drop_low >= config.error_drop))
         )
         self.harmful |= costs or degraded
         if degraded:
@@ -120,7 +129,7 @@ class LevelMachine:
             and not signs.drop >= _ERROR_LEAVE * config.error_drop,
             Level.WARN: not (signs.novel or signs.misaligned or costs)
             and not signs.evidence >= _CALM_WARN
-            and not signs.drop >= _WARN_LEAVE * config.warn_drop,
+            and not signs.drop >= WARN_LEAVE * warn_drop,
         }
         held = {level: self._held(level, calm[level], stamp_ns, config) for level in calm}
         if self.level == Level.ERROR and not held[Level.ERROR]:

@@ -10,7 +10,9 @@ that were left out (training/monitoring/run_length.py) and not from a table for 
 samples.
 
 Time is the image's stamp. A single odd sample (an exposure step) moves neither test: the sum takes
-the median of three samples, the innovations must be large twice.
+the median of three samples, the innovations must be large twice. Nor can some seconds of something
+very odd, a lorry that stands before the camera, fill the sum where drives show such things: then a
+sample counts for no more than `limit` (a Huber score in place of the Gaussian one).
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ import numpy as np
 ONSET_S = 2.0
 """What does not last longer than this raises no alarm: a short tunnel, an exposure step."""
 
+NO_LIMIT = 1e3
+"""Standard deviations that novelty is cut at in any case: sums and squares of it stay finite."""
+
 _MEDIAN = 3
-_LIMIT = 1e3  # standard deviations: sums and squares of what is within stay finite
 # Of what an innovation is divided by: novelty holds noise that is not autocorrelated, so nearly
 # simultaneous samples differ by more than an autoregression says.
 _LEAST_VARIANCE = 0.1
@@ -44,6 +48,7 @@ class SequentialReference:
         gap_s: Over a longer gap nothing is summed and nothing is compared.
         jump_s: After a longer gap, or a stamp that does not advance, all starts anew.
         onset_s: What does not last longer than this raises no alarm: a short tunnel.
+        limit: The sum grows by no more than this in a second, in standard deviations.
     """
 
     k: float = 3.0
@@ -54,12 +59,13 @@ class SequentialReference:
     gap_s: float = 2.0
     jump_s: float = 60.0
     onset_s: float = ONSET_S
+    limit: float = NO_LIMIT
 
     def __post_init__(self) -> None:
         values = asdict(self)
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             raise ValueError(f'{wrong[0]} must be a finite number')
-        for name in ('h', 'c', 'gap_s', 'jump_s'):
+        for name in ('h', 'c', 'gap_s', 'jump_s', 'limit'):
             if values[name] <= 0:
                 raise ValueError(f'{name} must be positive')
         if self.k < 0 or self.onset_s < 0:
@@ -78,11 +84,13 @@ class SequentialReference:
         """Undo `arrays`.
 
         Raises:
-            KeyError: A field is missing.
+            KeyError: A field is missing, other than `limit`, which bundles of before do not have.
             ValueError: One is not a number that makes sense.
         """
         values = {}
         for field in fields(cls):
+            if field.name == 'limit' and field.name not in arrays:
+                continue
             value = np.asarray(arrays[field.name])
             if value.shape != () or value.dtype.kind not in 'fiu':
                 raise ValueError(f'{field.name} is not a number')
@@ -146,7 +154,7 @@ class SequentialTest:
         if not math.isfinite(novelty):
             return self._state(math.nan)
         dt_s = self._advance(stamp_ns)
-        limited = min(max(float(novelty), -_LIMIT), _LIMIT)
+        limited = min(max(float(novelty), -NO_LIMIT), NO_LIMIT)
         self._samples = [*self._samples[1 - _MEDIAN :], (stamp_ns, limited)]
         if len(self._samples) < _MEDIAN:
             return self._state(math.nan)
@@ -181,7 +189,7 @@ class SequentialTest:
         k, h = self.reference.k, self.reference.h
         stamp_ns, latest = self._samples[-1]
         median = sorted(novelty for _, novelty in self._samples)[_MEDIAN // 2]
-        raised = self._statistic + dt_s * (median - k)
+        raised = self._statistic + dt_s * min(median - k, self.reference.limit)
         self._statistic = min(max(raised, 0.0), self.reference.cap * h)
         if median <= k:
             self._above_since = None

@@ -17,8 +17,8 @@ FRAME_NUMBERS = ('novelty_z', 'low_z', 'early_z', 'deep_z')
 
 STANDING_NUMBERS = (
     'novelty_cusum', 'cusum_threshold', 'innovation', 'miou_est', 'miou_lo', 'miou_hi',
-    'miou_drop', 'kind_prob', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg',
-    'alignment_yaw_z', 'alignment_pitch_deg', 'alignment_pitch_z', 'window_s',
+    'miou_drop', 'drop_threshold', 'kind_prob', 'alignment_z', 'alignment_pairs',
+    'alignment_yaw_deg', 'alignment_yaw_z', 'alignment_pitch_deg', 'alignment_pitch_z', 'window_s',
 )  # fmt: skip
 """Figures that stand until the next frame is scored."""
 
@@ -61,7 +61,8 @@ class ShiftState:
         miou_est: Expected mIoU.
         miou_lo: Lower end of its interval.
         miou_hi: Upper end.
-        miou_drop: Expected loss against the source.
+        miou_drop: Expected loss against nominal drives.
+        drop_threshold: From where it warns by itself.
         window_s: Time that the expected mIoU is made of.
         kind: Of the shift; 'none' while there is none.
         kind_prob: Its probability.
@@ -90,6 +91,7 @@ class ShiftState:
     miou_lo: float = math.nan
     miou_hi: float = math.nan
     miou_drop: float = math.nan
+    drop_threshold: float = math.nan
     window_s: float = math.nan
     kind: str = ''
     kind_prob: float = math.nan

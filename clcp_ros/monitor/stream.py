@@ -25,7 +25,7 @@ from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
 from clcp_ros.monitor.fusion import CameraFusion, Scope
-from clcp_ros.monitor.harm import soft_confusion
+from clcp_ros.monitor.harm import Harm, soft_confusion
 from clcp_ros.monitor.harm_window import HarmWindow
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.levels import Level, LevelMachine, Signs
@@ -114,12 +114,18 @@ class ShiftMonitor:
         self._last_taken_ns: int | None = None
         self._machine.pause()
 
+    @property
+    def harm(self) -> Harm | None:
+        """The expected mIoU of the last seconds; None while there is none."""
+        return None if self._harm is None else self._harm.harm
+
     # Settings ------------------------------------------------------------------------------------
 
     def _apply_config(self) -> None:
         config, knowledge = self.config, self.knowledge
         self._applied = config
         self._sequential = SequentialTest(self._thresholds())
+        self._machine.least_drop = self._usual_drop()
         self._harm: HarmWindow | None = None
         if knowledge.harm is not None:
             self._harm = HarmWindow(
@@ -128,7 +134,7 @@ class ShiftMonitor:
                 config.max_gap_s,
                 self._expected(),
                 knowledge.sequential.onset_s,
-                config.warn_drop,
+                self._least_drop(),
             )
         self._kinds: KindWindow | None = None
         if knowledge.kinds is not None:
@@ -146,9 +152,10 @@ class ShiftMonitor:
             return
         self._applied = now
         self._sequential.reference = self._thresholds()
+        self._machine.least_drop = self._usual_drop()
         if self._harm is not None:
             self._harm.window_s, self._harm.max_gap_s = now.window_s, now.max_gap_s
-            self._harm.expected, self._harm.least_drop = self._expected(), now.warn_drop
+            self._harm.expected, self._harm.least_drop = self._expected(), self._least_drop()
         if self._kinds is not None:
             self._kinds.max_gap_s = now.max_gap_s
         if self._alignment is not None:
@@ -162,6 +169,14 @@ class ShiftMonitor:
         gap_s = self.config.max_gap_s
         # A gap that is allowed is no jump.
         return replace(known, gap_s=gap_s, jump_s=max(known.jump_s, gap_s))
+
+    def _usual_drop(self) -> float:
+        return self.knowledge.drop_for(self.config.false_alarm_interval_h, len(self._fusion))
+
+    def _least_drop(self) -> float:
+        """The least that a level asks of a drop."""
+        config = self.config
+        return min(self._machine.warns_from(config), config.error_drop)
 
     def _expected(self) -> np.ndarray | None:
         names = self.config.expected_classes
@@ -453,7 +468,7 @@ class ShiftMonitor:
         }
 
     def _harm_values(self) -> dict[str, Any]:
-        harm = None if self._harm is None else self._harm.harm
+        harm = self.harm
         if harm is None or self._blind:  # what was to be expected before says nothing now
             return {}
         return {
@@ -461,6 +476,7 @@ class ShiftMonitor:
             'miou_lo': harm.low,
             'miou_hi': harm.high,
             'miou_drop': harm.drop,
+            'drop_threshold': self._machine.warns_from(self.config),
             'window_s': harm.window_s,
             'ranked_classes': harm.top_classes(self._classes) if self._classes else (),
         }

@@ -20,7 +20,7 @@ from clcp_ros.monitor.knowledge import MOST_BYTES, Knowledge
 from training.export import export
 from training.fit_monitor import fit_monitor
 from training.frames_to_bag import frames_to_bag
-from training.monitoring import fit, reader
+from training.monitoring import degraded, reader
 from training.monitoring.card import read_card
 from training.monitoring.domain import nominal_sources
 from training.monitoring.samples import Item, Samples, collect
@@ -228,7 +228,7 @@ def test_corruptions_that_have_changed_are_described_anew(
     calls = interrupt_night(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         fit_monitor(bundle, toy_cityscapes, corruptions=FEW)
-    monkeypatch.setattr(fit, 'VERSION', fit.VERSION + 1)
+    monkeypatch.setattr(degraded, 'VERSION', degraded.VERSION + 1)
     fit_monitor(bundle, toy_cityscapes, corruptions=FEW)
     twice = [title for title in dict.fromkeys(calls) if calls.count(title) == 2]
     assert twice == ['monitor: fog', 'monitor: night']

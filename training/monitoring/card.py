@@ -57,6 +57,7 @@ def render(card: dict[str, Any]) -> str:
         _alarms(card['false_alarms']),
         _ladder(card['ladder']),
         _harm(card['harm'], card['ladder']),
+        _nominal(card.get('nominal')) if card['harm'] else [],
         _kinds(card['kinds']),
         _alignment(card['alignment']),
         _site(card['site']),
@@ -136,11 +137,13 @@ def _alarms(alarms: dict[str, Any]) -> list[str]:
             else 'Supported by the drives: nothing, since no whole drive was left out.'
         ),
         f'Hours were counted from {alarms["hours_from"]}.', '',
-        'Both figures are of novelty alone: warnings by the expected mIoU, by a camera that is '
-        'partly covered, and by image and lidar that do not fit have no such budget.'
+        'What is supported is counted of novelty alone: a camera that is partly covered, and '
+        'image and lidar that do not fit, have no such budget.'
         + _whole(alarms.get('whole_monitor')), '',
-        f'Thresholds: novelty counts beyond k = {_n(limits["k"])} sd, the alarm comes at a sum of '
-        f'h = {_n(limits["h"])} sd s, or after two innovations beyond c = {_n(limits["c"])} sd. '
+        f'Thresholds: novelty counts beyond k = {_n(limits["k"])} sd'
+        + (f', by {_n(limits["limit"])} sd at most' if limits.get('limit', 1e3) < 100 else '')
+        + f', the alarm comes at a sum of h = {_n(limits["h"])} sd s, or after two innovations '
+        f'beyond c = {_n(limits["c"])} sd. '
         f'Correlation over a second {_n(alarms["rho_1s"])} ({alarms["autocorrelation"]}); drives '
         f'differ by {_n(alarms["drive_to_drive_sd"])} sd.', '',
         '| drive | hours | mean novelty | largest | false alarms |', '|---|---|---|---|---|',
@@ -209,6 +212,20 @@ def _harm(harm: dict[str, Any] | None, ladder: dict[str, Any]) -> list[str]:
         'corruptions that it was not fitted on:', '',
         '| frames in the window | mean error | bias | correlation |', '|---|---|---|---|',
         *rows, '',
+    ]  # fmt: skip
+
+
+def _nominal(nominal: dict[str, Any] | None) -> list[str]:
+    """What the expected mIoU says of drives on which nothing happens."""
+    if not nominal:
+        return ['No drive was left out whose frames follow each other, so that a drop is one '
+                'against the labelled frames.', '']  # fmt: skip
+    return [
+        f'Of windows of {_few([_n(n) for n in nominal["frames"]])} frames of held-out drives an '
+        f'mIoU of {_few([_n(v) for v in nominal["expected_miou"]])} is expected, where the labels '
+        f'gave {_few([_n(v) for v in nominal["miou_of_labels"]])}: a drop is one against the '
+        f'former. From {_n(nominal["drop_that_warns_by_itself"])} on it warns by itself; smaller '
+        'ones come on these drives, too.', '',
     ]  # fmt: skip
 
 

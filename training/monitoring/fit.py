@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,24 @@ from typing import Any
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
-from tqdm import tqdm
 
 from clcp_ros.errors import ClcpError, ModelError
 from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.knowledge import Facts, Knowledge
 from clcp_ros.monitor.reference import ShiftReference
 from clcp_ros.replay_scores import mean_iou
 from training.monitoring.alignment import fit_alignment_on_pairs
-from training.monitoring.corruptions import FAMILIES, VERSION, degrade
-from training.monitoring.domain import Domain, Source, drive_of, thirds
+from training.monitoring.corruptions import FAMILIES
+from training.monitoring.degraded import SEVERITIES, describe_degraded
+from training.monitoring.domain import Domain, drive_of, thirds
 from training.monitoring.harm import fit_harm, fit_temperature
 from training.monitoring.kinds import describe, fit_described, kind_figures
+from training.monitoring.nominal import SHARE, Nominal, nominal_drives, nominal_of
 from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty, novelty_of
 from training.monitoring.reader import Reader
 from training.monitoring.run_length import RunLength, solve
-from training.monitoring.samples import Item, Samples
+from training.monitoring.samples import Samples
 from training.monitoring.verdicts import verdict_figures
 
 TOLERATED_DROP = 0.05
@@ -36,9 +38,6 @@ TOLERATED_DROP = 0.05
 
 HARMFUL_DROP = 0.10
 """Loss of mIoU that has to be found."""
-
-SEVERITIES = (1, 3, 5)
-"""Of the corruptions that the monitor learns from: far enough apart to tell a ladder."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class FitOptions:
 
     false_alarm_interval_h: float = 8.0
     corruptions: str = 'all'
-    degraded_frames: int = 1320
+    degraded_frames: int = 2640
     seed: int = 0
 
     @property
@@ -123,7 +122,12 @@ def fit_knowledge(
         raise ModelError('there are no frames of the training domain to fit the monitor on')
     calibration = reader.all(domain.calibration, 'monitor: other drives', temperature=soft)
     clean = fit if labelled is None else labelled
-    degraded = list(_degraded(reader, domain, options, families, len(clean)))
+    degraded = list(
+        describe_degraded(
+            reader, domain.labelled or domain.fit, families,
+            frames=options.degraded_frames, logits=bool(domain.labelled), seed=options.seed,
+        )
+    )  # fmt: skip
     left_out = replace(fit, drive=thirds(fit.drive)) if domain.thirds else fit
     novelty = _novelty(left_out, calibration, labelled, degraded)
     missing: list[str] = []
@@ -134,9 +138,10 @@ def fit_knowledge(
     )
     nominal, scores = _unseen(novelty, fit, calibration, labelled, degraded)
     ladder = _ladder(nominal, scores, labelled, degraded)
-    run = _thresholds(novelty, domain, options, ladder)
+    harm = _harm(labelled, degraded, None if judged else novelty.reference, missing)
+    run = _thresholds(novelty, domain, options, ladder, harm[0] is not None)
     parts = {
-        'harm': _harm(labelled, degraded, None if judged else novelty.reference, missing),
+        'harm': harm,
         'kinds': _kinds(clean, degraded, missing),
         'alignment': _alignment(domain, segmenter, missing),
     }
@@ -154,7 +159,9 @@ def fit_knowledge(
     )
     held_out = left_out if calibration is None else calibration
     taps = novelty.reference if knowledge.harm is not None and not judged else None
-    verdicts = verdict_figures(knowledge, held_out, novelty.series, run.left_out, taps)
+    knowledge, verdicts, usual = _with_nominal(
+        knowledge, held_out, novelty, run, taps, options.false_alarm_interval_h
+    )
     if domain.thirds:
         verdicts['supported_interval_h'] = math.nan
     learned = set() if labelled is None else set(labelled.drives)
@@ -184,6 +191,7 @@ def fit_knowledge(
             },
         },
         'false_alarms': {**_false_alarms(run, knowledge), 'whole_monitor': verdicts},
+        'nominal': usual,
         'novelty': novelty.figures,
         'ladder': ladder.figures,
         **{name: figures for name, (_, figures) in parts.items()},
@@ -206,42 +214,6 @@ def _novelty(
     new = labelled is not None and not set(labelled.drives) & {drive_of(d) for d in fit.drives}
     bare = Samples.concat([replace(p, logits=None, confusion=None) for p in degraded])
     return fit_novelty(fit, calibration, degraded=bare, clean=labelled if new else None)
-
-
-def _degraded(
-    reader: Reader,
-    domain: Domain,
-    options: FitOptions,
-    families: Sequence[str],
-    number: int,
-) -> Iterator[Samples]:
-    """Frames under corruptions, family by family; logits where there are labels."""
-    sources = domain.labelled or domain.fit
-    if not families:
-        return
-    wanted = max(options.degraded_frames // (len(families) * len(SEVERITIES)), 1)
-    step = max(number / wanted, 1.0)
-    keys = '/'.join(source.key for source in sources)
-    for family in tqdm(families, desc='monitor: corruptions', unit='family'):
-
-        def read(family: str = family) -> Iterator[Item]:
-            return degrade(_some(sources, step), [family], SEVERITIES, seed=options.seed)
-
-        # What other corruptions than today's left in the cache would be taken for today's.
-        drawn = f'{family}/{VERSION}/{step}/{SEVERITIES}/{options.seed}'
-        key = f'{keys}/{drawn}/{bool(domain.labelled)}'
-        yield reader.one(key, read, f'monitor: {family}', bool(domain.labelled))
-
-
-def _some(sources: Iterable[Source], step: float) -> Iterator[Item]:
-    """Each `step`-th frame, evenly."""
-    position, following = 0, 0.0
-    for source in sources:
-        for item in source.read():
-            if position >= following:
-                following += step
-                yield item
-            position += 1
 
 
 @dataclass(frozen=True)
@@ -357,14 +329,14 @@ def _auroc(negatives: np.ndarray, positives: np.ndarray) -> float:
 
 
 def _thresholds(
-    novelty: NoveltyFit, domain: Domain, options: FitOptions, ladder: _Ladder
+    novelty: NoveltyFit, domain: Domain, options: FitOptions, ladder: _Ladder, harm: bool
 ) -> RunLength:
     series = [Series(drive_of(s.drive), s.stamp_ns, s.novelty) for s in novelty.series]
     # An indifference zone beyond what is to be found would find nothing.
     harmful = {} if ladder.harmful is None else {'harmful': max(ladder.harmful, 3.0)}
     run = solve(
         series, options.false_alarm_interval_h, min(ladder.tolerated, 4.0), seed=options.seed,
-        **harmful,
+        share=1 - SHARE if harm else 1.0, **harmful,
     )  # fmt: skip
     if domain.thirds:
         # Every drive was in the fit of its own scores: they support nothing.
@@ -388,6 +360,42 @@ def _harm(
         return None, None
     missing += [f'of the expected mIoU: {text}' for text in found.missing]
     return found.reference, dict(found.figures)
+
+
+def _with_nominal(
+    knowledge: Knowledge,
+    samples: Samples,
+    novelty: NoveltyFit,
+    run: RunLength,
+    taps: ShiftReference | None,
+    interval_h: float,
+) -> tuple[Knowledge, dict[str, Any], dict[str, Any] | None]:
+    """Let drives that were left out say what a drop is, and what the monitor says of them.
+
+    Returns:
+        The knowledge, what was counted, and what was found of the expected mIoU.
+    """
+    drives = nominal_drives(knowledge, samples, novelty.series, run.left_out, taps)
+
+    def found(without: str = '') -> Nominal:
+        others = [drive for drive in drives if drive.name != without]
+        if knowledge.harm is None or not others:
+            return Nominal()
+        return nominal_of(others, knowledge.harm, interval_h, MonitorConfig().warn_drop)
+
+    each = {drive.name: found(without=drive.name) for drive in drives}
+    verdicts = verdict_figures(knowledge, samples, novelty.series, run.left_out, taps, each)
+    whole = found()
+    figures = None
+    if knowledge.harm is not None and whole.source is not None:
+        figures = {
+            'frames': knowledge.harm.sizes,
+            'miou_of_labels': knowledge.harm.source,
+            'expected_miou': whole.source,
+            'drop_that_warns_by_itself': whole.drop,
+            'drop_for_each_e_fold': whole.slope,
+        }
+    return whole.applied(knowledge), verdicts, figures
 
 
 def _kinds(

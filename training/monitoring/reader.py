@@ -57,6 +57,7 @@ class Reader:
         self._segmenter = segmenter
         self._cache = cache
         self._thumbnails: dict[str, np.ndarray] = {}
+        self._counts: dict[str, int] = {}
         own = [model_sha256, repr(segmenter.bundle.tiling), *STATISTICS]
         self._own = hashlib.sha256('\n'.join(own).encode()).hexdigest()
 
@@ -74,6 +75,7 @@ class Reader:
             named = f'{title}, {source.drive}'
             parts.append(self.one(key, source.read, named, logits, temperature))
             self._thumbnails[source.key] = self._thumbnails[key]
+            self._counts[source.key] = len(parts[-1])
         return Samples.concat(parts) if parts else None
 
     def one(
@@ -108,6 +110,10 @@ class Reader:
         """
         small = np.stack([_thumbnail(image) for image in images])
         self._store(_key(source, False, temperature), samples, small)
+
+    def count(self, source: Source) -> int:
+        """Frames of a source that was read with `all`."""
+        return self._counts[source.key]
 
     def _file(self, key: str) -> Path | None:
         if self._cache is None:

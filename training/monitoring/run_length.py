@@ -27,7 +27,7 @@ import numpy as np
 from scipy.stats import chi2, t  # type: ignore[import-untyped]
 
 from clcp_ros.errors import ModelError
-from clcp_ros.monitor.sequential import SequentialReference, SequentialTest
+from clcp_ros.monitor.sequential import NO_LIMIT, SequentialReference, SequentialTest
 from training.monitoring.novelty import Series
 
 PERIOD_S = 0.5
@@ -47,6 +47,7 @@ _LEAST_BLOCK_S = 10.0
 _LONGEST_TAU_S = 30.0
 _LEAST_H, _LEAST_C, _LEAST_K = 2.0, 3.0, 1.0
 _HARMFUL = 5.0  # novelty of a shift that costs 0.10 mIoU, where no ladder tells it
+_LIMITS = (NO_LIMIT, 2.0)
 _STREAMS, _TRIED_STREAMS = 600, 300  # of DRIVE_H each
 _CANDIDATES = 6
 _TAIL = 60  # at least so many points that the tail of the rate is fitted to
@@ -111,13 +112,15 @@ def solve(
     tolerated: float = 0.0,
     harmful: float = _HARMFUL,
     seed: int = 0,
+    share: float = 1.0,
 ) -> RunLength:
     """Find the thresholds that give one false alarm in so many hours.
 
     `k` is at least the novelty that a new drive's mean reaches so rarely that it does not use up
     the budget, and at least `tolerated`. Of larger ones, the one that finds a shift to `harmful`
-    soonest is taken, with the `h` that belongs to it. The cumulative sum and the innovation test
-    have half of the budget each.
+    soonest is taken, with the `h` that belongs to it; so is `limit`, which helps where drives show
+    seconds of something very odd. The cumulative sum and the innovation test have half of the
+    budget each.
 
     Args:
         series: Novelty of drives that were left out; those of one name are one drive.
@@ -125,6 +128,7 @@ def solve(
         tolerated: Novelty up to which a stream costs less than is worth an alarm.
         harmful: Novelty of a shift that is to be found.
         seed: Of the resampling.
+        share: Of the false alarms that these tests may give; the rest is for other alarms.
 
     Returns:
         Thresholds and what they rest on.
@@ -137,13 +141,14 @@ def solve(
     drives = drives_of(series)
     if not drives:
         raise ModelError('no frames are held out to find thresholds on')
-    found, figures = _solve(drives, interval_h, tolerated, harmful, _STREAMS, seed)
+    own_h = interval_h / share
+    found, figures = _solve(drives, own_h, tolerated, harmful, _STREAMS, seed)
     alarms = {d.name: 0 for d in drives}
     left_out = {}
     if len(drives) > 1:
         for drive in drives:
             others = [d for d in drives if d is not drive]
-            own, _ = _solve(others, interval_h, tolerated, harmful, _TRIED_STREAMS, seed)
+            own, _ = _solve(others, own_h, tolerated, harmful, _TRIED_STREAMS, seed)
             left_out[drive.name] = own.reference
             alarms[drive.name] = count_alarms(own.reference, drive.pieces)
     hours = {d.name: d.samples.size * PERIOD_S / 3600 for d in drives}
@@ -159,6 +164,7 @@ def solve(
         )
     return replace(
         found,
+        interval_h=interval_h,
         supported_h=total / alarm_bound(count) if len(drives) > 1 else math.nan,
         hours=total,
         drives=len(drives),
@@ -318,28 +324,25 @@ def _solve(
     far = wavering.between * math.sqrt(1 + 1 / number) * float(t.isf(rare, wavering.freedom))
     lowest = max(wavering.mean + far, tolerated, _LEAST_K)
     streams_z = _streams(drives, wavering, streams, np.random.default_rng([seed, 0]))
-    hours = streams_z.size * PERIOD_S / 3600
-    tried = []
-    for k in np.linspace(lowest, max(lowest, harmful - 1.0), _CANDIDATES):
-        marks = _marks(streams_z, float(k), wavering.rho)
-        tails = [
-            _Tail.of(marks[:, i], hours, 0.5 / interval_h, least)
-            for i, least in enumerate((_LEAST_H, _LEAST_C))
-        ]
-        h, c = (tail.threshold(0.5 / interval_h) for tail in tails)
-        delay_s = max(h / max(harmful - k, 1e-3), SequentialReference().onset_s)
-        tried.append((delay_s, float(k), h, c, tails))
-        if harmful - 1.0 <= lowest:
-            break
-    soonest = min(one[0] for one in tried)
+    tried = [
+        _candidate(streams_z, float(k), limit, wavering.rho, interval_h, harmful)
+        for limit in _LIMITS
+        for k in _indifferent(lowest, harmful)
+    ]
+    soonest = min(one.delay_s for one in tried)
     # Of those that are about as soon, the one that also finds the smallest shifts.
-    delay_s, k, h, c, tails = next(one for one in tried if one[0] <= 1.05 * soonest)
+    found = next(one for one in tried if one.delay_s <= 1.05 * soonest)
+    reference, tails = found.reference, found.tails
     other = _streams(drives, wavering, streams, np.random.default_rng([seed, 1]))
-    marks = _marks(other, k, wavering.rho)
-    rate = float(((marks[:, 0] >= h) | (marks[:, 1] > c)).sum()) / hours
+    marks = _marks(other, reference)
+    hours = other.size * PERIOD_S / 3600
+    rate = float(((marks[:, 0] >= reference.h) | (marks[:, 1] > reference.c)).sum()) / hours
     if (folds := math.log(max(rate * interval_h, 1.0))) > 0:
-        h, c = h + folds * tails[0].slope, c + folds * tails[1].slope
-    reference = SequentialReference(k=k, h=h, rho=wavering.rho, c=c)
+        reference = replace(
+            reference,
+            h=reference.h + folds * tails[0].slope,
+            c=reference.c + folds * tails[1].slope,
+        )
     figures = {
         'rho_1s': wavering.rho,
         'autocorrelation_time_s': wavering.tau_s,
@@ -349,7 +352,7 @@ def _solve(
         'k_for_new_drives': wavering.mean + far,
         'k_tolerated': tolerated,
         'harmful_novelty': harmful,
-        'delay_at_harmful_s': delay_s,
+        'delay_at_harmful_s': found.delay_s,
         'resampled_hours': 2 * hours,
         'resampled_alarms_per_interval': rate * interval_h,
     }
@@ -357,6 +360,44 @@ def _solve(
         reference, interval_h, math.nan, 0.0, number, 0, tails[0].slope, tails[1].slope, ''
     )
     return run, figures
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Thresholds that might be taken.
+
+    Attributes:
+        reference: They.
+        tails: Of the sum and of the innovations.
+        delay_s: Until a shift to the harmful novelty is found.
+    """
+
+    reference: SequentialReference
+    tails: tuple[_Tail, _Tail]
+    delay_s: float
+
+
+def _indifferent(lowest: float, harmful: float) -> np.ndarray:
+    """Indifference zones to choose from, the smallest first."""
+    if harmful - 1.0 <= lowest:
+        return np.array([lowest])
+    return np.linspace(lowest, harmful - 1.0, _CANDIDATES)
+
+
+def _candidate(
+    streams: np.ndarray, k: float, limit: float, rho: float, interval_h: float, harmful: float
+) -> _Candidate:
+    """Thresholds for one false alarm in so many hours of these streams."""
+    hours, rate = streams.size * PERIOD_S / 3600, 0.5 / interval_h
+    reference = SequentialReference(k=k, rho=rho, limit=limit)
+    marks = _marks(streams, reference)
+    tails = (
+        _Tail.of(marks[:, 0], hours, rate, _LEAST_H),
+        _Tail.of(marks[:, 1], hours, rate, _LEAST_C),
+    )
+    reference = replace(reference, h=tails[0].threshold(rate), c=tails[1].threshold(rate))
+    rise = min(max(harmful - k, 1e-3), limit)
+    return _Candidate(reference, tails, max(reference.h / rise, reference.onset_s))
 
 
 def _streams(
@@ -400,18 +441,17 @@ def _new_means(
     return np.asarray(wavering.mean + scale * t.ppf(parts, wavering.freedom))
 
 
-def _marks(novelty: np.ndarray, k: float, rho: float) -> np.ndarray:
+def _marks(novelty: np.ndarray, reference: SequentialReference) -> np.ndarray:
     """How high thresholds would have to be, for each time that the sum leaves zero.
 
     Args:
         novelty: (steps, streams), one sample each PERIOD_S.
-        k: Indifference zone.
-        rho: Correlation at a lag of one second.
+        reference: Says `k`, `rho` and `limit`.
 
     Returns:
         (events, 2): an alarm comes when `h` is not above the first, or `c` is below the second.
     """
-    reference = SequentialReference(k=k, rho=rho)
+    k, rho = reference.k, reference.rho
     oldest, middle, newest = novelty[:-2], novelty[1:-1], novelty[2:]
     median = np.maximum(np.minimum(oldest, middle), np.minimum(np.maximum(oldest, middle), newest))
     innovation = np.minimum(
@@ -424,7 +464,7 @@ def _marks(novelty: np.ndarray, k: float, rho: float) -> np.ndarray:
     events = []
     for row, new, latest in zip(median, innovation, newest, strict=True):
         above = row > k
-        total += PERIOD_S * (row - k)
+        total += PERIOD_S * np.minimum(row - k, reference.limit)
         # The sample before the first whose median is above is the first that is above itself.
         lasted = np.where(above, lasted + PERIOD_S, 0.0)
         run = np.where(above, np.maximum(run, new), -np.inf)

@@ -22,9 +22,9 @@ from clcp_ros.replay_records import SCORES
 
 VERDICT = (
     'novelty_z', 'novelty_cusum', 'cusum_threshold', 'innovation', 'low_z', 'early_z', 'deep_z',
-    'miou_est', 'miou_lo', 'miou_hi', 'miou_drop', 'kind', 'kind_prob', 'top_stats', 'top_classes',
-    'scope', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg', 'alignment_yaw_z',
-    'alignment_pitch_deg', 'alignment_pitch_z', 'samples', 'window_s',
+    'miou_est', 'miou_lo', 'miou_hi', 'miou_drop', 'drop_threshold', 'kind', 'kind_prob',
+    'top_stats', 'top_classes', 'scope', 'alignment_z', 'alignment_pairs', 'alignment_yaw_deg',
+    'alignment_yaw_z', 'alignment_pitch_deg', 'alignment_pitch_z', 'samples', 'window_s',
 )  # fmt: skip
 """What the monitor says of a frame, by the names that it is published under."""
 

@@ -148,6 +148,24 @@ def test_thresholds_rise_with_the_interval_and_with_the_cameras(known: Knowledge
     assert known.sequential_for(1e-9).h == 1.0
 
 
+def test_the_drop_that_warns_by_itself_rises_as_false_alarms_become_rarer(
+    known: Knowledge,
+) -> None:
+    assert known.drop_for() == 0
+    looked = replace(known, facts=replace(known.facts, nominal_drop=0.08, slope_drop=0.02))
+    assert looked.drop_for() == 0.08
+    assert looked.drop_for(8 * math.e) == pytest.approx(0.10)
+    assert looked.drop_for(2, cameras=4) == 0.08
+    assert looked.drop_for(1e-9) == 0
+
+
+def test_what_nobody_looked_at_before_is_none(known: Knowledge, file: Path) -> None:
+    again = Knowledge.load(changed(file, facts__nominal_drop=None, facts__slope_drop=None), 'sha')
+    assert again.facts == known.facts
+    with pytest.raises(BundleError, match='negative'):
+        Knowledge.load(changed(file, facts__nominal_drop=np.asarray(-0.1)), 'sha')
+
+
 def test_more_than_the_drives_support_is_said(known: Knowledge) -> None:
     assert '1.5 h of 3 held-out drives' in known.reservation()
     assert known.reservation(8, cameras=2).endswith(

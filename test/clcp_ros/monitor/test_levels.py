@@ -63,6 +63,21 @@ def test_harm_without_novelty_needs_a_sure_estimate(drop: float, low: float, lev
     assert play(LevelMachine(), signs)[0] == level
 
 
+def test_drops_of_ordinary_drives_do_not_alarm_by_themselves() -> None:
+    usual, sure = harm(0.12, 0.11), harm(0.16, 0.11)
+    machine = LevelMachine(least_drop=0.15)
+    assert play(machine, usual)[0] == Level.OK
+    assert not machine.harmful
+    assert play(machine, sure)[0] == Level.ERROR
+    # While something is novel a harmful drop is an error as ever.
+    novel = replace(usual, novel=True, evidence=1.2)
+    assert play(LevelMachine(least_drop=0.15), novel)[0] == Level.ERROR
+    # And it is over when the drop is ordinary again, not only when there is none.
+    machine = LevelMachine(least_drop=0.15)
+    play(machine, harm(0.16, 0.01))
+    assert play(machine, *[harm(0.08, 0.0)] * 30, first=1)[-1] == Level.OK
+
+
 def test_the_estimate_of_a_frame_or_two_says_nothing() -> None:
     signs = harm(0.3, 0.2, HARM_SAMPLES - 1)
     machine = LevelMachine()

@@ -82,6 +82,19 @@ def test_an_abrupt_onset_is_faster_than_the_sum() -> None:
     assert (first_alarm(states) - 20) * PERIOD_S <= 3
 
 
+def test_a_limit_bounds_what_some_odd_seconds_add() -> None:
+    free = SequentialReference(k=3, h=30, c=100)
+    limited = replace(free, limit=2.0)
+    lorry = [0.0] * 20 + [20.0] * 20 + [0.0] * 40
+    assert first_alarm(run(lorry, free)) is not None
+    states = run(lorry, limited)
+    assert first_alarm(states) is None
+    assert max(s.statistic for s in states) == pytest.approx(2.0 * 20 * PERIOD_S, abs=1.0)
+    # What lasts alarms, and what is below the limit counts as before.
+    assert first_alarm(run([0.0] * 20 + [20.0] * 60, limited)) is not None
+    assert run([0.0] * 9 + [4.0] * 40, free) == run([0.0] * 9 + [4.0] * 40, limited)
+
+
 def test_recovery_is_bounded_however_long_the_shift_was() -> None:
     reference = SequentialReference()
     states = run([0.0] * 10 + [12.0] * 5000 + [0.0] * 100, reference)
@@ -166,6 +179,9 @@ def test_a_reference_survives_arrays_and_refuses_nonsense() -> None:
         SequentialReference.from_arrays({**arrays, 'h': np.zeros(3)})
     with pytest.raises(KeyError):
         SequentialReference.from_arrays({n: a for n, a in arrays.items() if n != 'h'})
+    # Bundles of before know no limit, and had none.
+    before = {n: a for n, a in arrays.items() if n != 'limit'}
+    assert SequentialReference.from_arrays(before) == reference
 
 
 def stream(rng: np.random.Generator, hours: float, rho: float, tau: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import lfilter  # type: ignore[import-untyped]
 
 from clcp_ros.errors import ModelError
-from clcp_ros.monitor.sequential import SequentialReference
+from clcp_ros.monitor.sequential import NO_LIMIT, SequentialReference
 from training.monitoring import run_length
 from training.monitoring.novelty import Series
 from training.monitoring.run_length import (
@@ -53,12 +53,16 @@ def test_bounds_are_those_of_the_textbook() -> None:
     assert found == pytest.approx([3.0, 4.74, 6.30], abs=0.01)
 
 
-@pytest.mark.parametrize(('h', 'c'), [(3.0, 99.0), (10.0, 99.0), (8.0, 2.5)])
-def test_marks_say_what_the_monitors_own_test_does(h: float, c: float) -> None:
+@pytest.mark.parametrize(
+    ('h', 'c', 'limit'),
+    [(3.0, 99.0, NO_LIMIT), (10.0, 99.0, NO_LIMIT), (8.0, 2.5, NO_LIMIT), (3.0, 99.0, 0.5)],
+)
+def test_marks_say_what_the_monitors_own_test_does(h: float, c: float, limit: float) -> None:
     novelty = stream(np.random.default_rng(0), 40_000, 0.8)
-    marks = _marks(novelty[:, None], 1.0, 0.8)
+    marks = _marks(novelty[:, None], SequentialReference(k=1.0, rho=0.8, limit=limit))
     expected = ((marks[:, 0] >= h) | (marks[:, 1] > c)).sum()
-    found = count_alarms(SequentialReference(k=1.0, h=h, rho=0.8, c=c, cap=1e9), [novelty])
+    own = SequentialReference(k=1.0, h=h, rho=0.8, c=c, cap=1e9, limit=limit)
+    found = count_alarms(own, [novelty])
     assert expected > 5
     assert found == pytest.approx(expected, rel=0.1, abs=2)
 
@@ -74,7 +78,7 @@ def test_false_alarms_are_no_more_than_promised_on_average_over_calibrations(
     for seed in range(3, 9):
         calibration = drives_of(drives(seed, count, between=between))
         own = _solve(calibration, interval_h, 0.0, 5.0, 300, 0)[0].reference
-        marks = _marks(novelty, own.k, own.rho)
+        marks = _marks(novelty, own)
         alarms = int(((marks[:, 0] >= own.h) | (marks[:, 1] > own.c)).sum())
         found.append(alarms * interval_h / (novelty.size * PERIOD_S / 3600))
         # And not for want of sensitivity: a shift that costs 0.10 mIoU is found.
@@ -100,6 +104,27 @@ def test_a_longer_interval_asks_for_higher_thresholds() -> None:
 def test_drives_that_differ_widen_the_indifference_zone() -> None:
     alike, different = (solve(drives(1, 8, between=b)).figures for b in (0.0, 1.5))
     assert different['k_for_new_drives'] > alike['k_for_new_drives'] + 1
+
+
+def test_seconds_of_something_very_odd_are_limited_instead_of_waited_for() -> None:
+    """A lorry at a red light: without a limit the sum would have to be as high as it makes it."""
+    ordinary = drives(4, 8, between=0.2)
+    for one in ordinary[::2]:
+        one.novelty[400:430] += 10.0
+    found = solve(ordinary)
+    assert found.reference.limit == 2.0
+    assert found.alarms == 0
+    # A shift that is worth finding is found sooner than such seconds would allow.
+    assert found.figures['delay_at_harmful_s'] < 40
+    assert solve(drives(4, 8, between=0.2)).reference.limit == NO_LIMIT
+
+
+def test_a_share_of_the_false_alarms_is_a_longer_interval() -> None:
+    whole, part = (solve(drives(1, 6, between=0.3), 8.0, share=share) for share in (1.0, 0.25))
+    rare = solve(drives(1, 6, between=0.3), 32.0)
+    assert part.reference == rare.reference
+    assert (part.interval_h, rare.interval_h) == (8.0, 32.0)
+    assert part.reference.h > whole.reference.h
 
 
 def test_what_is_supported_follows_from_hours_and_alarms() -> None:

@@ -13,6 +13,12 @@ from clcp_ros.monitor.harm import FEATURES, HarmReference
 from clcp_ros.monitor.reference import Gaussian, ShiftReference, TapReference
 from clcp_ros.monitor.sequential import SequentialReference
 from clcp_ros.monitor.statistics import STATISTICS
+from training.monitoring.nominal import (
+    NominalDrive,
+    driven_h,
+    nominal_drives,
+    nominal_of,
+)
 from training.monitoring.novelty import Series
 from training.monitoring.run_length import PERIOD_S, alarm_bound
 from training.monitoring.samples import Samples
@@ -119,3 +125,63 @@ def test_frames_that_do_not_follow_each_other_tell_nothing(knowledge: Knowledge)
     found = verdict_figures(knowledge, samples, apart, {'a': THRESHOLDS}, None)
     assert (found['drives'], found['alarms']) == (0, 0)
     assert math.isnan(found['supported_interval_h'])
+
+
+def looked_at(
+    name: str, peaks: list[float], hours: float = 0.5, miou: float = SOURCE_IOU
+) -> NominalDrive:
+    """A drive whose drop has these peaks, far apart, and is none between them."""
+    stamps = np.arange(round(hours * 3600)) * 10**9
+    drop = np.full(len(stamps), -math.inf)
+    for i, peak in enumerate(peaks):
+        drop[200 * i + 30 : 200 * i + 40] = peak
+    whole = np.full(len(stamps), 20.0)
+    return NominalDrive(name, driven_h(stamps), np.full(2, miou), stamps, whole, drop)
+
+
+def test_a_drop_is_one_against_nominal_drives(knowledge: Knowledge) -> None:
+    """The map calls these streets worse than its labels: nothing is wrong with them."""
+    samples = Samples.concat([drive(name, np.full(LENGTH, 0.73)) for name in 'abc'])
+    held_out = [series(name, np.zeros(LENGTH)) for name in 'abc']
+    thresholds = dict.fromkeys('abc', THRESHOLDS)
+    before = verdict_figures(knowledge, samples, held_out, thresholds, None)
+    assert before['alarms'] == 3
+    drives = nominal_drives(knowledge, samples, held_out, thresholds, None)
+    found = nominal_of(drives, knowledge.harm, 8.0, 0.05)
+    assert found.source == pytest.approx([0.73, 0.73], abs=0.01)
+    own = found.applied(knowledge)
+    assert own.facts.nominal_drop == found.drop
+    each = {drive.name: found for drive in drives}
+    after = verdict_figures(knowledge, samples, held_out, thresholds, None, each)
+    assert (after['alarms'], after['errors']) == (0, 0)
+
+
+def test_windows_that_no_drive_is_long_enough_for_stay_as_they_were(knowledge: Knowledge) -> None:
+    short = replace(looked_at('a', []), miou=np.array([0.7, math.nan]))
+    found = nominal_of([short], knowledge.harm, 8.0, 0.05)
+    assert found.source == pytest.approx([0.7, SOURCE_IOU])
+
+
+def test_what_ordinary_drives_show_now_and_then_does_not_warn(knowledge: Knowledge) -> None:
+    rng = np.random.default_rng(0)
+    calm = [looked_at(f'd{i}', []) for i in range(20)]
+    restless = [looked_at(f'd{i}', list(0.03 + rng.exponential(0.02, 2))) for i in range(20)]
+    quiet, loud = (nominal_of(d, knowledge.harm, 8.0, 0.05) for d in (calm, restless))
+    assert quiet.drop == 0.05
+    # Forty peaks in ten hours, one in 24 allowed: e ** -4.6 of them are higher.
+    assert loud.drop == pytest.approx(0.03 + 0.02 * math.log(40 * 24 / 10), abs=0.04)
+    assert loud.slope == pytest.approx(0.02, rel=0.5)
+    assert nominal_of(restless, knowledge.harm, 80.0, 0.05).drop == pytest.approx(
+        loud.drop + loud.slope * math.log(10)
+    )
+
+
+def test_few_hours_ask_for_more_than_many_without_a_drop(knowledge: Knowledge) -> None:
+    minutes, hours = ([looked_at('a', [], h)] for h in (0.05, 30.0))
+    found = [nominal_of(d, knowledge.harm, 8.0, 0.05).drop for d in (minutes, hours)]
+    assert found[0] > 0.1 > found[1]
+
+
+def test_hours_are_of_driving_and_not_of_samples() -> None:
+    seconds = np.r_[0:100, 1000:1100]
+    assert driven_h(seconds * 10**9) == pytest.approx(198.5 / 3600)

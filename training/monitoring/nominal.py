@@ -1,0 +1,276 @@
+# SPDX-FileCopyrightText: 2026 The clcp_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the expected mIoU says of drives on which nothing happens, and what follows from it.
+
+Labels tell what the network is worth on the frames that the map was fitted on. What the map says
+of other nominal drives is another number: their streets are others, and seconds of one street are
+not frames from all over a town. A drop is therefore one against nominal drives that were left out,
+as the map sees them. How large it still becomes there, now and then, decides how large it must be
+to warn by itself: such warnings have a share of the false alarms, as novelty's have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from clcp_ros.monitor import Knowledge, Level, MonitorConfig, ShiftMonitor
+from clcp_ros.monitor.config import HARM_SAMPLES
+from clcp_ros.monitor.evidence import Evidence
+from clcp_ros.monitor.harm import Harm, HarmReference, Window, tap_scores
+from clcp_ros.monitor.levels import WARN_LEAVE
+from clcp_ros.monitor.reference import FrameScore, ShiftReference
+from clcp_ros.monitor.sequential import SequentialReference
+from training.monitoring.domain import drive_of
+from training.monitoring.novelty import Series
+from training.monitoring.run_length import PERIOD_S, drives_of
+from training.monitoring.samples import Samples
+
+SHARE = 1 / 3
+"""Of the false alarms, those that warnings by the expected mIoU may give."""
+
+_EARLY = 0.1  # share of the period by which a frame may come early, as in the monitor
+_GAP_S = MonitorConfig().max_gap_s
+_EVERY_S = 5.0  # a window of each size so often
+_LEAST = 0.02  # drops that are looked at
+_APART_S = 60.0  # what comes sooner after the last is the same
+_FEWEST = 10  # peaks that tell a slope
+_ASSUMED_SLOPE = 0.02  # by which peaks fall to an e-th, where there are too few to tell
+
+
+@dataclass(frozen=True)
+class NominalDrive:
+    """What the expected mIoU says of a drive that was left out.
+
+    Attributes:
+        name: Of the drive.
+        hours: Of driving.
+        miou: (L,) median estimate of windows of each size; NaN without one.
+        stamp_ns: (N,) of the samples.
+        samples: (N,) that the window holds, those that follow each other closely counted for less.
+        drop: (N,) the largest `warn_drop` at which the sample would warn; -inf where none would.
+    """
+
+    name: str
+    hours: float
+    miou: np.ndarray
+    stamp_ns: np.ndarray
+    samples: np.ndarray
+    drop: np.ndarray
+
+
+@dataclass(frozen=True)
+class Nominal:
+    """What was found on nominal drives.
+
+    Attributes:
+        source: (L,) instead of `HarmReference.source`; None where nothing was found.
+        drop: From which a warning may come by the expected mIoU alone.
+        slope: By how much that rises when false alarms become rarer by a factor of e.
+    """
+
+    source: np.ndarray | None = None
+    drop: float = 0.0
+    slope: float = 0.0
+
+    def applied(self, knowledge: Knowledge) -> Knowledge:
+        """The knowledge with it."""
+        if knowledge.harm is None or self.source is None:
+            return knowledge
+        return replace(
+            knowledge,
+            harm=replace(knowledge.harm, source=self.source),
+            facts=replace(knowledge.facts, nominal_drop=self.drop, slope_drop=self.slope),
+        )
+
+
+def followed(
+    series: Sequence[Series], thresholds: Mapping[str, SequentialReference]
+) -> list[Series]:
+    """Series whose frames follow each other, of drives with thresholds from the others."""
+    apart = {drive.name for drive in drives_of(series) if drive.apart}
+    return [s for s in series if s.drive not in apart and drive_of(s.drive) in thresholds]
+
+
+def replay(
+    knowledge: Knowledge,
+    config: MonitorConfig,
+    samples: Samples,
+    one: Series,
+    taps: ShiftReference | None,
+) -> Iterator[tuple[int, Level, Harm | None]]:
+    """Run the monitor over a drive that was left out.
+
+    Args:
+        knowledge: What it knows.
+        config: Its settings.
+        samples: Frames of the drives, with `soft` where the expected mIoU was fitted.
+        one: Novelty of the drive by a reference that does not know it.
+        taps: Scores the frames for the expected mIoU; None where that does not ask for it.
+
+    Yields:
+        Stamp, level and expected mIoU of each frame that is scored.
+    """
+    monitor = ShiftMonitor(knowledge, config)
+    nothing = np.zeros((samples.scene.shape[1], samples.scene.shape[1] + 1))
+    last_ns = None
+    rows = _rows(samples, one.drive)
+    for row, value in zip(rows.tolist(), one.novelty.tolist(), strict=True):
+        stamp_ns = int(samples.stamp_ns[row])
+        if last_ns is not None and stamp_ns - last_ns < (1 - _EARLY) * PERIOD_S * 1e9:
+            continue
+        last_ns = stamp_ns
+        score = replace(_score(samples, row, taps), novelty=value)
+        soft = nothing if samples.soft is None else samples.soft[row].astype(np.float64)
+        level = monitor.judge(stamp_ns, Evidence(samples.low[row], score, soft)).level
+        yield stamp_ns, level, monitor.harm
+
+
+def nominal_drives(
+    knowledge: Knowledge,
+    samples: Samples,
+    series: Sequence[Series],
+    thresholds: Mapping[str, SequentialReference],
+    taps: ShiftReference | None,
+) -> list[NominalDrive]:
+    """What the expected mIoU says of drives that were left out.
+
+    Args:
+        knowledge: With `harm` as it was fitted.
+        samples: Frames of the drives, with `soft`.
+        series: Their novelty by references that do not know them, drive by drive.
+        thresholds: For each drive, found on the other drives.
+        taps: As of `replay`.
+
+    Returns:
+        Drives whose frames follow each other.
+    """
+    if knowledge.harm is None or samples.soft is None:
+        return []
+    # How much has lasted is told of drops that might warn; here of all.
+    config = MonitorConfig(warn_drop=1e-9)
+    found = []
+    for one in followed(series, thresholds):
+        own = replace(
+            knowledge, sequential=thresholds[drive_of(one.drive)], kinds=None, alignment=None
+        )
+        seen = [
+            (stamp_ns, min(harm.samples, 1 + harm.window_s), _warns_at(harm))
+            for stamp_ns, _, harm in replay(own, config, samples, one, taps)
+            if harm is not None
+        ]
+        stamps, sizes, drops = (np.array(column) for column in zip(*seen, strict=True))
+        miou = _medians(knowledge.harm, samples, one.drive, taps)
+        name, hours = drive_of(one.drive), driven_h(stamps)
+        found.append(NominalDrive(name, hours, miou, stamps, sizes, drops))
+    return found
+
+
+def driven_h(stamp_ns: np.ndarray) -> float:
+    """Hours of driving: the time between samples that follow each other."""
+    steps = np.diff(stamp_ns) * 1e-9
+    return float(steps[steps <= _GAP_S].sum() + PERIOD_S) / 3600
+
+
+def nominal_of(
+    drives: Sequence[NominalDrive], harm: HarmReference, interval_h: float, warn_drop: float
+) -> Nominal:
+    """What follows from nominal drives.
+
+    Args:
+        drives: At least one.
+        harm: As it was fitted.
+        interval_h: Hours between two false alarms, of which these warnings have their share.
+        warn_drop: The least that may warn.
+
+    Returns:
+        Source and threshold. Of windows of a size that no drive has, the source stays.
+    """
+    each = np.array([drive.miou for drive in drives])
+    known = np.isfinite(each).any(axis=0)
+    source = harm.source.copy()
+    source[known] = np.nanmedian(each[:, known], axis=0)
+    beyond = harm.source - source
+    at = np.log(harm.sizes)
+    peaks = [
+        _peaks(drive, drive.drop - np.interp(np.log(drive.samples), at, beyond))
+        for drive in drives
+    ]
+    hours = sum(drive.hours for drive in drives)
+    drop, slope = _threshold(np.concatenate(peaks), hours, SHARE / interval_h)
+    return Nominal(source, min(max(drop, warn_drop), 1.0), slope)
+
+
+def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, float]:
+    """Drop that is reached so often in an hour, and what an e-fold of that changes.
+
+    Peaks over a threshold are taken to fall exponentially (as far out as eight hours of drives
+    tell, they do); the slope is that of their median. Without enough of them it is assumed.
+    """
+    ordered = np.sort(peaks)[::-1]
+    if not ordered.size:
+        return _LEAST + _ASSUMED_SLOPE * math.log(max(1 / (hours * rate), 1.0)), _ASSUMED_SLOPE
+    number = min(max(2 * _FEWEST, round(2 * rate * hours)), ordered.size)
+    start, slope = float(ordered[number - 1]), _ASSUMED_SLOPE
+    if number >= _FEWEST:
+        slope = max((float(np.median(ordered[:number])) - start) / math.log(2), slope / 4)
+    return start + slope * math.log(number / hours / rate), slope
+
+
+def _peaks(drive: NominalDrive, drop: np.ndarray) -> np.ndarray:
+    """The highest of each time that the drop is up."""
+    rows = np.flatnonzero(drop >= _LEAST)
+    if not rows.size:
+        return np.zeros(0)
+    begins = np.flatnonzero(np.diff(drive.stamp_ns[rows]) > _APART_S * 1e9) + 1
+    return np.array([drop[part].max() for part in np.split(rows, begins)])
+
+
+def _warns_at(harm: Harm) -> float:
+    if harm.samples < HARM_SAMPLES or not (harm.drop_low > 0 and harm.lasting_low > 0):
+        return -math.inf
+    return min(harm.drop, harm.lasting_drop / WARN_LEAVE)
+
+
+def _medians(
+    harm: HarmReference, samples: Samples, drive: str, taps: ShiftReference | None
+) -> np.ndarray:
+    """(L,) median estimate of windows of each size."""
+    assert samples.soft is not None
+    rows = _rows(samples, drive)
+    stamps = samples.stamp_ns[rows] * 1e-9
+    medians = np.full(len(harm.sizes), np.nan)
+    for i, size in enumerate(harm.sizes):
+        found, last = [], -math.inf
+        for end in range(len(rows)):
+            if stamps[end] - last < _EVERY_S:
+                continue
+            begin = int(np.searchsorted(stamps, stamps[end] - size + 1 - 1e-6))
+            own = stamps[begin : end + 1]
+            # From a drive's beginning or a gap on: not as many seconds as were asked for.
+            if min(len(own), 1 + own[-1] - own[0]) < size - 0.5 or np.diff(own).max(initial=0) > 2:
+                continue
+            last = stamps[end]
+            chosen = rows[begin : end + 1]
+            seen = [tap_scores(_score(samples, int(row), taps)) for row in chosen]
+            counts = samples.soft[chosen].mean(axis=0, dtype=np.float64)
+            window = Window(counts, np.mean(seen, axis=0), float(size))
+            found.append(harm.outlook(window)[0])
+        if found:
+            medians[i] = np.median(found)
+    return medians
+
+
+def _rows(samples: Samples, drive: str) -> np.ndarray:
+    """Rows of a drive in the order of time."""
+    rows = np.flatnonzero(samples.drive == drive)
+    return rows[np.argsort(samples.stamp_ns[rows], kind='stable')]
+
+
+def _score(samples: Samples, row: int, taps: ShiftReference | None) -> FrameScore:
+    if taps is None:
+        return FrameScore(0.0, 0.0, 0.0, 0.0)
+    return taps.score(samples.low[row], samples.features(row), samples.scene[row])

@@ -116,7 +116,7 @@ PARAMETERS: dict[str, _Parameter] = {
     ),
     'shift.warn_drop': _Parameter(
         _DEFAULTS.warn_drop,
-        'Expected loss of mIoU, in [0, 1], from which to warn; at least what ordinary drives show.',
+        'Expected loss of mIoU, in [0, 1], from which to warn; or what ordinary drives show.',
         (0.001, 1.0),
     ),
     'shift.error_drop': _Parameter(

@@ -234,8 +234,8 @@ class HarmReference:
         curve: (K, 2) what the linear part gives, strictly ascending, and the mIoU that it stands
             for, which never falls; straight lines between.
         sizes: (L,) frames in a window, ascending, from 1.
-        source: (L,) mIoU that nominal drives have, as the map sees them, in windows of these sizes;
-            of the labelled frames of the source where there are no such drives.
+        source: (L,) mIoU of nominal drives, as the map sees them, in windows of these sizes; that
+            of the labelled frames where there are no such drives.
         margins: (L, 2) how far the interval goes below and above what a window's own uncertainty
             about the classes in view gives.
     """

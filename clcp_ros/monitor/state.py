@@ -176,7 +176,7 @@ def verdict_reason(
     if known:
         parts.append(
             f'expected mIoU {state.miou_est:.2f} ({state.miou_lo:.2f} to {state.miou_hi:.2f}), '
-            f'{abs(state.miou_drop):.2f} {"below" if state.miou_drop > 0 else "above"} the source'
+            f'{abs(state.miou_drop):.2f} {"below" if state.miou_drop > 0 else "above"} normal'
         )
         if state.level == Level.ERROR:
             parts[-1] = f'degraded: {parts[-1]}'

@@ -140,7 +140,8 @@ def test_the_card_counts_what_the_whole_monitor_says(
     assert not whole['miou_knows_drives']
     assert 'false alarms of all, expected mIoU included' in capsys.readouterr().out
     text = (out / 'monitor_card.md').read_text()
-    assert 'Both figures are of novelty alone' in text
+    assert 'What is supported is counted of novelty alone' in text
+    assert 'frames of held-out drives an mIoU of' in text
     assert 'With the expected mIoU the level rose to WARN or ERROR' in text
 
 

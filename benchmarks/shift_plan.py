@@ -248,7 +248,7 @@ SIZES = {
             families=('fog', 'night', 'noise', 'defocus', 'jpeg', 'dirt', 'snow', 'rain'),
         ),
         Size(
-            'hours', drives=((6, 300), (16, 900), (24, 900)), repeats=2, switch_s=60, ramps=2,
+            'hours', drives=((6, 300), (16, 900), (16, 900)), repeats=2, switch_s=60, ramps=2,
             ramp_s=300, places=30, clips=(12, 6), ladder_severities=(1, 3, 5), scans=(32, 32),
         ),
         Size(

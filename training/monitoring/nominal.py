@@ -207,8 +207,8 @@ def nominal_of(
 def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, float]:
     """Drop that is reached so often in an hour, and what an e-fold of that changes.
 
-    Peaks over a threshold are taken to fall exponentially (as far out as eight hours of drives
-    tell, they do); the slope is that of their median. Without enough of them it is assumed.
+    The highest peaks are taken to fall exponentially, with the slope of their median; without
+    enough of them it is assumed. What these drives show more often than that warns in no case.
     """
     ordered = np.sort(peaks)[::-1]
     if not ordered.size:
@@ -217,7 +217,9 @@ def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, flo
     start, slope = float(ordered[number - 1]), _ASSUMED_SLOPE
     if number >= _FEWEST:
         slope = max((float(np.median(ordered[:number])) - start) / math.log(2), slope / 4)
-    return start + slope * math.log(number / hours / rate), slope
+    drop = start + slope * math.log(number / hours / rate)
+    more = int(hours * rate)  # that many may be higher
+    return max(drop, float(ordered[more]) if more < ordered.size else 0.0), slope
 
 
 def _peaks(drive: NominalDrive, drop: np.ndarray) -> np.ndarray:

@@ -171,9 +171,18 @@ def test_what_ordinary_drives_show_now_and_then_does_not_warn(knowledge: Knowled
     # Forty peaks in ten hours, one in 24 allowed: e ** -4.6 of them are higher.
     assert loud.drop == pytest.approx(0.03 + 0.02 * math.log(40 * 24 / 10), abs=0.04)
     assert loud.slope == pytest.approx(0.02, rel=0.5)
-    assert nominal_of(restless, knowledge.harm, 80.0, 0.05).drop == pytest.approx(
-        loud.drop + loud.slope * math.log(10)
-    )
+    rarer = [nominal_of(restless, knowledge.harm, hours, 0.05).drop for hours in (80.0, 800.0)]
+    assert rarer[0] > loud.drop
+    assert rarer[1] - rarer[0] == pytest.approx(loud.slope * math.log(10))
+
+
+def test_what_ordinary_drives_showed_once_does_not_warn_where_none_is_allowed(
+    knowledge: Knowledge,
+) -> None:
+    drives = [looked_at('a', [0.03, 0.04, 0.2], 4.0), looked_at('b', [], 4.0)]
+    assert nominal_of(drives, knowledge.harm, 8.0, 0.05).drop >= 0.2
+    # In hours in which one is allowed it may be that one.
+    assert nominal_of(drives, knowledge.harm, 1.0, 0.05).drop < 0.2
 
 
 def test_few_hours_ask_for_more_than_many_without_a_drop(knowledge: Knowledge) -> None:

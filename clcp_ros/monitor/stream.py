@@ -134,7 +134,7 @@ class ShiftMonitor:
                 config.max_gap_s,
                 self._expected(),
                 knowledge.sequential.onset_s,
-                self._least_drop(),
+                config.warn_drop,
             )
         self._kinds: KindWindow | None = None
         if knowledge.kinds is not None:
@@ -155,7 +155,7 @@ class ShiftMonitor:
         self._machine.least_drop = self._usual_drop()
         if self._harm is not None:
             self._harm.window_s, self._harm.max_gap_s = now.window_s, now.max_gap_s
-            self._harm.expected, self._harm.least_drop = self._expected(), self._least_drop()
+            self._harm.expected, self._harm.least_drop = self._expected(), now.warn_drop
         if self._kinds is not None:
             self._kinds.max_gap_s = now.max_gap_s
         if self._alignment is not None:
@@ -172,11 +172,6 @@ class ShiftMonitor:
 
     def _usual_drop(self) -> float:
         return self.knowledge.drop_for(self.config.false_alarm_interval_h, len(self._fusion))
-
-    def _least_drop(self) -> float:
-        """The least that a level asks of a drop."""
-        config = self.config
-        return min(self._machine.warns_from(config), config.error_drop)
 
     def _expected(self) -> np.ndarray | None:
         names = self.config.expected_classes
@@ -420,10 +415,12 @@ class ShiftMonitor:
             return Level.STALE
         return max(self._machine.level, Level.OK if fault is None else Level.WARN)
 
-    def _raised(self) -> bool:
+    def _evidence(self) -> float:
         state = self._sequence
-        evidence = 0.0 if state is None else state.statistic / state.threshold
-        return self._machine.level > Level.OK or evidence >= _RAISED
+        return 0.0 if state is None else state.statistic / state.threshold
+
+    def _raised(self) -> bool:
+        return self._machine.level > Level.OK or self._evidence() >= _RAISED
 
     # What is told --------------------------------------------------------------------------------
 
@@ -476,7 +473,7 @@ class ShiftMonitor:
             'miou_lo': harm.low,
             'miou_hi': harm.high,
             'miou_drop': harm.drop,
-            'drop_threshold': self._machine.warns_from(self.config),
+            'drop_threshold': self._machine.warns_from(self.config, self._evidence()),
             'window_s': harm.window_s,
             'ranked_classes': harm.top_classes(self._classes) if self._classes else (),
         }

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clcp_ros.monitor import Knowledge, Level, MonitorConfig, ShiftMonitor
+from clcp_ros.monitor import Knowledge, MonitorConfig, ShiftMonitor, ShiftState
 from clcp_ros.monitor.config import HARM_SAMPLES
 from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.harm import Harm, HarmReference, Window, tap_scores
@@ -51,7 +51,8 @@ class NominalDrive:
         miou: (L,) median estimate of windows of each size; NaN without one.
         stamp_ns: (N,) of the samples.
         samples: (N,) that the window holds, those that follow each other closely counted for less.
-        drop: (N,) the largest `warn_drop` at which the sample would warn; -inf where none would.
+        drop: (N,) as far as it has lasted and its interval is above zero; else -inf.
+        evidence: (N,) of novelty, a share of its threshold.
     """
 
     name: str
@@ -60,6 +61,7 @@ class NominalDrive:
     stamp_ns: np.ndarray
     samples: np.ndarray
     drop: np.ndarray
+    evidence: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def replay(
     samples: Samples,
     one: Series,
     taps: ShiftReference | None,
-) -> Iterator[tuple[int, Level, Harm | None]]:
+) -> Iterator[tuple[ShiftState, Harm | None]]:
     """Run the monitor over a drive that was left out.
 
     Args:
@@ -112,7 +114,7 @@ def replay(
         taps: Scores the frames for the expected mIoU; None where that does not ask for it.
 
     Yields:
-        Stamp, level and expected mIoU of each frame that is scored.
+        The verdict and the expected mIoU of each frame that is scored.
     """
     monitor = ShiftMonitor(knowledge, config)
     nothing = np.zeros((samples.scene.shape[1], samples.scene.shape[1] + 1))
@@ -125,8 +127,7 @@ def replay(
         last_ns = stamp_ns
         score = replace(_score(samples, row, taps), novelty=value)
         soft = nothing if samples.soft is None else samples.soft[row].astype(np.float64)
-        level = monitor.judge(stamp_ns, Evidence(samples.low[row], score, soft)).level
-        yield stamp_ns, level, monitor.harm
+        yield monitor.judge(stamp_ns, Evidence(samples.low[row], score, soft)), monitor.harm
 
 
 def nominal_drives(
@@ -158,14 +159,13 @@ def nominal_drives(
             knowledge, sequential=thresholds[drive_of(one.drive)], kinds=None, alignment=None
         )
         seen = [
-            (stamp_ns, min(harm.samples, 1 + harm.window_s), _warns_at(harm))
-            for stamp_ns, _, harm in replay(own, config, samples, one, taps)
+            (state.stamp_ns, min(harm.samples, 1 + harm.window_s), *_shown(state, harm))
+            for state, harm in replay(own, config, samples, one, taps)
             if harm is not None
         ]
-        stamps, sizes, drops = (np.array(column) for column in zip(*seen, strict=True))
+        stamps, *columns = (np.array(column) for column in zip(*seen, strict=True))
         miou = _medians(knowledge.harm, samples, one.drive, taps)
-        name, hours = drive_of(one.drive), driven_h(stamps)
-        found.append(NominalDrive(name, hours, miou, stamps, sizes, drops))
+        found.append(NominalDrive(drive_of(one.drive), driven_h(stamps), miou, stamps, *columns))
     return found
 
 
@@ -195,10 +195,10 @@ def nominal_of(
     source[known] = np.nanmedian(each[:, known], axis=0)
     beyond = harm.source - source
     at = np.log(harm.sizes)
-    peaks = [
-        _peaks(drive, drive.drop - np.interp(np.log(drive.samples), at, beyond))
-        for drive in drives
-    ]
+    peaks = []
+    for drive in drives:
+        drop = drive.drop - np.interp(np.log(drive.samples), at, beyond)
+        peaks.append(_peaks(drive.stamp_ns, _least(drop, drive.evidence, warn_drop)))
     hours = sum(drive.hours for drive in drives)
     drop, slope = _threshold(np.concatenate(peaks), hours, SHARE / interval_h)
     return Nominal(source, min(max(drop, warn_drop), 1.0), slope)
@@ -222,19 +222,31 @@ def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, flo
     return max(drop, float(ordered[more]) if more < ordered.size else 0.0), slope
 
 
-def _peaks(drive: NominalDrive, drop: np.ndarray) -> np.ndarray:
+def _least(drop: np.ndarray, evidence: np.ndarray, warn_drop: float) -> np.ndarray:
+    """(N,) `LevelMachine.least_drop` up to which samples warn, at most 1."""
+    share = evidence.clip(0, 1)
+    beyond = drop - share * warn_drop
+    # A sum that is full is novelty's alarm.
+    reached = np.divide(beyond, 1 - share, out=np.full_like(drop, -math.inf), where=share < 1)
+    return np.minimum(reached, 1.0)
+
+
+def _peaks(stamp_ns: np.ndarray, drop: np.ndarray) -> np.ndarray:
     """The highest of each time that the drop is up."""
     rows = np.flatnonzero(drop >= _LEAST)
     if not rows.size:
         return np.zeros(0)
-    begins = np.flatnonzero(np.diff(drive.stamp_ns[rows]) > _APART_S * 1e9) + 1
+    begins = np.flatnonzero(np.diff(stamp_ns[rows]) > _APART_S * 1e9) + 1
     return np.array([drop[part].max() for part in np.split(rows, begins)])
 
 
-def _warns_at(harm: Harm) -> float:
+def _shown(state: ShiftState, harm: Harm) -> tuple[float, float]:
+    """`NominalDrive.drop` and `NominalDrive.evidence` of a sample."""
+    evidence = state.novelty_cusum / state.cusum_threshold
+    evidence = evidence if evidence > 0 else 0.0
     if harm.samples < HARM_SAMPLES or not (harm.drop_low > 0 and harm.lasting_low > 0):
-        return -math.inf
-    return min(harm.drop, harm.lasting_drop / WARN_LEAVE)
+        return -math.inf, evidence
+    return min(harm.drop, harm.lasting_drop / WARN_LEAVE), evidence
 
 
 def _medians(

@@ -81,11 +81,11 @@ def _rises(
     """How often the level rose to WARN or more, how often to ERROR, and hours driven."""
     last, stamps = Level.OK, []
     alarms = errors = 0
-    for stamp_ns, now, _ in replay(knowledge, MonitorConfig(), samples, one, taps):
+    for state, _ in replay(knowledge, MonitorConfig(), samples, one, taps):
         # A start or a gap is neither an alarm nor its end.
-        level = last if now == Level.STALE else now
+        level = last if state.level == Level.STALE else state.level
         alarms += level >= Level.WARN > last
         errors += level == Level.ERROR > last
         last = level
-        stamps.append(stamp_ns)
+        stamps.append(state.stamp_ns)
     return alarms, errors, driven_h(np.array(stamps))

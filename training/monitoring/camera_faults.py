@@ -107,14 +107,16 @@ def glare(image: Array, level: int, rng: np.random.Generator) -> Array:
 
 def under_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Too short a shutter by day: everything darker, shadows lost below the black level."""
-    stops = (0.7, 1.4, 2.3, 3.4, 4.6)[level] * np.float32(rng.uniform(0.85, 1.15))
+    stops = (0.7, 1.5, 2.5, 3.7, 5.0)[level] * np.float32(rng.uniform(0.85, 1.15))
     x = optics.grain(LINEAR[image] * np.float32(2) ** -stops, optics.electrons(rng), 3.0, rng)
-    return optics.encode(x - np.float32(rng.uniform(0, 0.003)))
+    black = np.float32(rng.uniform(0, 0.003))
+    # What falls to the foot of the camera's tone curve turns darker than light alone would tell.
+    return optics.encode(x - black, rng.uniform(0, 0.9))
 
 
 def over_exposure(image: Array, level: int, rng: np.random.Generator) -> Array:
     """Too long a shutter: highlights are cut off, and bleed a little into their surroundings."""
-    stops = (0.5, 0.9, 1.4, 2.0, 2.7)[level] * np.float32(rng.uniform(0.9, 1.1))
+    stops = (0.5, 0.9, 1.5, 2.3, 3.3)[level] * np.float32(rng.uniform(0.9, 1.1))
     x = LINEAR[image] * np.float32(2) ** stops
     bloom = optics.gaussian(np.maximum(x - 1, 0), 0.01 * image.shape[1])
     return optics.encode(x + 0.1 * bloom)

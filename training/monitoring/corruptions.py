@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-VERSION = 2
+VERSION = 3
 """Counts up when an image comes out differently: caches of degraded frames are made anew."""
 
 Effect = Callable[[Array, int, np.random.Generator], Array]

@@ -32,8 +32,10 @@ _REGULARISATION = 0.3  # inverse strength, of scikit-learn
 _NOMINAL = 4.0  # times as likely as any kind: most frames are nominal
 _MILD_WEIGHT = 0.3  # of severity 1, much of which is hard to tell from nominal
 _QUANTILE = 0.97  # of the distances of frames that are known
+_REACH = 1.25  # of that: the real thing lies farther from its model than another street does
+_MOVED = 2  # copies of each degraded frame as of other places
+_OF_PLACE = 0.7  # share of a place's own looks that a degradation leaves
 _HIDDEN = 0.3  # share of the statistics that a part of the fit must do without
-_REPEATS = 4
 _SHARES = 2 / 3, 1 / 3  # of the fit on whole frames, and of that
 _SPREAD_FLOOR = 1e-2  # a statistic that never changes must not decide
 _ABSENT = -50.0  # bias of a kind that was not shown
@@ -115,8 +117,9 @@ def fit_described(frames: Described) -> KindReference:
     space = _Space.of(frames)
     if not distances:  # of one drive: what was fitted on lies nearer than what is new
         distances = [1.5 * space.distance(frames.low)]
-    limit = float(np.quantile(np.concatenate(distances), _QUANTILE))
-    weights, bias = _signatures(space.squashed(frames.low), frames)
+    limit = _REACH * float(np.quantile(np.concatenate(distances), _QUANTILE))
+    everywhere = _everywhere(frames)
+    weights, bias = _signatures(space.squashed(everywhere.low), everywhere)
     return space.reference(weights, bias, limit)
 
 
@@ -242,6 +245,34 @@ def _squashed(low: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.nd
     return np.asarray(np.arcsinh(np.clip((low - location) / scale, -30, 30)))
 
 
+def _everywhere(frames: Described) -> Described:
+    """The frames, and copies of the degraded ones as if they had been taken in other places.
+
+    Each family is shown in a few places only, in which it would be recognised. What it does there
+    is put onto nominal frames of all places instead; the drive's mean stands for a place.
+
+    Args:
+        frames: N of them.
+
+    Returns:
+        1 + `_MOVED` times N frames, the nominal ones as they are.
+    """
+    rng = np.random.default_rng(0)
+    degraded = frames.kind != 'none'
+    nominal, drives = frames.low[~degraded], frames.drive[~degraded]
+    usual = nominal.mean(axis=0)
+    here = np.tile(usual, (len(frames.drive), 1))
+    for drive in set(drives.tolist()):
+        here[frames.drive == drive] = nominal[drives == drive].mean(axis=0)
+    parts = [frames]
+    for _ in range(_MOVED):
+        there = nominal[rng.integers(len(nominal), size=len(here))]
+        low = frames.low + degraded[:, None] * _OF_PLACE * (there - here)
+        low = np.clip(low, frames.low.min(axis=0), frames.low.max(axis=0))
+        parts.append(Described(frames.drive, frames.tag, low))
+    return Described.concat(parts)
+
+
 def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias of the logistic regression: a mean of two.
 
@@ -257,19 +288,17 @@ def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np
     Returns:
         (11, 2 S) and (11,).
     """
-    share = _weights(frames)
+    share = _weights(frames) / (1 + _MOVED)  # the copies are no new frames
     rng = np.random.default_rng(0)
-    hidden = np.tile(squashed, (_REPEATS, 1))
-    hidden *= rng.random(hidden.shape) >= _HIDDEN
+    hidden = squashed * (rng.random(squashed.shape) >= _HIDDEN)
     kinds = frames.kind
     weights = np.zeros((len(CLASSES), 2 * squashed.shape[1]))
     bias = np.full(len(CLASSES), _ABSENT)
     models = [
-        LogisticRegression(C=_REGULARISATION, max_iter=1000).fit(both_ways(x), y, sample_weight=w)
-        for x, y, w in (
-            (squashed, kinds, share),
-            (hidden, np.tile(kinds, _REPEATS), np.tile(share, _REPEATS) / _REPEATS),
+        LogisticRegression(C=_REGULARISATION, max_iter=1000).fit(
+            both_ways(x), kinds, sample_weight=share
         )
+        for x in (squashed, hidden)
     ]
     rows = [CLASSES.index(name) for name in models[0].classes_]
     weights[rows] = np.average([model.coef_ for model in models], axis=0, weights=_SHARES)

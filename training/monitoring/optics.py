@@ -167,6 +167,9 @@ def whiten(x: Array, amount: float, rng: np.random.Generator) -> Array:
     edges = gaussian(np.abs(luminance - gaussian(luminance, 0.02 * width)), 0.005 * width)
     cover = cover * np.clip(1.2 - 3 * edges / max(white, 0.05), 0, 1) * np.float32(amount > 0)
     shade = np.float32(white) * (0.8 + 0.4 * luminance / max(white, 0.05))
+    # Ruts and lumps: neither trodden nor driven snow is smooth.
+    lumps = gaussian(rng.standard_normal((height, width), np.float32), 1.5 * width / WIDTH_PX)
+    shade *= 1 + np.float32(rng.uniform(0, 0.15) / max(float(lumps.std()), 1e-6)) * lumps
     snow = shade[..., None] * tint(rng, 0.03)
     covered: Array = x + (snow - x) * (0.9 * cover)[..., None]
     return covered

@@ -26,7 +26,8 @@ def fog(image: Array, level: int, rng: np.random.Generator) -> Array:
     visibility_m = (800, 350, 160, 80, 38)[level] * float(np.exp(rng.normal(0, 0.4)))
     x = LINEAR[image]
     dull = optics.overcast(x, rng)
-    dimmed = np.float32(rng.uniform(0.55, 1))  # thick fog is no bright sky
+    # Against a road that reflects a tenth of the same light, fog is as bright as any sky.
+    dimmed = np.float32(rng.uniform(0.7, 1.2))
     airlight = optics.skylight(x, rng) * dimmed
     veiled = optics.veil(dull, optics.distance(x, rng), visibility_m, airlight)
     veiled += airlight * optics.lamps(len(x), x.shape[1], int(rng.integers(0, 6)), rng)

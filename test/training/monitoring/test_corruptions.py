@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from training.monitoring import optics
 from training.monitoring.corruptions import (
     FAMILIES,
     SEVERITIES,
@@ -108,6 +109,14 @@ def test_the_camera_makes_up_for_the_light_and_veils_take_contrast(
     assert np.mean(ranges[1:]) < 0.9 * ranges[0]
 
 
+def test_exposures_reach_both_ends() -> None:
+    grey = np.full((40, 60, 3), 118, np.uint8)
+    for seed in range(6):
+        dark = corrupt(grey, 'under_exposure', 5, np.random.default_rng(seed))
+        assert dark.mean() < 20
+        assert corrupt(grey, 'over_exposure', 5, np.random.default_rng(seed)).min() == 255
+
+
 def test_dusk_leaves_the_sky_brighter_than_the_street(street: np.ndarray) -> None:
     for seed in range(5):
         out = corrupt(street, 'dusk', 3, np.random.default_rng(seed)).astype(float)
@@ -158,6 +167,22 @@ def test_fog_takes_contrast_from_the_far_and_leaves_the_near(street: np.ndarray)
     )
     kept = out / contrast(striped)
     assert kept[80:85].mean() < 0.6 * kept[-10:].mean()
+
+
+def test_fog_leaves_the_sky_brighter_than_the_road(street: np.ndarray) -> None:
+    for seed in range(8):
+        out = corrupt(street, 'fog', 3, np.random.default_rng(seed)).astype(float)
+        assert out[:15].mean() > out[130:].mean() + 20
+
+
+def test_snow_that_lies_is_not_smooth() -> None:
+    road = np.full((150, 240, 3), 0.1, np.float32)
+    road[:70] = 0.7
+    rough = []
+    for seed in range(6):
+        ground = optics.whiten(road, 1.0, np.random.default_rng(seed))[110:, :, 1]
+        rough.append(np.std(ground - optics.gaussian(ground, 6.0)) / ground.mean())
+    assert np.median(rough) > 0.05
 
 
 def test_snow_is_brighter_than_what_it_hides(street: np.ndarray) -> None:

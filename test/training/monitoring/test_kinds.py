@@ -12,9 +12,17 @@ import pytest
 
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.attribution import CLASSES, KindReference
-from clcp_ros.monitor.statistics import image_statistics
-from training.monitoring.corruptions import corrupt, degrade
-from training.monitoring.kinds import Described, describe, figures, fit_kinds, kind_figures, names
+from clcp_ros.monitor.statistics import STATISTICS, image_statistics
+from training.monitoring.corruptions import corrupt, degrade, kind_of
+from training.monitoring.kinds import (
+    Described,
+    describe,
+    figures,
+    fit_described,
+    fit_kinds,
+    kind_figures,
+    names,
+)
 from training.monitoring.samples import Item, Samples
 
 FAMILIES = ('fog', 'dusk', 'defocus', 'noise', 'over_exposure', 'jpeg')
@@ -132,6 +140,32 @@ def test_kinds_that_were_not_shown_are_not_named(reference: KindReference) -> No
     z = np.random.default_rng(0).normal(0, 3, (50, len(reference.location)))
     share = reference.probabilities(z)
     assert share[:, CLASSES.index('snow')].max() < 1e-9
+
+
+def test_a_kind_is_not_taken_for_the_place_where_it_was_shown() -> None:
+    rng = np.random.default_rng(0)
+    places = {drive: rng.normal(0, 3, len(STATISTICS)) for drive in DRIVES}
+    effects = {family: rng.normal(0, 1, len(STATISTICS)) for family in ('fog', 'night', 'noise')}
+
+    def seen(drive: str, family: str = '', number: int = 40) -> np.ndarray:
+        usual = places[drive] + effects.get(family, 0.0)
+        return usual + rng.normal(0, 0.3, (number, len(STATISTICS)))
+
+    shown = dict(zip(effects, DRIVES, strict=True))
+    reference = fit_described(
+        Described(
+            np.repeat([*DRIVES, *shown.values()], 40),
+            np.repeat(['clear'] * 3 + [f'{family}:3' for family in shown], 40),
+            np.concatenate([seen(d) for d in DRIVES] + [seen(d, f) for f, d in shown.items()]),
+        )
+    )
+    right = [
+        names(reference, seen(drive, family), novel=True) == kind_of(family)
+        for family in effects
+        for drive in DRIVES
+        if drive != shown[family]
+    ]
+    assert np.mean(right) > 0.9
 
 
 def test_one_drive_is_enough_for_a_fit_but_not_for_figures(

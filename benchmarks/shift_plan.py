@@ -248,8 +248,8 @@ SIZES = {
             families=('fog', 'night', 'noise', 'defocus', 'jpeg', 'dirt', 'snow', 'rain'),
         ),
         Size(
-            'hours', drives=((6, 300), (16, 900), (16, 900)), repeats=2, switch_s=60, ramps=2,
-            ramp_s=300, places=30, clips=(12, 6), ladder_severities=(1, 3, 5), scans=(32, 32),
+            'hours', drives=((6, 300), (16, 900), (16, 600)), repeats=2, switch_s=60, ramps=2,
+            ramp_s=300, places=30, clips=(12, 6), ladder_severities=(1, 3, 5), scans=(16, 16),
         ),
         Size(
             'day', drives=((6, 300), (16, 1800), (48, 1800)), repeats=3, switch_s=60, ramps=4,

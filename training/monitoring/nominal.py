@@ -51,7 +51,9 @@ class NominalDrive:
         miou: (L,) median estimate of windows of each size; NaN without one.
         stamp_ns: (N,) of the samples.
         samples: (N,) that the window holds, those that follow each other closely counted for less.
-        drop: (N,) as far as it has lasted and its interval is above zero; else -inf.
+        drop: (N,) against the source; -inf where too few frames tell.
+        lasting: (N,) what of it has lasted.
+        low: (N,) the lower ends of their intervals, the lower one.
         evidence: (N,) of novelty, a share of its threshold.
     """
 
@@ -61,7 +63,24 @@ class NominalDrive:
     stamp_ns: np.ndarray
     samples: np.ndarray
     drop: np.ndarray
+    lasting: np.ndarray
+    low: np.ndarray
     evidence: np.ndarray
+
+    def warns_at(self, less: np.ndarray, warn_drop: float) -> np.ndarray:
+        """(N,) `LevelMachine.least_drop` up to which samples warn, at most 1.
+
+        Args:
+            less: (N,) by which a drop is smaller than against the source.
+            warn_drop: The least that may warn.
+        """
+        drop = np.minimum(self.drop - less, (self.lasting - less) / WARN_LEAVE)
+        drop[~(self.low > less)] = -math.inf
+        share = self.evidence.clip(0, 1)
+        # A sum that is full is novelty's alarm.
+        reached = np.full_like(drop, -math.inf)
+        np.divide(drop - share * warn_drop, 1 - share, out=reached, where=share < 1)
+        return np.minimum(reached, 1.0)
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,8 @@ def nominal_drives(
             for state, harm in replay(own, config, samples, one, taps)
             if harm is not None
         ]
+        if not seen:
+            continue
         stamps, *columns = (np.array(column) for column in zip(*seen, strict=True))
         miou = _medians(knowledge.harm, samples, one.drive, taps)
         found.append(NominalDrive(drive_of(one.drive), driven_h(stamps), miou, stamps, *columns))
@@ -197,8 +218,8 @@ def nominal_of(
     at = np.log(harm.sizes)
     peaks = []
     for drive in drives:
-        drop = drive.drop - np.interp(np.log(drive.samples), at, beyond)
-        peaks.append(_peaks(drive.stamp_ns, _least(drop, drive.evidence, warn_drop)))
+        less = np.interp(np.log(drive.samples), at, beyond)
+        peaks.append(_peaks(drive.stamp_ns, drive.warns_at(less, warn_drop)))
     hours = sum(drive.hours for drive in drives)
     drop, slope = _threshold(np.concatenate(peaks), hours, SHARE / interval_h)
     return Nominal(source, min(max(drop, warn_drop), 1.0), slope)
@@ -222,15 +243,6 @@ def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, flo
     return max(drop, float(ordered[more]) if more < ordered.size else 0.0), slope
 
 
-def _least(drop: np.ndarray, evidence: np.ndarray, warn_drop: float) -> np.ndarray:
-    """(N,) `LevelMachine.least_drop` up to which samples warn, at most 1."""
-    share = evidence.clip(0, 1)
-    beyond = drop - share * warn_drop
-    # A sum that is full is novelty's alarm.
-    reached = np.divide(beyond, 1 - share, out=np.full_like(drop, -math.inf), where=share < 1)
-    return np.minimum(reached, 1.0)
-
-
 def _peaks(stamp_ns: np.ndarray, drop: np.ndarray) -> np.ndarray:
     """The highest of each time that the drop is up."""
     rows = np.flatnonzero(drop >= _LEAST)
@@ -240,13 +252,13 @@ def _peaks(stamp_ns: np.ndarray, drop: np.ndarray) -> np.ndarray:
     return np.array([drop[part].max() for part in np.split(rows, begins)])
 
 
-def _shown(state: ShiftState, harm: Harm) -> tuple[float, float]:
-    """`NominalDrive.drop` and `NominalDrive.evidence` of a sample."""
+def _shown(state: ShiftState, harm: Harm) -> tuple[float, float, float, float]:
+    """The last four of `NominalDrive` of a sample."""
     evidence = state.novelty_cusum / state.cusum_threshold
     evidence = evidence if evidence > 0 else 0.0
-    if harm.samples < HARM_SAMPLES or not (harm.drop_low > 0 and harm.lasting_low > 0):
-        return -math.inf, evidence
-    return min(harm.drop, harm.lasting_drop / WARN_LEAVE), evidence
+    if harm.samples < HARM_SAMPLES or math.isnan(harm.lasting_drop):
+        return -math.inf, -math.inf, -math.inf, evidence
+    return harm.drop, harm.lasting_drop, min(harm.drop_low, harm.lasting_low), evidence
 
 
 def _medians(

@@ -137,7 +137,10 @@ def looked_at(
         drop[200 * i + 30 : 200 * i + 40] = peak
     whole = np.full(len(stamps), 20.0)
     none = np.zeros(len(stamps))
-    return NominalDrive(name, driven_h(stamps), np.full(2, miou), stamps, whole, drop, none)
+    # All of it has lasted, and is sure.
+    return NominalDrive(
+        name, driven_h(stamps), np.full(2, miou), stamps, whole, drop, drop, drop, none
+    )
 
 
 def test_a_drop_is_one_against_nominal_drives(knowledge: Knowledge) -> None:

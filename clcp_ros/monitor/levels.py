@@ -57,8 +57,7 @@ class LevelMachine:
     | WARN | novel, misaligned, or drop >= warn_drop of five samples, its interval above 0 | evidence < 1/4, drop < 0.6 warn_drop, aligned |
     | ERROR | drop >= error_drop of five samples while novel, or with all of its interval above error_drop | evidence < 1/2 and drop < 0.7 error_drop |
 
-    While nothing speaks for novelty, a drop has to reach `least_drop` in place of a smaller
-    `warn_drop`; the more evidence there is, the nearer to `warn_drop` it may be.
+    While nothing is novel, a drop has to reach `least_drop` in place of a smaller `warn_drop`.
     A drop enters only if it would not be well again, nor unsure, without its worst two seconds,
     and shows in more than two of the last four: what a short tunnel costs stays in the window when
     the tunnel is over.
@@ -86,15 +85,9 @@ class LevelMachine:
         """Begin to wait anew: what nobody saw was not well."""
         self._calm_since_ns: dict[Level, int | None] = {Level.WARN: None, Level.ERROR: None}
 
-    def warns_from(self, config: MonitorConfig, evidence: float = 0.0) -> float:
-        """Drop from which the expected mIoU warns.
-
-        Args:
-            config: Thresholds.
-            evidence: The novelty statistic as a share of its threshold; NaN is none.
-        """
-        share = min(evidence, 1.0) if evidence > 0 else 0.0
-        return config.warn_drop + (1 - share) * max(self.least_drop - config.warn_drop, 0.0)
+    def warns_from(self, config: MonitorConfig) -> float:
+        """Drop from which the expected mIoU warns by itself."""
+        return max(config.warn_drop, self.least_drop)
 
     def update(self, stamp_ns: int, signs: Signs, config: MonitorConfig) -> Level:
         """Take in a sample.
@@ -111,7 +104,7 @@ class LevelMachine:
         self.misaligned |= signs.misaligned
         # Comparisons with NaN are false: what is not known neither alarms nor keeps an alarm.
         known = signs.drop_samples >= HARM_SAMPLES  # the mIoU of a frame or two says little
-        warn_drop = self.warns_from(config, signs.evidence)
+        warn_drop = self.warns_from(config)
         costs = (
             known
             and signs.drop >= warn_drop

@@ -415,12 +415,10 @@ class ShiftMonitor:
             return Level.STALE
         return max(self._machine.level, Level.OK if fault is None else Level.WARN)
 
-    def _evidence(self) -> float:
-        state = self._sequence
-        return 0.0 if state is None else state.statistic / state.threshold
-
     def _raised(self) -> bool:
-        return self._machine.level > Level.OK or self._evidence() >= _RAISED
+        state = self._sequence
+        evidence = 0.0 if state is None else state.statistic / state.threshold
+        return self._machine.level > Level.OK or evidence >= _RAISED
 
     # What is told --------------------------------------------------------------------------------
 
@@ -473,7 +471,7 @@ class ShiftMonitor:
             'miou_lo': harm.low,
             'miou_hi': harm.high,
             'miou_drop': harm.drop,
-            'drop_threshold': self._machine.warns_from(self.config, self._evidence()),
+            'drop_threshold': self._machine.warns_from(self.config),
             'window_s': harm.window_s,
             'ranked_classes': harm.top_classes(self._classes) if self._classes else (),
         }

@@ -277,6 +277,8 @@ def _ladder(
     source = math.nan if labelled is None else _miou(labelled)
     rows = []
     for part, scores in zip(degraded, novelty, strict=True):
+        # Each family is shown in places of its own, which are not equally easy.
+        same = math.nan if labelled is None else _miou(_same_frames(labelled, part))
         for tag in dict.fromkeys(part.tag.tolist()):
             own = part.tag == tag
             family, _, severity = tag.partition(':')
@@ -286,7 +288,7 @@ def _ladder(
                     'severity': int(severity),
                     'novelty': float(scores[own].mean()),
                     'auroc': _auroc(nominal, scores[own]),
-                    'drop': source - _miou(part.take(own)),
+                    'drop': same - _miou(part.take(own)),
                     'scores': scores[own],
                 }
             )
@@ -303,6 +305,13 @@ def _ladder(
     }
     levels = [_novelty_at(rows, drop) for drop in (TOLERATED_DROP, HARMFUL_DROP)]
     return _Ladder(max(levels[0] or 0.0, 0.0), levels[1], figures)
+
+
+def _same_frames(clean: Samples, part: Samples) -> Samples:
+    """Those clean frames that a part holds under corruptions."""
+    shown = set(zip(part.drive.tolist(), part.stamp_ns.tolist(), strict=True))
+    frames = zip(clean.drive.tolist(), clean.stamp_ns.tolist(), strict=True)
+    return clean.take(np.array([frame in shown for frame in frames]))
 
 
 def _novelty_at(rows: Sequence[dict[str, Any]], drop: float) -> float | None:

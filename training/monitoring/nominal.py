@@ -54,7 +54,6 @@ class NominalDrive:
         drop: (N,) against the source; -inf where too few frames tell.
         lasting: (N,) what of it has lasted.
         low: (N,) the lower ends of their intervals, the lower one.
-        evidence: (N,) of novelty, a share of its threshold.
     """
 
     name: str
@@ -65,22 +64,16 @@ class NominalDrive:
     drop: np.ndarray
     lasting: np.ndarray
     low: np.ndarray
-    evidence: np.ndarray
 
-    def warns_at(self, less: np.ndarray, warn_drop: float) -> np.ndarray:
-        """(N,) `LevelMachine.least_drop` up to which samples warn, at most 1.
+    def warns_at(self, less: np.ndarray) -> np.ndarray:
+        """(N,) `LevelMachine.least_drop` up to which samples warn.
 
         Args:
             less: (N,) by which a drop is smaller than against the source.
-            warn_drop: The least that may warn.
         """
         drop = np.minimum(self.drop - less, (self.lasting - less) / WARN_LEAVE)
         drop[~(self.low > less)] = -math.inf
-        share = self.evidence.clip(0, 1)
-        # A sum that is full is novelty's alarm.
-        reached = np.full_like(drop, -math.inf)
-        np.divide(drop - share * warn_drop, 1 - share, out=reached, where=share < 1)
-        return np.minimum(reached, 1.0)
+        return drop
 
 
 @dataclass(frozen=True)
@@ -178,7 +171,7 @@ def nominal_drives(
             knowledge, sequential=thresholds[drive_of(one.drive)], kinds=None, alignment=None
         )
         seen = [
-            (state.stamp_ns, min(harm.samples, 1 + harm.window_s), *_shown(state, harm))
+            (state.stamp_ns, min(harm.samples, 1 + harm.window_s), *_shown(harm))
             for state, harm in replay(own, config, samples, one, taps)
             if harm is not None
         ]
@@ -219,7 +212,7 @@ def nominal_of(
     peaks = []
     for drive in drives:
         less = np.interp(np.log(drive.samples), at, beyond)
-        peaks.append(_peaks(drive.stamp_ns, drive.warns_at(less, warn_drop)))
+        peaks.append(_peaks(drive.stamp_ns, drive.warns_at(less)))
     hours = sum(drive.hours for drive in drives)
     drop, slope = _threshold(np.concatenate(peaks), hours, SHARE / interval_h)
     return Nominal(source, min(max(drop, warn_drop), 1.0), slope)
@@ -228,13 +221,14 @@ def nominal_of(
 def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, float]:
     """Drop that is reached so often in an hour, and what an e-fold of that changes.
 
-    The highest peaks are taken to fall exponentially, with the slope of their median; without
-    enough of them it is assumed. What these drives show more often than that warns in no case.
+    The higher half of the peaks, twenty at most, is taken to fall exponentially, with the slope of
+    their median; without enough of them it is assumed. What these drives show more often than that
+    warns in no case.
     """
     ordered = np.sort(peaks)[::-1]
     if not ordered.size:
         return _LEAST + _ASSUMED_SLOPE * math.log(max(1 / (hours * rate), 1.0)), _ASSUMED_SLOPE
-    number = min(max(2 * _FEWEST, round(2 * rate * hours)), ordered.size)
+    number = min(max(2 * _FEWEST, round(2 * rate * hours)), (ordered.size + 1) // 2)
     start, slope = float(ordered[number - 1]), _ASSUMED_SLOPE
     if number >= _FEWEST:
         slope = max((float(np.median(ordered[:number])) - start) / math.log(2), slope / 4)
@@ -252,13 +246,11 @@ def _peaks(stamp_ns: np.ndarray, drop: np.ndarray) -> np.ndarray:
     return np.array([drop[part].max() for part in np.split(rows, begins)])
 
 
-def _shown(state: ShiftState, harm: Harm) -> tuple[float, float, float, float]:
-    """The last four of `NominalDrive` of a sample."""
-    evidence = state.novelty_cusum / state.cusum_threshold
-    evidence = evidence if evidence > 0 else 0.0
+def _shown(harm: Harm) -> tuple[float, float, float]:
+    """The last three of `NominalDrive` of a sample."""
     if harm.samples < HARM_SAMPLES or math.isnan(harm.lasting_drop):
-        return -math.inf, -math.inf, -math.inf, evidence
-    return harm.drop, harm.lasting_drop, min(harm.drop_low, harm.lasting_low), evidence
+        return -math.inf, -math.inf, -math.inf
+    return harm.drop, harm.lasting_drop, min(harm.drop_low, harm.lasting_low)
 
 
 def _medians(

@@ -45,9 +45,12 @@ _DRIVES_SHARE = 0.25
 _ASSUMED_RHO = 0.8
 _LEAST_BLOCK_S = 10.0
 _LONGEST_TAU_S = 30.0
-_LEAST_H, _LEAST_C, _LEAST_K = 2.0, 3.0, 1.0
+# A lorry in front at a red light is ten seconds of two standard deviations, and a few hours of
+# drives need not show one.
+_LEAST_H, _LEAST_C, _LEAST_K = 20.0, 3.0, 1.0
 _HARMFUL = 5.0  # novelty of a shift that costs 0.10 mIoU, where no ladder tells it
 _LIMITS = (NO_LIMIT, 2.0)
+_SOON_S = 4.0  # sooner is no better: what is abrupt the innovations find
 _STREAMS, _TRIED_STREAMS = 600, 300  # of DRIVE_H each
 _CANDIDATES = 6
 _TAIL = 60  # at least so many points that the tail of the rate is fitted to
@@ -326,10 +329,10 @@ def _solve(
     streams_z = _streams(drives, wavering, streams, np.random.default_rng([seed, 0]))
     tried = [
         _candidate(streams_z, float(k), limit, wavering.rho, interval_h, harmful)
-        for limit in _LIMITS
         for k in _indifferent(lowest, harmful)
+        for limit in _LIMITS
     ]
-    soonest = min(one.delay_s for one in tried)
+    soonest = max(min(one.delay_s for one in tried), _SOON_S)
     # Of those that are about as soon, the one that also finds the smallest shifts.
     found = next(one for one in tried if one.delay_s <= 1.05 * soonest)
     reference, tails = found.reference, found.tails

@@ -136,11 +136,8 @@ def looked_at(
     for i, peak in enumerate(peaks):
         drop[200 * i + 30 : 200 * i + 40] = peak
     whole = np.full(len(stamps), 20.0)
-    none = np.zeros(len(stamps))
     # All of it has lasted, and is sure.
-    return NominalDrive(
-        name, driven_h(stamps), np.full(2, miou), stamps, whole, drop, drop, drop, none
-    )
+    return NominalDrive(name, driven_h(stamps), np.full(2, miou), stamps, whole, drop, drop, drop)
 
 
 def test_a_drop_is_one_against_nominal_drives(knowledge: Knowledge) -> None:
@@ -187,17 +184,6 @@ def test_what_ordinary_drives_showed_once_does_not_warn_where_none_is_allowed(
     assert nominal_of(drives, knowledge.harm, 8.0, 0.05).drop >= 0.2
     # In hours in which one is allowed it may be that one.
     assert nominal_of(drives, knowledge.harm, 1.0, 0.05).drop < 0.2
-
-
-def test_drops_that_come_with_some_novelty_count_for_more(knowledge: Knowledge) -> None:
-    drive = looked_at('a', [0.08], 30.0)
-    half = replace(drive, evidence=np.where(drive.drop > 0, 0.5, 0.0))
-    plain, beside = (nominal_of([d], knowledge.harm, 8.0, 0.05).drop for d in (drive, half))
-    # With half of the evidence 0.08 warns from a threshold of 0.11 down.
-    assert beside - plain == pytest.approx(0.03, abs=0.001)
-    # What novelty warns of is novelty's.
-    full = replace(drive, evidence=np.ones(len(drive.drop)))
-    assert nominal_of([full], knowledge.harm, 8.0, 0.05).drop == 0.05
 
 
 def test_few_hours_ask_for_more_than_many_without_a_drop(knowledge: Knowledge) -> None:

@@ -18,7 +18,7 @@ from clcp_ros.bag_file import bag_groups
 from clcp_ros.classes import ClassSet
 from clcp_ros.errors import ImageError, LabelError, RecordingError
 from clcp_ros.replay_bag import ReplayBag
-from training.monitoring.run_length import PERIOD_S
+from training.monitoring.drives import PERIOD_S
 from training.monitoring.samples import Item
 from training.pairs.pair_set import PairSet
 from training.segmentation.frames import LAYOUTS, Frame, FrameSet, open_frames

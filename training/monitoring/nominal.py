@@ -25,8 +25,8 @@ from clcp_ros.monitor.levels import WARN_LEAVE
 from clcp_ros.monitor.reference import FrameScore, ShiftReference
 from clcp_ros.monitor.sequential import SequentialReference
 from training.monitoring.domain import drive_of
+from training.monitoring.drives import PERIOD_S, drives_of
 from training.monitoring.novelty import Series
-from training.monitoring.run_length import PERIOD_S, drives_of
 from training.monitoring.samples import Samples
 
 SHARE = 1 / 3

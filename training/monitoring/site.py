@@ -18,8 +18,8 @@ import numpy as np
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.reference import TAPS, TapReference
+from training.monitoring.drives import PERIOD_S, count_alarms, drives_of
 from training.monitoring.novelty import Series, novelty_of
-from training.monitoring.run_length import PERIOD_S, count_alarms, drives_of
 from training.monitoring.samples import Samples
 
 MOST_MOVED = 2.0

@@ -11,16 +11,9 @@ from scipy.signal import lfilter  # type: ignore[import-untyped]
 from clcp_ros.errors import ModelError
 from clcp_ros.monitor.sequential import NO_LIMIT, SequentialReference
 from training.monitoring import run_length
+from training.monitoring.drives import PERIOD_S, count_alarms, drives_of
 from training.monitoring.novelty import Series
-from training.monitoring.run_length import (
-    PERIOD_S,
-    _marks,
-    _solve,
-    alarm_bound,
-    count_alarms,
-    drives_of,
-    solve,
-)
+from training.monitoring.run_length import _marks, _solve, alarm_bound, solve
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from clcp_ros.monitor.harm import FEATURES, HarmReference
 from clcp_ros.monitor.reference import Gaussian, ShiftReference, TapReference
 from clcp_ros.monitor.sequential import SequentialReference
 from clcp_ros.monitor.statistics import STATISTICS
+from training.monitoring.drives import PERIOD_S
 from training.monitoring.nominal import (
     NominalDrive,
     driven_h,
@@ -20,7 +21,7 @@ from training.monitoring.nominal import (
     nominal_of,
 )
 from training.monitoring.novelty import Series
-from training.monitoring.run_length import PERIOD_S, alarm_bound
+from training.monitoring.run_length import alarm_bound
 from training.monitoring.samples import Samples
 from training.monitoring.verdicts import verdict_figures
 

@@ -166,6 +166,7 @@ class Knowledge:
             self.sequential,
             h=max(self.sequential.h + folds * self.facts.slope_h, _LEAST_H),
             c=max(self.sequential.c + folds * self.facts.slope_c, _LEAST_C),
+            c_lasting=max(self.sequential.c_lasting + folds * self.facts.slope_c, _LEAST_C),
         )
 
     def drop_for(self, interval_h: float = 0.0, cameras: int = 1) -> float:

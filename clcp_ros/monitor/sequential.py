@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has the stream left its domain? A test that goes on with every sample of one camera.
 
-Two tests share a false-alarm budget. A cumulative sum (Page 1954) with a wide indifference zone
+The tests share a false-alarm budget. A cumulative sum (Page 1954) with a wide indifference zone
 catches what lasts: novelty counts only as far as it exceeds `k`, which no ordinary street does for
 long. An innovation test catches what begins at once: two samples in a row that the sample before
-them does not explain. Novelty of a video is autocorrelated, so both thresholds come from drives
-that were left out (training/monitoring/run_length.py) and not from a table for independent
-samples.
+them does not explain; less is asked of them if what they began lasts. Novelty of a video is
+autocorrelated, so all thresholds come from drives that were left out
+(training/monitoring/run_length.py) and not from a table for independent samples.
 
 Time is the image's stamp. A single odd sample (an exposure step) moves neither test: the sum takes
 the median of three samples, the innovations must be large twice. Nor can some seconds of something
@@ -29,6 +29,7 @@ ONSET_S = 2.0
 NO_LIMIT = 1e3
 """Standard deviations that novelty is cut at in any case: sums and squares of it stay finite."""
 
+_NEW = ('limit', 'c_lasting', 'lasting_s')  # fields that bundles of before do not have
 _MEDIAN = 3
 # Of what an innovation is divided by: novelty holds noise that is not autocorrelated, so nearly
 # simultaneous samples differ by more than an autoregression says.
@@ -49,6 +50,9 @@ class SequentialReference:
         jump_s: After a longer gap, or a stamp that does not advance, all starts anew.
         onset_s: What does not last longer than this raises no alarm: a short tunnel.
         limit: The sum grows by no more than this in a second, in standard deviations.
+        c_lasting: Threshold of the innovations of what lasts longer than `lasting_s`: a vehicle
+            that passes close by does not.
+        lasting_s: See there.
     """
 
     k: float = 3.0
@@ -60,12 +64,14 @@ class SequentialReference:
     jump_s: float = 60.0
     onset_s: float = ONSET_S
     limit: float = NO_LIMIT
+    c_lasting: float = NO_LIMIT
+    lasting_s: float = 6.0
 
     def __post_init__(self) -> None:
         values = asdict(self)
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             raise ValueError(f'{wrong[0]} must be a finite number')
-        for name in ('h', 'c', 'gap_s', 'jump_s', 'limit'):
+        for name in ('h', 'c', 'gap_s', 'jump_s', *_NEW):
             if values[name] <= 0:
                 raise ValueError(f'{name} must be positive')
         if self.k < 0 or self.onset_s < 0:
@@ -84,12 +90,12 @@ class SequentialReference:
         """Undo `arrays`.
 
         Raises:
-            KeyError: A field is missing, other than `limit`, which bundles of before do not have.
+            KeyError: A field is missing that bundles of before have.
             ValueError: One is not a number that makes sense.
         """
         values = {}
         for field in fields(cls):
-            if field.name == 'limit' and field.name not in arrays:
+            if field.name in _NEW and field.name not in arrays:
                 continue
             value = np.asarray(arrays[field.name])
             if value.shape != () or value.dtype.kind not in 'fiu':
@@ -139,6 +145,7 @@ class SequentialTest:
     def _forget_samples(self) -> None:
         self._samples: list[tuple[int, float]] = []
         self._above_since: int | None = None
+        self._sudden = -math.inf  # the highest innovation since then
 
     def update(self, stamp_ns: int, novelty: float) -> SequentialState:
         """Take in a sample.
@@ -159,7 +166,7 @@ class SequentialTest:
         if len(self._samples) < _MEDIAN:
             return self._state(math.nan)
         innovation = self._innovation()
-        self._sum(dt_s, innovation > self.reference.c)
+        self._sum(dt_s, innovation)
         return self._state(innovation)
 
     def _advance(self, stamp_ns: int) -> float:
@@ -185,21 +192,25 @@ class SequentialTest:
             smaller = min(smaller, (novelty - explained * base) / scale)
         return smaller
 
-    def _sum(self, dt_s: float, abrupt: bool) -> None:
-        k, h = self.reference.k, self.reference.h
+    def _sum(self, dt_s: float, innovation: float) -> None:
+        reference = self.reference
+        k, h = reference.k, reference.h
         stamp_ns, latest = self._samples[-1]
         median = sorted(novelty for _, novelty in self._samples)[_MEDIAN // 2]
-        raised = self._statistic + dt_s * min(median - k, self.reference.limit)
-        self._statistic = min(max(raised, 0.0), self.reference.cap * h)
+        raised = self._statistic + dt_s * min(median - k, reference.limit)
+        self._statistic = min(max(raised, 0.0), reference.cap * h)
         if median <= k:
-            self._above_since = None
+            self._above_since, self._sudden = None, -math.inf
         else:
             if self._above_since is None:
                 # Two of three samples are above: the one before this is likely the first.
                 self._above_since = self._samples[-2][0]
-            if abrupt:
+            self._sudden = max(self._sudden, innovation)
+            lasted_s = (stamp_ns - self._above_since) * 1e-9
+            late = lasted_s > reference.lasting_s and self._sudden > reference.c_lasting
+            if innovation > reference.c or late:
                 self._statistic = max(self._statistic, h)
-            lasted = stamp_ns - self._above_since > self.reference.onset_s * 1e9
+            lasted = stamp_ns - self._above_since > reference.onset_s * 1e9
             # The median is a sample late: what is over already raises no alarm.
             if self._statistic >= h and lasted and latest > k:
                 self._alarm = True

@@ -143,7 +143,8 @@ def _alarms(alarms: dict[str, Any]) -> list[str]:
         f'Thresholds: novelty counts beyond k = {_n(limits["k"])} sd'
         + (f', by {_n(limits["limit"])} sd at most' if limits.get('limit', 1e3) < 100 else '')
         + f', the alarm comes at a sum of h = {_n(limits["h"])} sd s, or after two innovations '
-        f'beyond c = {_n(limits["c"])} sd. '
+        f'beyond c = {_n(limits["c"])} sd ({_n(limits["c_lasting"])} of what lasts for '
+        f'{_n(limits["lasting_s"])} s). '
         f'Correlation over a second {_n(alarms["rho_1s"])} ({alarms["autocorrelation"]}); drives '
         f'differ by {_n(alarms["drive_to_drive_sd"])} sd.', '',
         '| drive | hours | mean novelty | largest | false alarms |', '|---|---|---|---|---|',

@@ -46,6 +46,8 @@ _LONGEST_TAU_S = 30.0
 # A lorry in front at a red light is ten seconds of two standard deviations, and a few hours of
 # drives need not show one.
 _LEAST_H, _LEAST_C, _LEAST_K = 20.0, 3.0, 1.0
+# Of `c`: behind a lorry it looks odd for long, too, and that begins more gently.
+_LASTING_SHARE = 0.75
 _HARMFUL = 5.0  # novelty of a shift that costs 0.10 mIoU, where no ladder tells it
 _LIMITS = (NO_LIMIT, 2.0)
 _SOON_S = 4.0  # sooner is no better: what is abrupt the innovations find
@@ -99,8 +101,8 @@ def solve(
     `k` is at least the novelty that a new drive's mean reaches so rarely that it does not use up
     the budget, and at least `tolerated`. Of larger ones, the one that finds a shift to `harmful`
     soonest is taken, with the `h` that belongs to it; so is `limit`, which helps where drives show
-    seconds of something very odd. The cumulative sum and the innovation test have half of the
-    budget each.
+    seconds of something very odd. The cumulative sum, the innovation test and that of what lasts
+    have a third of the budget each.
 
     Args:
         series: Novelty of drives that were left out; those of one name are one drive.
@@ -262,12 +264,13 @@ def _solve(
     other = _streams(drives, wavering, streams, np.random.default_rng([seed, 1]))
     marks = _marks(other, reference)
     hours = other.size * PERIOD_S / 3600
-    rate = float(((marks[:, 0] >= reference.h) | (marks[:, 1] > reference.c)).sum()) / hours
+    rate = float(alarming(marks, reference).sum()) / hours
     if (folds := math.log(max(rate * interval_h, 1.0))) > 0:
         reference = replace(
             reference,
             h=reference.h + folds * tails[0].slope,
             c=reference.c + folds * tails[1].slope,
+            c_lasting=reference.c_lasting + folds * tails[2].slope,
         )
     figures = {
         'rho_1s': wavering.rho,
@@ -294,12 +297,12 @@ class _Candidate:
 
     Attributes:
         reference: They.
-        tails: Of the sum and of the innovations.
+        tails: Of the sum, of the innovations and of those of what lasts.
         delay_s: Until a shift to the harmful novelty is found.
     """
 
     reference: SequentialReference
-    tails: tuple[_Tail, _Tail]
+    tails: tuple[_Tail, _Tail, _Tail]
     delay_s: float
 
 
@@ -314,14 +317,17 @@ def _candidate(
     streams: np.ndarray, k: float, limit: float, rho: float, interval_h: float, harmful: float
 ) -> _Candidate:
     """Thresholds for one false alarm in so many hours of these streams."""
-    hours, rate = streams.size * PERIOD_S / 3600, 0.5 / interval_h
+    hours, rate = streams.size * PERIOD_S / 3600, 1 / (3 * interval_h)
     reference = SequentialReference(k=k, rho=rho, limit=limit)
     marks = _marks(streams, reference)
     tails = (
         _Tail.of(marks[:, 0], hours, rate, _LEAST_H),
         _Tail.of(marks[:, 1], hours, rate, _LEAST_C),
+        _Tail.of(marks[:, 2], hours, rate, _LEAST_C),
     )
-    reference = replace(reference, h=tails[0].threshold(rate), c=tails[1].threshold(rate))
+    h, c, c_lasting = (tail.threshold(rate) for tail in tails)
+    c_lasting = max(c_lasting, _LASTING_SHARE * c)
+    reference = replace(reference, h=h, c=c, c_lasting=c_lasting)
     rise = min(max(harmful - k, 1e-3), limit)
     return _Candidate(reference, tails, max(reference.h / rise, reference.onset_s))
 
@@ -375,7 +381,8 @@ def _marks(novelty: np.ndarray, reference: SequentialReference) -> np.ndarray:
         reference: Says `k`, `rho` and `limit`.
 
     Returns:
-        (events, 2): an alarm comes when `h` is not above the first, or `c` is below the second.
+        (events, 3): an alarm comes when `h` is not above the first, `c` below the second or
+        `c_lasting` below the third.
     """
     k, rho = reference.k, reference.rho
     oldest, middle, newest = novelty[:-2], novelty[1:-1], novelty[2:]
@@ -386,7 +393,7 @@ def _marks(novelty: np.ndarray, reference: SequentialReference) -> np.ndarray:
     )  # fmt: skip
     streams = novelty.shape[1]
     total, lasted = np.zeros(streams), np.zeros(streams)
-    run, high, sudden = (np.full(streams, -np.inf) for _ in range(3))
+    run, high, sudden, lasting = (np.full(streams, -np.inf) for _ in range(4))
     events = []
     for row, new, latest in zip(median, innovation, newest, strict=True):
         above = row > k
@@ -398,14 +405,22 @@ def _marks(novelty: np.ndarray, reference: SequentialReference) -> np.ndarray:
         counts = above & (latest > k) & (lasted > reference.onset_s)
         high = np.where(counts, np.maximum(high, total), high)
         sudden = np.where(counts, np.maximum(sudden, run), sudden)
+        late = counts & (lasted > reference.lasting_s)
+        lasting = np.where(late, np.maximum(lasting, run), lasting)
         over = total <= 0
         if (ended := over & (high > 0)).any():
-            events.append(np.stack([high[ended], sudden[ended]], axis=1))
+            events.append(np.stack([high[ended], sudden[ended], lasting[ended]], axis=1))
         total[over] = 0
-        high[over] = sudden[over] = -np.inf
+        high[over] = sudden[over] = lasting[over] = -np.inf
     if (left := high > 0).any():
-        events.append(np.stack([high[left], sudden[left]], axis=1))
-    return np.concatenate(events) if events else np.empty((0, 2))
+        events.append(np.stack([high[left], sudden[left], lasting[left]], axis=1))
+    return np.concatenate(events) if events else np.empty((0, 3))
+
+
+def alarming(marks: np.ndarray, reference: SequentialReference) -> np.ndarray:
+    """(events,) bool, which of `_marks` are alarms."""
+    thresholds = np.array([reference.h, reference.c, reference.c_lasting])
+    return np.asarray((marks[:, 0] >= thresholds[0]) | (marks[:, 1:] > thresholds[1:]).any(axis=1))
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,19 @@ def test_a_limit_bounds_what_some_odd_seconds_add() -> None:
     assert run([0.0] * 9 + [4.0] * 40, free) == run([0.0] * 9 + [4.0] * 40, limited)
 
 
+def test_what_lasts_needs_less_of_an_onset() -> None:
+    reference = SequentialReference(k=3, h=60, c=9, c_lasting=4)
+    calm, shifted = [0.0] * 20, [6.0] * 60
+    states = run(calm + shifted, reference)
+    # After six seconds, where the sum would take twenty.
+    assert (first_alarm(states) - 20) * PERIOD_S == pytest.approx(6.5, abs=0.6)
+    assert first_alarm(run(calm + shifted, replace(reference, c_lasting=9))) > 55
+    # A vehicle that passes close by is gone by then, and what creeps up has no onset.
+    assert first_alarm(run(calm + [6.0] * 10 + calm, reference)) is None
+    creeping = [*np.linspace(0, 6, 40), *shifted]
+    assert first_alarm(run(calm + creeping, reference)) > 20 + 40 + 20
+
+
 def test_recovery_is_bounded_however_long_the_shift_was() -> None:
     reference = SequentialReference()
     states = run([0.0] * 10 + [12.0] * 5000 + [0.0] * 100, reference)
@@ -180,7 +193,8 @@ def test_a_reference_survives_arrays_and_refuses_nonsense() -> None:
     with pytest.raises(KeyError):
         SequentialReference.from_arrays({n: a for n, a in arrays.items() if n != 'h'})
     # Bundles of before know no limit, and had none.
-    before = {n: a for n, a in arrays.items() if n != 'limit'}
+    new = ('limit', 'c_lasting', 'lasting_s')
+    before = {n: a for n, a in arrays.items() if n not in new}
     assert SequentialReference.from_arrays(before) == reference
 
 

@@ -32,6 +32,7 @@ FAMILIES = {  # odd grids: 13 x 9, or 15 x 11 of patches of 14
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute on two free cores, five on busy ones
 @pytest.mark.parametrize('name', FAMILIES)
 def test_a_family_from_training_to_the_robot(
     toy_cityscapes: Path, tmp_path: Path, name: str

@@ -50,13 +50,12 @@ def runs_of(sources: Sequence[Source], counts: Sequence[int], length: int = RUN)
     Args:
         sources: In their order.
         counts: Frames of each.
-        length: Of a run; what is left over at a source's end goes to its last one, if that has not
-            enough by itself.
+        length: Of a run at least, where a source has as many; what is left over lengthens them.
     """
     runs = []
     for source, count in zip(sources, counts, strict=True):
-        number = max(count // length, 1) if count else 0
-        edges = [count * i // max(number, 1) for i in range(number + 1)]
+        number = max(count // length, min(count, 1))
+        edges = [count * i // number for i in range(number + 1)] if number else []
         runs += [Run(source, *edge) for edge in itertools.pairwise(edges)]
     return runs
 

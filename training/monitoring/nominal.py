@@ -260,6 +260,7 @@ def _medians(
     assert samples.soft is not None
     rows = _rows(samples, drive)
     stamps = samples.stamp_ns[rows] * 1e-9
+    seen = np.array([tap_scores(_score(samples, row, taps)) for row in rows.tolist()])
     medians = np.full(len(harm.sizes), np.nan)
     for i, size in enumerate(harm.sizes):
         found, last = [], -math.inf
@@ -272,10 +273,8 @@ def _medians(
             if min(len(own), 1 + own[-1] - own[0]) < size - 0.5 or np.diff(own).max(initial=0) > 2:
                 continue
             last = stamps[end]
-            chosen = rows[begin : end + 1]
-            seen = [tap_scores(_score(samples, int(row), taps)) for row in chosen]
-            counts = samples.soft[chosen].mean(axis=0, dtype=np.float64)
-            window = Window(counts, np.mean(seen, axis=0), float(size))
+            counts = samples.soft[rows[begin : end + 1]].mean(axis=0, dtype=np.float64)
+            window = Window(counts, seen[begin : end + 1].mean(axis=0), float(size))
             found.append(harm.outlook(window)[0])
         if found:
             medians[i] = np.median(found)

@@ -44,6 +44,7 @@ from benchmarks.shift_detectors import (
 from benchmarks.shift_events import Event, Streams
 from benchmarks.shift_evidence import Described, describe_pieces, measurements_digest
 from benchmarks.shift_knowledge import (
+    CARD,
     KNOWLEDGE,
     Ladder,
     describe_ladder,
@@ -60,6 +61,7 @@ from benchmarks.shift_report import (
     FrameScores,
     drive_rows,
     kind_rows,
+    left_out_rows,
     markdown,
     quality_rows,
     separation_rows,
@@ -198,6 +200,8 @@ class Benchmark:
         rows = [
             row for outcome in outcomes for row in stream_rows(self.size, self.events, outcome)
         ]
+        card = json.loads((self.fitted / CARD).read_text())
+        rows += left_out_rows(self.size, outcomes[0], card)
         rows += true_drop_rows(self.streams, outcomes[0])
         scores = FrameScores(self.knowledge, self.streams)
         rows += drive_rows(scores)
@@ -274,7 +278,8 @@ def main(
         bundle: Its network is measured; finetuned on simdg's training towns (simdg small). What
             its monitor knows is not used: one is fitted on the benchmark's own drives.
         size: tiny (shows only that everything runs), small (that it works), day and full (for
-            figures: a day of clear driving to test on, 8 and 24 hours to calibrate on).
+            figures: a day of clear driving that nothing was fitted on, 24 hours to test on and 24
+            to calibrate on, or 16 and 8 whose drives judge each other) and hours (a part of day).
         stage: The last stage that is run.
         out: Folder; streams are kept there and serve every network.
         interval_h: Hours between two false alarms that the monitor is fitted for.

@@ -41,7 +41,6 @@ from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError
 from clcp_ros.monitor.harm import tap_scores
 from clcp_ros.monitor.knowledge import Knowledge
-from clcp_ros.monitor.reference import Direction
 from training.cli import atomic_path
 from training.monitoring.corruptions import FAMILIES, degrade
 from training.monitoring.domain import Domain, Source
@@ -130,8 +129,6 @@ def _sight(item: Item) -> Sight:
 
 
 def _taps(knowledge: Knowledge, frames: Described) -> np.ndarray:
-    if not reads_taps(knowledge):
-        return np.zeros((len(frames), 3))
     return np.array([tap_scores(score) for score in scores_of(knowledge, frames)])
 
 
@@ -313,28 +310,14 @@ def clip_sources(root: Path, size: Size) -> tuple[Source, ...]:
     )
 
 
-def reads_taps(knowledge: Knowledge) -> bool:
-    """Whether the map to the mIoU reads the reference's scores, as the fit decides it.
-
-    A reference that looks where corruptions lie has seen the family that is to be left out.
-
-    Args:
-        knowledge: Of the monitor.
-    """
-    return not any(isinstance(m, Direction) for m in knowledge.novelty.low.measures)
-
-
-def fit_ladder(
-    frames: HarmFrames, temperature: float, without: Sequence[str], taps: bool
-) -> HarmFit:
+def fit_ladder(frames: HarmFrames, temperature: float, without: Sequence[str]) -> HarmFit:
     """Fit the expected mIoU.
 
     Args:
         frames: Clear and degraded.
         temperature: That they were described with.
         without: Families that are left out.
-        taps: Whether the map reads the reference's scores, see `reads_taps`.
     """
     clear = frames.tag == CLEAR
     left = ~clear & ~np.isin(frames.family, without)
-    return fit_frames(frames.take(clear), frames.take(left), temperature, taps=taps)
+    return fit_frames(frames.take(clear), frames.take(left), temperature)

@@ -252,15 +252,16 @@ SIZES = {
             ramp_s=300, places=30, clips=(12, 6), ladder_severities=(1, 3, 5), scans=(16, 16),
         ),
         Size(
-            'day', drives=((6, 300), (16, 1800), (48, 1800)), repeats=3, switch_s=60, ramps=4,
+            'day', drives=((6, 300), (16, 1800), (32, 1800)), repeats=3, switch_s=60, ramps=4,
             ramp_s=300, places=30, clips=(16, 8), scans=(32, 32),
         ),
         Size('full'),
     )
 }  # fmt: skip
 """`tiny` shows only that everything runs, `small` that it works; `full` is for figures, `day` for
-figures whose thresholds rest on fewer hours. `hours` drives the beginnings of some of the drives
-of `day`: for work on the monitor."""
+figures in half of the time: eight hours to calibrate on, each drive of which is judged by the
+others, too, and sixteen to test on. `hours` drives the beginnings of some of the drives of `day`:
+for work on the monitor."""
 
 
 def stops(size: Size) -> tuple[Stop, ...]:

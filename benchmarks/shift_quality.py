@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.shift_events import Event, Streams
 from benchmarks.shift_evidence import BINS, Described, scores_of
-from benchmarks.shift_knowledge import Ladder, fit_ladder, reads_taps
+from benchmarks.shift_knowledge import Ladder, fit_ladder
 from benchmarks.shift_metrics import Errors, errors, runs
 from benchmarks.shift_plan import COMBINED, MIDDLE, PLACE
 from benchmarks.shift_streams import CLEAR
@@ -153,7 +153,7 @@ def estimates(
     for family in sorted({tag.partition(':')[0] for f in test.frames for tag in set(f.case)}):
         if family == CLEAR:
             continue
-        without = fit_ladder(fitted, temperature, (family,), reads_taps(knowledge)).reference
+        without = fit_ladder(fitted, temperature, (family,)).reference
         maps = {OURS: knowledge.harm, OURS_WITHOUT: without}
         for frames in test.frames:
             own = np.array([tag.partition(':')[0] == family for tag in frames.case])

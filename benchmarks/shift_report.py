@@ -7,8 +7,9 @@ from __future__ import annotations
 import csv
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,6 +146,7 @@ def stream_rows(size: Size, events: Sequence[Event], outcome: Outcome) -> Iterat
     yield Row('false alarms', name, 'per 8 h', alarms.per_8h, alarms.alarms, goal)
     yield Row('false alarms', name, 'per 8 h, 95 % bound', alarms.bound_8h, alarms.alarms, goal)
     yield Row('false alarms', name, 'drives with one', alarms.by_drive, len(verdicts))
+    yield Row('false alarms', name, 'hours', alarms.hours)
     if name == MONITOR:
         active = float(np.mean([v.active for v in verdicts])) if verdicts else math.nan
         yield Row('false alarms', name, 'share of the time in alarm', active)
@@ -156,6 +158,31 @@ def stream_rows(size: Size, events: Sequence[Event], outcome: Outcome) -> Iterat
             ]  # fmt: skip
             kind = 'ramps' if ramps else 'switches'
             yield from _delay_rows(kind, group, text, own, outcome, ours and not ramps)
+
+
+def left_out_rows(size: Size, outcome: Outcome, card: Mapping[str, Any]) -> Iterator[Row]:
+    """False alarms on the calibration drives, and on all drives that nothing was fitted on.
+
+    Each calibration drive was judged with thresholds from the others.
+
+    Args:
+        size: The size.
+        outcome: Of the monitor.
+        card: Of the fit.
+    """
+    whole = card['false_alarms']['whole_monitor']
+    tested = sum(len(v.alarms) for v in outcome.nominal.values())
+    for what, alarms in (
+        ('calibration drives left out', FalseAlarms(whole['alarms'], whole['hours'])),
+        (
+            'test drives and calibration drives left out',
+            FalseAlarms(whole['alarms'] + tested, whole['hours'] + size.nominal_hours),
+        ),
+    ):
+        name = f'{outcome.detector}, {what}'
+        yield Row('false alarms', name, 'per 8 h', alarms.per_8h, alarms.alarms)
+        yield Row('false alarms', name, 'per 8 h, 95 % bound', alarms.bound_8h, alarms.alarms)
+        yield Row('false alarms', name, 'hours', alarms.hours)
 
 
 def true_drop_rows(streams: Streams, outcome: Outcome) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from benchmarks.shift_quality import SOFT, Estimate, Source
 from benchmarks.shift_report import (
     MONITOR,
     delay_of,
+    left_out_rows,
     markdown,
     quality_rows,
     stream_rows,
@@ -72,6 +73,13 @@ def test_rows_of_a_detector() -> None:
     rate = rows['false alarms', MONITOR, 'per 8 h']
     assert rate.value == pytest.approx(8 * 2 / SIZE.nominal_hours)
     assert rows['false alarms', MONITOR, 'drives with one'].value == 1
+    assert rows['false alarms', MONITOR, 'hours'].value == SIZE.nominal_hours
+    card = {'false_alarms': {'whole_monitor': {'alarms': 3, 'hours': 12.0}}}
+    left_out = {(r.what, r.quantity): r.value for r in left_out_rows(SIZE, outcome, card)}
+    assert left_out[f'{MONITOR}, calibration drives left out', 'per 8 h'] == 2.0
+    both = f'{MONITOR}, test drives and calibration drives left out'
+    assert left_out[both, 'hours'] == 12 + SIZE.nominal_hours
+    assert left_out[both, 'per 8 h'] == pytest.approx(8 * 5 / (12 + SIZE.nominal_hours))
     harmful = f'{MONITOR}, drop of 0.10 or more'
     # The third was alarming before, so two are left: one after four seconds, one missed.
     median = rows['delay, switches', harmful, 'delay median, s']

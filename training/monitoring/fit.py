@@ -131,11 +131,10 @@ def fit_knowledge(
     left_out = replace(fit, drive=thirds(fit.drive)) if domain.thirds else fit
     novelty = _novelty(left_out, calibration, labelled, degraded)
     missing: list[str] = []
-    # Frames that novelty was fitted on look more ordinary, and corruptions that it has seen more
-    # novel, than any new street and weather will.
-    judged = bool(novelty.figures.get('direction')) or (
-        labelled is not None and bool(set(labelled.drives) & set(fit.drives))
-    )
+    # Frames that novelty was fitted on look more ordinary than any new street will. That it has
+    # seen the corruptions is no harm: of its scores the map reads that of the last features, and
+    # only the image statistics look where corruptions lie.
+    judged = labelled is not None and bool(set(labelled.drives) & set(fit.drives))
     nominal, scores = _unseen(novelty, fit, calibration, labelled, degraded)
     ladder = _ladder(nominal, scores, labelled, degraded)
     harm = _harm(labelled, degraded, None if judged else novelty.reference, missing)

@@ -38,7 +38,8 @@ _EVERY_S = 5.0  # a window of each size so often
 _LEAST = 0.02  # drops that are looked at
 _APART_S = 60.0  # what comes sooner after the last is the same
 _FEWEST = 10  # peaks that tell a slope
-_ASSUMED_SLOPE = 0.02  # by which peaks fall to an e-th, where there are too few to tell
+# By which peaks fall to an e-th, where there are too few to tell; so in a day of simulated drives.
+_ASSUMED_SLOPE = 0.03
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,8 @@ def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, flo
     """Drop that is reached so often in an hour, and what an e-fold of that changes.
 
     The higher half of the peaks, twenty at most, is taken to fall exponentially, with the slope of
-    their median; without enough of them it is assumed. What these drives show more often than that
-    warns in no case.
+    their median; without enough of them it is assumed. Chance has them more often by a standard
+    deviation. What these drives show more often than asked warns in no case.
     """
     ordered = np.sort(peaks)[::-1]
     if not ordered.size:
@@ -232,7 +233,7 @@ def _threshold(peaks: np.ndarray, hours: float, rate: float) -> tuple[float, flo
     start, slope = float(ordered[number - 1]), _ASSUMED_SLOPE
     if number >= _FEWEST:
         slope = max((float(np.median(ordered[:number])) - start) / math.log(2), slope / 4)
-    drop = start + slope * math.log(number / hours / rate)
+    drop = start + slope * math.log((number + math.sqrt(number)) / hours / rate)
     more = int(hours * rate)  # that many may be higher
     return max(drop, float(ordered[more]) if more < ordered.size else 0.0), slope
 

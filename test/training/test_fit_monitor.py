@@ -16,6 +16,7 @@ import pytest
 from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError, ClcpError, LabelError, ModelError, RecordingError
 from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.harm import FEATURES
 from clcp_ros.monitor.knowledge import MOST_BYTES, Knowledge
 from training.export import export
 from training.fit_monitor import fit_monitor
@@ -118,6 +119,27 @@ def test_bags_calibrate_what_training_frames_taught(
     assert card['data']['calibration']['drives'] == ['both', 'd-clear']
     assert card['data']['fit']['drives'] == ['x-clear']
     assert card['data']['scale_and_thresholds'] == 'calibrated on 2 recorded drives'
+
+
+def test_the_expected_miou_reads_the_novelty_of_drives_that_are_new_to_it(
+    plain_bundle: Path, toy_cityscapes: Path, tmp_path: Path
+) -> None:
+    cities = {'train/a-clear': 'train/x-clear', 'train/b-clear': 'val/y-clear',
+              'val/d-clear': 'val/z-clear'}  # fmt: skip
+    for folder in ('leftImg8bit', 'gtFine'):
+        for there, here in cities.items():
+            shutil.copytree(toy_cityscapes / folder / there, tmp_path / 'data' / folder / here)
+    out = fit_monitor(
+        plain_bundle, tmp_path / 'data', corruptions='fog,night,noise,dirt', out=tmp_path / 'b'
+    )
+    card, harm = read_card(load_bundle(out)), knowledge_of(out).harm
+    assert card['data']['labelled']['drives'] == ['y-clear', 'z-clear']
+    # The image statistics know the corruptions; the last features, which the map reads, do not.
+    assert card['novelty']['direction']
+    assert harm is not None
+    deep = FEATURES.index('deep')
+    assert harm.highest[deep] > harm.lowest[deep]
+    assert not any('distance from the training domain' in text for text in card['not_fitted'])
 
 
 def test_the_card_counts_what_the_whole_monitor_says(

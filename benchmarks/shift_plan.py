@@ -253,7 +253,8 @@ SIZES = {
         ),
         Size(
             'day', drives=((6, 300), (16, 1800), (32, 1800)), repeats=3, switch_s=60, ramps=4,
-            ramp_s=300, places=30, clips=(16, 8), scans=(32, 32),
+            ramp_s=300, places=30, clips=(16, 8), draws=1, ladder_severities=(1, 3, 5),
+            scans=(32, 32),
         ),
         Size('full'),
     )

@@ -24,6 +24,7 @@ from clcp_ros.errors import BundleError
 from clcp_ros.monitor.alignment import AlignmentReference
 from clcp_ros.monitor.arrays import part
 from clcp_ros.monitor.attribution import KindReference
+from clcp_ros.monitor.close import CloseReference
 from clcp_ros.monitor.faults import TILES
 from clcp_ros.monitor.harm import HarmReference
 from clcp_ros.monitor.reference import ShiftReference
@@ -40,7 +41,7 @@ _DAMAGED = (
     OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, EOFError,
     RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
-_Part = TypeVar('_Part', HarmReference, KindReference, AlignmentReference)
+_Part = TypeVar('_Part', HarmReference, KindReference, AlignmentReference, CloseReference)
 # Of the facts.
 _MAY_MISS = ('supported_h', 'static', 'preprocessing_sha256', 'nominal_drop', 'slope_drop')
 _LEAST_H, _LEAST_C = 1.0, 2.0  # thresholds for a short interval do not sink into the noise
@@ -137,6 +138,8 @@ class Knowledge:
         harm: How logits tell the expected mIoU.
         kinds: What the kinds of degradation look like.
         alignment: How well image and lidar agree on nominal drives.
+        close: Which classes can fill the view; seconds of that were passed over when the
+            thresholds were found, and are by the monitor.
         facts: What the thresholds were made of.
     """
 
@@ -145,6 +148,7 @@ class Knowledge:
     harm: HarmReference | None = None
     kinds: KindReference | None = None
     alignment: AlignmentReference | None = None
+    close: CloseReference | None = None
     facts: Facts = field(default_factory=Facts)
 
     def sequential_for(self, interval_h: float = 0.0, cameras: int = 1) -> SequentialReference:
@@ -292,6 +296,7 @@ class Knowledge:
                 harm=_optional(HarmReference, part(arrays, 'harm')),
                 kinds=_optional(KindReference, part(arrays, 'kinds')),
                 alignment=_optional(AlignmentReference, part(arrays, 'alignment')),
+                close=_optional(CloseReference, part(arrays, 'close')),
             )
         except _DAMAGED as error:
             raise BundleError(
@@ -321,6 +326,7 @@ class Knowledge:
             'harm': None if harm is None else len(harm.expected),
             'alignment': None if alignment is None else alignment.classes,
             'novelty': None if scene is None else len(scene.weights),
+            'close': None if knowledge.close is None else len(knowledge.close.vehicles),
         }
         for name, count in counts.items():
             if count not in (None, len(bundle.classes)):

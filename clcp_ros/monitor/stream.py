@@ -21,6 +21,7 @@ from clcp_ros.inference import Prediction
 from clcp_ros.monitor.alignment import AlignmentState, AlignmentWindow, ScanView
 from clcp_ros.monitor.alignment_feed import AlignmentFeed
 from clcp_ros.monitor.attribution import NONE, Kind, KindWindow
+from clcp_ros.monitor.close import CloseVehicle
 from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
@@ -94,6 +95,8 @@ class ShiftMonitor:
             self._harm.reset()
         if self._kinds is not None:
             self._kinds.reset()
+        if self._close is not None:
+            self._close.reset()
         if self._feed is not None and self._alignment is not None:
             self._feed.reset()
             self._alignment.reset()
@@ -121,6 +124,10 @@ class ShiftMonitor:
 
     # Settings ------------------------------------------------------------------------------------
 
+    @property
+    def _filled(self) -> bool:
+        return self._close is not None and self._close.fills
+
     def _apply_config(self) -> None:
         config, knowledge = self.config, self.knowledge
         self._applied = config
@@ -139,6 +146,9 @@ class ShiftMonitor:
         self._kinds: KindWindow | None = None
         if knowledge.kinds is not None:
             self._kinds = KindWindow(knowledge.kinds, max_gap_s=config.max_gap_s)
+        self._close: CloseVehicle | None = None
+        if knowledge.close is not None:
+            self._close = CloseVehicle(knowledge.close)
         self._feed: AlignmentFeed | None = None
         self._alignment: AlignmentWindow | None = None
         if knowledge.alignment is not None:
@@ -344,6 +354,10 @@ class ShiftMonitor:
 
     def _take(self, stamp_ns: int, evidence: Evidence) -> None:
         config, score = self.config, evidence.score
+        if self._close is not None:
+            predicted = evidence.confusion[:, : len(self._close.reference.vehicles)].sum(axis=0)
+            if self._close.update(stamp_ns, predicted, score.novelty):
+                return
         before, state = self._sequence, self._sequential.update(stamp_ns, score.novelty)
         self._sequence, self._novelty = state, score.novelty
         self._forget_other_regime(stamp_ns, before, state)
@@ -464,7 +478,8 @@ class ShiftMonitor:
 
     def _harm_values(self) -> dict[str, Any]:
         harm = self.harm
-        if harm is None or self._blind:  # what was to be expected before says nothing now
+        # What was to be expected before says nothing now.
+        if harm is None or self._blind or self._filled:
             return {}
         return {
             'miou_est': harm.miou,
@@ -506,6 +521,8 @@ class ShiftMonitor:
         machine = self._machine
         signs = [name for name in ('novel', 'harmful', 'misaligned') if getattr(machine, name)]
         texts = [] if fault is None else [fault.text]
+        if self._filled:
+            texts.append('a vehicle fills the view')
         if not texts or (machine.level > Level.OK and not self._blind):
             cause = '' if self._aligned is None else self._aligned.cause
             texts.append(verdict_reason(state, self._novelty, signs, cause))

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from clcp_ros.errors import ClcpError, ModelError
 from clcp_ros.inference import Segmenter
+from clcp_ros.monitor.close import CloseReference
 from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.knowledge import Facts, Knowledge
 from clcp_ros.monitor.reference import ShiftReference
@@ -26,7 +27,13 @@ from training.monitoring.degraded import SEVERITIES, describe_degraded
 from training.monitoring.domain import Domain, drive_of, thirds
 from training.monitoring.harm import fit_harm, fit_temperature
 from training.monitoring.kinds import describe, fit_described, kind_figures
-from training.monitoring.nominal import SHARE, Nominal, nominal_drives, nominal_of
+from training.monitoring.nominal import (
+    SHARE,
+    Nominal,
+    judged_series,
+    nominal_drives,
+    nominal_of,
+)
 from training.monitoring.novelty import MIN_FRAMES, NoveltyFit, Series, fit_novelty, novelty_of
 from training.monitoring.reader import Reader
 from training.monitoring.run_length import RunLength, solve
@@ -138,7 +145,10 @@ def fit_knowledge(
     nominal, scores = _unseen(novelty, fit, calibration, labelled, degraded)
     ladder = _ladder(nominal, scores, labelled, degraded)
     harm = _harm(labelled, degraded, None if judged else novelty.reference, missing)
-    run = _thresholds(novelty, domain, options, ladder, harm[0] is not None)
+    held_out = left_out if calibration is None else calibration
+    close = CloseReference.of(segmenter.bundle.classes.names)
+    series = novelty.series if close is None else judged_series(novelty.series, held_out, close)
+    run = _thresholds(series, domain, options, ladder, harm[0] is not None)
     parts = {
         'harm': harm,
         'kinds': _kinds(clean, degraded, missing),
@@ -154,9 +164,9 @@ def fit_knowledge(
         novelty=novelty.reference,
         sequential=run.reference,
         facts=facts,
+        close=close,
         **{name: part for name, (part, _) in parts.items()},
     )
-    held_out = left_out if calibration is None else calibration
     taps = novelty.reference if knowledge.harm is not None and not judged else None
     knowledge, verdicts, usual = _with_nominal(
         knowledge, held_out, novelty, run, taps, options.false_alarm_interval_h
@@ -337,9 +347,9 @@ def _auroc(negatives: np.ndarray, positives: np.ndarray) -> float:
 
 
 def _thresholds(
-    novelty: NoveltyFit, domain: Domain, options: FitOptions, ladder: _Ladder, harm: bool
+    judged: Sequence[Series], domain: Domain, options: FitOptions, ladder: _Ladder, harm: bool
 ) -> RunLength:
-    series = [Series(drive_of(s.drive), s.stamp_ns, s.novelty) for s in novelty.series]
+    series = [Series(drive_of(s.drive), s.stamp_ns, s.novelty) for s in judged]
     # An indifference zone beyond what is to be found would find nothing.
     harmful = {} if ladder.harmful is None else {'harmful': max(ladder.harmful, 3.0)}
     run = solve(

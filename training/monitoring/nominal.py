@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from clcp_ros.monitor import Knowledge, MonitorConfig, ShiftMonitor, ShiftState
+from clcp_ros.monitor.close import CloseReference, CloseVehicle
 from clcp_ros.monitor.config import HARM_SAMPLES
 from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.harm import Harm, HarmReference, Window, tap_scores
@@ -102,6 +103,28 @@ class Nominal:
         )
 
 
+def judged_series(
+    series: Sequence[Series], samples: Samples, close: CloseReference
+) -> list[Series]:
+    """Series without the seconds that the monitor passes over, see `clcp_ros.monitor.close`.
+
+    Args:
+        series: Novelty of drives that were left out.
+        samples: Their frames.
+        close: Which classes can fill the view.
+    """
+    found = []
+    for one in series:
+        vehicle, scene = CloseVehicle(close), samples.scene[_rows(samples, one.drive)]
+        passed = [
+            vehicle.update(int(stamp_ns), predicted, float(novelty))
+            for stamp_ns, predicted, novelty in zip(one.stamp_ns, scene, one.novelty, strict=True)
+        ]
+        judged = ~np.array(passed, bool)
+        found.append(Series(one.drive, one.stamp_ns[judged], one.novelty[judged]))
+    return found
+
+
 def followed(
     series: Sequence[Series], thresholds: Mapping[str, SequentialReference]
 ) -> list[Series]:
@@ -130,7 +153,6 @@ def replay(
         The verdict and the expected mIoU of each frame that is scored.
     """
     monitor = ShiftMonitor(knowledge, config)
-    nothing = np.zeros((samples.scene.shape[1], samples.scene.shape[1] + 1))
     last_ns = None
     rows = _rows(samples, one.drive)
     for row, value in zip(rows.tolist(), one.novelty.tolist(), strict=True):
@@ -139,8 +161,11 @@ def replay(
             continue
         last_ns = stamp_ns
         score = replace(_score(samples, row, taps), novelty=value)
-        soft = nothing if samples.soft is None else samples.soft[row].astype(np.float64)
-        yield monitor.judge(stamp_ns, Evidence(samples.low[row], score, soft)), monitor.harm
+        soft = _predicted(samples, row) if samples.soft is None else samples.soft[row]
+        yield (
+            monitor.judge(stamp_ns, Evidence(samples.low[row], score, soft.astype(np.float64))),
+            monitor.harm,
+        )
 
 
 def nominal_drives(
@@ -286,6 +311,11 @@ def _rows(samples: Samples, drive: str) -> np.ndarray:
     """Rows of a drive in the order of time."""
     rows = np.flatnonzero(samples.drive == drive)
     return rows[np.argsort(samples.stamp_ns[rows], kind='stable')]
+
+
+def _predicted(samples: Samples, row: int) -> np.ndarray:
+    """(C, C + 1) as `Samples.soft`, of which only what is in view is known."""
+    return np.pad(np.diag(samples.scene[row]), ((0, 0), (0, 1)))
 
 
 def _score(samples: Samples, row: int, taps: ShiftReference | None) -> FrameScore:

@@ -46,8 +46,9 @@ _LONGEST_TAU_S = 30.0
 # A lorry in front at a red light is ten seconds of two standard deviations, and a few hours of
 # drives need not show one.
 _LEAST_H, _LEAST_C, _LEAST_K = 20.0, 3.0, 1.0
-# Of `c`: behind a lorry it looks odd for long, too, and that begins more gently.
-_LASTING_SHARE = 0.75
+# Of `c`, and at least, where `c` is higher: behind a lorry that does not yet fill the view it
+# looks odd for long, too, and that begins more gently.
+_LASTING_SHARE, _LEAST_LASTING = 0.75, 5.0
 _HARMFUL = 5.0  # novelty of a shift that costs 0.10 mIoU, where no ladder tells it
 _LIMITS = (NO_LIMIT, 2.0)
 _SOON_S = 4.0  # sooner is no better: what is abrupt the innovations find
@@ -326,7 +327,7 @@ def _candidate(
         _Tail.of(marks[:, 2], hours, rate, _LEAST_C),
     )
     h, c, c_lasting = (tail.threshold(rate) for tail in tails)
-    c_lasting = max(c_lasting, _LASTING_SHARE * c)
+    c_lasting = max(c_lasting, _LASTING_SHARE * c, min(_LEAST_LASTING, c))
     reference = replace(reference, h=h, c=c, c_lasting=c_lasting)
     rise = min(max(harmful - k, 1e-3), limit)
     return _Candidate(reference, tails, max(reference.h / rise, reference.onset_s))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError
+from clcp_ros.monitor.close import CloseReference
 from clcp_ros.monitor.knowledge import MOST_BYTES, Facts, Knowledge
 from clcp_ros.monitor.scene import SceneModel
 
@@ -61,6 +62,16 @@ def test_what_bundles_of_before_hold_besides_is_passed_over(known: Knowledge, fi
     again = Knowledge.load(old, 'sha')
     assert again.facts == known.facts
     assert again.novelty.arrays().keys() == known.novelty.arrays().keys()
+
+
+def test_bundles_of_before_know_of_no_vehicles(known: Knowledge, tmp_path: Path) -> None:
+    close = CloseReference(np.arange(5) == 1)
+    for written in (replace(known, close=close), replace(known, close=None)):
+        written.save(tmp_path / 'reference.npz')
+        read = Knowledge.load(tmp_path / 'reference.npz', known.facts.model_sha256)
+        assert (read.close is None) == (written.close is None)
+        if read.close is not None:
+            assert read.close.vehicles.tolist() == close.vehicles.tolist()
 
 
 def test_writing_twice_gives_the_same_bytes(known: Knowledge, file: Path, tmp_path: Path) -> None:

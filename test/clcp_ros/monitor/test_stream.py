@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from clcp_ros.frame import Frame
 from clcp_ros.monitor import (
     CameraFusion,
+    Evidence,
     Level,
     MonitorConfig,
     ShiftMonitor,
     image_statistics,
 )
+from clcp_ros.monitor.close import LONGEST_S, CloseReference
 from clcp_ros.monitor.faults import Fault
 from clcp_ros.monitor.heatmap import heat_map
 from training.monitoring.kinds import fit_kinds
@@ -28,6 +30,7 @@ from training.monitoring.samples import Samples
 SECOND = 1_000_000_000
 STEP_NS = SECOND // 2
 CLASSES = ('road', 'car', 'sky')
+SOURCE_IOU = 0.8
 
 
 # What the level says -----------------------------------------------------------------------------
@@ -70,6 +73,38 @@ def test_harm_without_novelty_is_told_too(kit: Any) -> None:
     assert states[-1].level == Level.WARN
     states = kit.play(kit.monitor(), [kit.evidence(0.0, 0.4)] * 60)
     assert states[-1].level == Level.ERROR
+
+
+def lorry(kit: Any, share: float = 0.9, novelty: float = 9.0) -> Evidence:
+    confusion = np.diag([(1 - share) / 2, share, (1 - share) / 2])
+    scored = kit.evidence(novelty)
+    return replace(scored, confusion=np.hstack([confusion, np.zeros((3, 1))]))
+
+
+def test_a_vehicle_that_came_near_is_no_alarm(kit: Any) -> None:
+    queue = [*kit.good(30), *[lorry(kit)] * 30, *kit.good(30)]
+    states = kit.play(kit.monitor(close=CloseReference.of(CLASSES)), queue)
+    assert set(kit.levels(states)[5:]) == {Level.OK}
+    behind = states[40]
+    assert behind.reason == 'a vehicle fills the view'
+    assert math.isnan(behind.miou_est)
+    assert behind.score is not None
+    assert states[-1].miou_est == pytest.approx(SOURCE_IOU, abs=0.02)
+    # Whoever does not know of vehicles takes it for a shift.
+    assert Level.WARN in kit.levels(kit.play(kit.monitor(), queue))
+
+
+def test_what_fills_the_view_for_long_is_judged(kit: Any) -> None:
+    monitor = kit.monitor(close=CloseReference.of(CLASSES))
+    states = kit.play(monitor, [*kit.good(30), *[lorry(kit)] * 90])
+    first = kit.levels(states).index(Level.WARN)
+    assert LONGEST_S <= (first - 30) * STEP_NS / SECOND <= LONGEST_S + 5
+
+
+def test_a_cover_that_looks_like_a_vehicle_is_an_alarm_at_once(kit: Any) -> None:
+    monitor = kit.monitor(close=CloseReference.of(CLASSES))
+    states = kit.play(monitor, [*[lorry(kit, 0.05, 0.0)] * 30, *[lorry(kit)] * 10])
+    assert states[-1].level == Level.WARN
 
 
 def test_without_an_estimate_of_harm_its_fields_are_unknown(kit: Any) -> None:

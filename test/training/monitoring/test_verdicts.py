@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clcp_ros.monitor import Knowledge
+from clcp_ros.monitor.close import CloseReference
 from clcp_ros.monitor.harm import FEATURES, HarmReference
 from clcp_ros.monitor.reference import Gaussian, ShiftReference, TapReference
 from clcp_ros.monitor.sequential import SequentialReference
@@ -17,6 +18,7 @@ from training.monitoring.drives import PERIOD_S
 from training.monitoring.nominal import (
     NominalDrive,
     driven_h,
+    judged_series,
     nominal_drives,
     nominal_of,
 )
@@ -139,6 +141,24 @@ def looked_at(
     whole = np.full(len(stamps), 20.0)
     # All of it has lasted, and is sure.
     return NominalDrive(name, driven_h(stamps), np.full(2, miou), stamps, whole, drop, drop, drop)
+
+
+def test_seconds_behind_a_lorry_are_no_part_of_what_thresholds_rest_on() -> None:
+    stamps = np.arange(8) * 1_000_000_000
+    share = np.array([0.0, 0.2, 0.5, 0.9, 0.9, 0.6, 0.1, 0.0])
+    novelty = np.array([0.0, 1.0, 5.0, 9.0, 9.0, 7.0, 0.5, 0.0])
+    close = CloseReference.of(['road', 'truck'])
+    assert close is not None
+    none = np.zeros((8, 1))
+    # Frames of a drive need not come in the order of time.
+    order = np.arange(8)[::-1]
+    samples = Samples(
+        np.full(8, 'a'), stamps[order], np.full(8, 'clear'), none, none, none,
+        np.stack([1 - share, share], axis=1)[order],
+    )  # fmt: skip
+    (left,) = judged_series([Series('a', stamps, novelty)], samples, close)
+    assert left.novelty.tolist() == [0.0, 1.0, 0.5, 0.0]
+    assert left.stamp_ns.tolist() == stamps[[0, 1, 6, 7]].tolist()
 
 
 def test_a_drop_is_one_against_nominal_drives(knowledge: Knowledge) -> None:

@@ -206,13 +206,13 @@ class SequentialTest:
                 # Two of three samples are above: the one before this is likely the first.
                 self._above_since = self._samples[-2][0]
             self._sudden = max(self._sudden, innovation)
-            lasted_s = (stamp_ns - self._above_since) * 1e-9
-            late = lasted_s > reference.lasting_s and self._sudden > reference.c_lasting
+            lasted_ns = stamp_ns - self._above_since
+            lasts = lasted_ns > reference.lasting_s * 1e9
+            late = lasts and self._sudden > reference.c_lasting
             if innovation > reference.c or late:
                 self._statistic = max(self._statistic, h)
-            lasted = stamp_ns - self._above_since > reference.onset_s * 1e9
             # The median is a sample late: what is over already raises no alarm.
-            if self._statistic >= h and lasted and latest > k:
+            if self._statistic >= h and lasted_ns > reference.onset_s * 1e9 and latest > k:
                 self._alarm = True
         if self._statistic < h / 4:
             self._alarm = False

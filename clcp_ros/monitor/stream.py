@@ -122,11 +122,11 @@ class ShiftMonitor:
         """The expected mIoU of the last seconds; None while there is none."""
         return None if self._harm is None else self._harm.harm
 
-    # Settings ------------------------------------------------------------------------------------
-
     @property
     def _filled(self) -> bool:
         return self._close is not None and self._close.fills
+
+    # Settings ------------------------------------------------------------------------------------
 
     def _apply_config(self) -> None:
         config, knowledge = self.config, self.knowledge

@@ -172,7 +172,7 @@ def _bag(drive: str, path: Path, conditions: Sequence[str], image_topic: str | N
                 if frame.repeat:
                     repeated += 1
                     continue
-                if not _due(frame.stamp_ns, last_ns):
+                if not due(frame.stamp_ns, last_ns):
                     continue
                 if frame.condition and conditions and frame.condition not in conditions:
                     continue
@@ -225,7 +225,7 @@ def pair_sources(folder: Path, conditions: Sequence[str] = ()) -> tuple[Source, 
                 condition and conditions and condition not in conditions
             ):
                 continue
-            if _due(entry['camera_stamp_ns'], last_ns):
+            if due(entry['camera_stamp_ns'], last_ns):
                 last_ns = entry['camera_stamp_ns']
                 rows.append(row)
         if rows:
@@ -266,7 +266,7 @@ def drive_of(name: str) -> str:
     return name.rpartition(', third ')[0] or name
 
 
-def _due(stamp_ns: int, last_ns: int | None) -> bool:
+def due(stamp_ns: int, last_ns: int | None) -> bool:
     """As the monitor takes frames in; a stamp that goes back starts anew."""
     return last_ns is None or not 0 <= stamp_ns - last_ns < (1 - _EARLY) * PERIOD_S * 1e9
 

@@ -141,10 +141,10 @@ def fit_knowledge(
     # Frames that novelty was fitted on look more ordinary than any new street will. That it has
     # seen the corruptions is no harm: of its scores the map reads that of the last features, and
     # only the image statistics look where corruptions lie.
-    judged = labelled is not None and bool(set(labelled.drives) & set(fit.drives))
+    familiar = labelled is not None and bool(set(labelled.drives) & set(fit.drives))
     nominal, scores = _unseen(novelty, fit, calibration, labelled, degraded)
     ladder = _ladder(nominal, scores, labelled, degraded)
-    harm = _harm(labelled, degraded, None if judged else novelty.reference, missing)
+    harm = _harm(labelled, degraded, None if familiar else novelty.reference, missing)
     held_out = left_out if calibration is None else calibration
     close = CloseReference.of(segmenter.bundle.classes.names)
     series = novelty.series if close is None else judged_series(novelty.series, held_out, close)
@@ -167,7 +167,7 @@ def fit_knowledge(
         close=close,
         **{name: part for name, (part, _) in parts.items()},
     )
-    taps = novelty.reference if knowledge.harm is not None and not judged else None
+    taps = novelty.reference if knowledge.harm is not None and not familiar else None
     knowledge, verdicts, usual = _with_nominal(
         knowledge, held_out, novelty, run, taps, options.false_alarm_interval_h
     )

@@ -25,7 +25,7 @@ from clcp_ros.monitor.harm import Harm, HarmReference, Window, tap_scores
 from clcp_ros.monitor.levels import WARN_LEAVE
 from clcp_ros.monitor.reference import FrameScore, ShiftReference
 from clcp_ros.monitor.sequential import SequentialReference
-from training.monitoring.domain import drive_of
+from training.monitoring.domain import drive_of, due
 from training.monitoring.drives import PERIOD_S, drives_of
 from training.monitoring.novelty import Series
 from training.monitoring.samples import Samples
@@ -33,7 +33,6 @@ from training.monitoring.samples import Samples
 SHARE = 1 / 3
 """Of the false alarms, those that warnings by the expected mIoU may give."""
 
-_EARLY = 0.1  # share of the period by which a frame may come early, as in the monitor
 _GAP_S = MonitorConfig().max_gap_s
 _EVERY_S = 5.0  # a window of each size so often
 _LEAST = 0.02  # drops that are looked at
@@ -157,15 +156,13 @@ def replay(
     rows = _rows(samples, one.drive)
     for row, value in zip(rows.tolist(), one.novelty.tolist(), strict=True):
         stamp_ns = int(samples.stamp_ns[row])
-        if last_ns is not None and stamp_ns - last_ns < (1 - _EARLY) * PERIOD_S * 1e9:
+        if not due(stamp_ns, last_ns):
             continue
         last_ns = stamp_ns
         score = replace(_score(samples, row, taps), novelty=value)
         soft = _predicted(samples, row) if samples.soft is None else samples.soft[row]
-        yield (
-            monitor.judge(stamp_ns, Evidence(samples.low[row], score, soft.astype(np.float64))),
-            monitor.harm,
-        )
+        evidence = Evidence(samples.low[row], score, soft.astype(np.float64))
+        yield monitor.judge(stamp_ns, evidence), monitor.harm
 
 
 def nominal_drives(

@@ -90,7 +90,12 @@ def evidence_of(knowledge: Knowledge, described: Described) -> list[Evidence]:
     """What `ShiftMonitor.observe` gives for these frames."""
     scores = scores_of(knowledge, described)
     return [
-        Evidence(described.low[i], score, described.soft[i].astype(np.float64), None)
+        Evidence(
+            described.low[i],
+            score,
+            described.soft[i].astype(np.float64),
+            features=described.features(i),
+        )
         for i, score in enumerate(scores)
     ]
 

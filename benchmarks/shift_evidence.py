@@ -98,6 +98,10 @@ class Described(Columns):
     histogram: np.ndarray
     fault: np.ndarray
 
+    def features(self, row: int) -> dict[str, np.ndarray]:
+        """`early` (D1,) and `deep` (D2,) of a frame, as a `Prediction` holds them."""
+        return {'early': self.early[row], 'deep': self.deep[row]}
+
     def samples(self, drive: str) -> Samples:
         """As the fits take them; tags are the cases."""
         return Samples(
@@ -253,10 +257,6 @@ def described_drive(folder: Path, drive: Drive) -> Described:
 def scores_of(knowledge: Knowledge, described: Described) -> list[FrameScore]:
     """The scores of a monitor's reference; cheap."""
     return [
-        knowledge.novelty.score(
-            described.low[i],
-            {'early': described.early[i], 'deep': described.deep[i]},
-            described.scene[i],
-        )
+        knowledge.novelty.score(described.low[i], described.features(i), described.scene[i])
         for i in range(len(described))
     ]

@@ -260,7 +260,8 @@ def _said(frames: Described, kinds: KindReference, novel: bool) -> Iterator[str]
     """The kind after every five frames."""
     window = KindWindow(kinds)
     for i in range(len(frames)):
-        kind = window.update(int(frames.stamp_ns[i]), frames.low[i], novel)
+        values = kinds.values(frames.low[i], frames.features(i))
+        kind = window.update(int(frames.stamp_ns[i]), values, novel)
         if i % 5 == 4:
             yield kind.name
             window.reset()

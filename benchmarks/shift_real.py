@@ -91,7 +91,8 @@ def _quality(
 def _kinds(kinds: KindReference, described: Described) -> list[str]:
     window, found = KindWindow(kinds), []
     for i in range(len(described)):
-        kind = window.update(int(described.stamp_ns[i]), described.low[i], novel=True)
+        values = kinds.values(described.low[i], described.features(i))
+        kind = window.update(int(described.stamp_ns[i]), values, novel=True)
         if i % 5 == 4:
             found.append(kind.name)
             window.reset()

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of degradation is it? Signatures of image statistics, and the courage to say other.
+"""What kind of degradation is it? Signatures of kinds, and the courage to say other.
 
-Statistics are standardised on the training domain, so that a signature is what a kind does to a
-nominal frame of this camera. A multinomial logistic regression tells the kinds apart. It knows
-only what it was shown: a frame that is far from everything shown, or that no kind fits well, is of
-another kind.
+Image statistics and the network's features are standardised on the training domain, so that a
+signature is what a kind does to a nominal frame of this camera. A multinomial logistic regression
+tells the kinds apart. It knows only what it was shown: a frame whose statistics are far from
+everything shown, or that no kind fits well, is of another kind.
 """
 
 from __future__ import annotations
@@ -56,12 +56,15 @@ class Kind:
 
 @dataclass(frozen=True)
 class KindReference:
-    """What nominal frames and each kind look like; S statistics, D = 2 S, P prototypes.
+    """What nominal frames and each kind look like; S statistics, V values, P prototypes.
+
+    A frame's values are its statistics and, behind them, the network's features. A reference of
+    before knows statistics alone.
 
     Attributes:
-        location: (S,) median of the nominal frames.
-        scale: (S,) their robust standard deviation, floored.
-        weights: (11, D) of the logistic regression, a row for each of `CLASSES`.
+        location: (V,) median of the nominal frames.
+        scale: (V,) their robust standard deviation, floored.
+        weights: (11, 2 V) of the logistic regression, a row for each of `CLASSES`.
         bias: (11,) of the same.
         prototypes: (P, R) where known families and severities lie, whitened.
         radius: (P,) how far their frames lie from there.
@@ -80,16 +83,30 @@ class KindReference:
     limit: np.ndarray
     least: np.ndarray
 
-    def z(self, statistics: np.ndarray) -> np.ndarray:
-        """(..., S) statistics in standard deviations of nominal frames, within 30."""
-        z = (np.asarray(statistics, np.float64) - self.location) / self.scale
+    def values(self, statistics: np.ndarray, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What tells the kind of a frame.
+
+        Args:
+            statistics: (S,) from `image_statistics`.
+            features: `early` (D1,) and `deep` (D2,) from the model.
+
+        Returns:
+            (V,), or what is not of this length where the features are another model's.
+        """
+        if len(self.location) == len(STATISTICS):
+            return statistics
+        return np.concatenate([statistics, features['early'], features['deep']])
+
+    def z(self, values: np.ndarray) -> np.ndarray:
+        """(..., V) values in standard deviations of nominal frames, within 30."""
+        z = (np.asarray(values, np.float64) - self.location) / self.scale
         return np.asarray(np.clip(z, -_CLIP, _CLIP))
 
     def probabilities(self, z: np.ndarray, novel: bool = False) -> np.ndarray:
         """How likely each of `CLASSES` is.
 
         Args:
-            z: (..., S) from `z`.
+            z: (..., V) from `z`.
             novel: It is known that the frame is out of domain.
 
         Returns:
@@ -107,11 +124,11 @@ class KindReference:
         return np.asarray(share)
 
     def distance(self, z: np.ndarray) -> np.ndarray:
-        """(...) radii between (..., S) and the nearest family and severity that was shown."""
+        """(...) radii between (..., V) and the nearest family and severity that was shown."""
         return self._distance(np.arcsinh(z))
 
     def _distance(self, squashed: np.ndarray) -> np.ndarray:
-        here = squashed @ self.whitening.T
+        here = squashed[..., : len(STATISTICS)] @ self.whitening.T
         squared = (
             (here**2).sum(axis=-1)[..., None]
             - 2 * here @ self.prototypes.T
@@ -119,17 +136,17 @@ class KindReference:
         )
         return np.asarray(np.sqrt(np.maximum(squared / self.radius**2, 0).min(axis=-1)))
 
-    def classify(self, statistics: np.ndarray, novel: bool = False) -> Kind:
+    def classify(self, values: np.ndarray, novel: bool = False) -> Kind:
         """Name the kind of one frame.
 
         Args:
-            statistics: (S,) from `image_statistics`.
+            values: (V,) from `values`.
             novel: It is known that the frame is out of domain, so that it must be of some kind.
 
         Raises:
             ValueError: They are not finite, or not so many.
         """
-        z = self.z(self._checked(statistics))
+        z = self.z(self._checked(values))
         return self.name(self.probabilities(z, novel), z)
 
     def name(self, probabilities: np.ndarray, z: np.ndarray) -> Kind:
@@ -137,13 +154,13 @@ class KindReference:
 
         Args:
             probabilities: (11,) of one frame or the mean of several.
-            z: (S,) of the same.
+            z: (V,) of the same; what is told of it are the statistics.
         """
         best = int(np.argmax(probabilities))
         probability = float(probabilities[best])
         if probability < self.least:
             best, probability = len(CLASSES) - 1, 1 - float(probabilities[:-1].max())
-        order = np.argsort(-np.abs(z), kind='stable')[:TOP]
+        order = np.argsort(-np.abs(z[: len(STATISTICS)]), kind='stable')[:TOP]
         return Kind(CLASSES[best], probability, tuple((STATISTICS[i], float(z[i])) for i in order))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -163,8 +180,9 @@ class KindReference:
             raise ValueError('kinds were fitted on statistics of another release')
         values = {f.name: np.asarray(arrays[f.name], np.float64) for f in fields(cls)}
         s, p, r = len(STATISTICS), len(values['prototypes']), len(values['whitening'])
+        v = max(values['location'].size, s)
         shapes = {
-            'location': (s,), 'scale': (s,), 'weights': (len(CLASSES), 2 * s),
+            'location': (v,), 'scale': (v,), 'weights': (len(CLASSES), 2 * v),
             'bias': (len(CLASSES),), 'prototypes': (p, r), 'radius': (p,), 'whitening': (r, s),
             'limit': (), 'least': (),
         }  # fmt: skip
@@ -179,12 +197,12 @@ class KindReference:
             raise ValueError('kinds: the least probability is none')
         return cls(**values)
 
-    def _checked(self, statistics: np.ndarray) -> np.ndarray:
-        values = np.asarray(statistics, np.float64)
+    def _checked(self, values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, np.float64)
         if values.shape != self.location.shape:
-            raise ValueError(f'{values.shape} statistics, not {self.location.shape}')
+            raise ValueError(f'{values.shape} statistics and features, not {self.location.shape}')
         if not np.isfinite(values).all():
-            raise ValueError('statistics are not finite')
+            raise ValueError('statistics or features are not finite')
         return values
 
 
@@ -222,22 +240,22 @@ class KindWindow:
         while self._frames and self._frames[0][0] < before_ns:
             self._frames.popleft()
 
-    def update(self, stamp_ns: int, statistics: np.ndarray, novel: bool = False) -> Kind:
+    def update(self, stamp_ns: int, values: np.ndarray, novel: bool = False) -> Kind:
         """`append` and `kind`."""
-        self.append(stamp_ns, statistics)
+        self.append(stamp_ns, values)
         return self.kind(novel)
 
-    def append(self, stamp_ns: int, statistics: np.ndarray) -> None:
+    def append(self, stamp_ns: int, values: np.ndarray) -> None:
         """Take in a frame.
 
         Args:
             stamp_ns: The image's stamp.
-            statistics: (S,) from `image_statistics`.
+            values: (V,) from `KindReference.values`.
 
         Raises:
             ValueError: They are not finite, or not so many; the window is unchanged.
         """
-        z = self.reference.z(self.reference._checked(statistics))
+        z = self.reference.z(self.reference._checked(values))
         if self._frames and not 0 < stamp_ns - self._frames[-1][0] <= self.max_gap_s * 1e9:
             self.reset()
         self._frames.append((stamp_ns, z))
@@ -256,7 +274,7 @@ class KindWindow:
 
 
 def descriptor(z: np.ndarray) -> np.ndarray:
-    """(..., 2 S) what the logistic regression reads of (..., S): how far, and how far either way.
+    """(..., 2 V) what the logistic regression reads of (..., V): how far, and how far either way.
 
     The area hyperbolic sine is linear within a standard deviation and logarithmic beyond: a
     severity more is about a step more.
@@ -265,5 +283,5 @@ def descriptor(z: np.ndarray) -> np.ndarray:
 
 
 def both_ways(squashed: np.ndarray) -> np.ndarray:
-    """(..., 2 S) values and magnitudes of (..., S)."""
+    """(..., 2 V) values and magnitudes of (..., V)."""
     return np.concatenate([squashed, np.abs(squashed)], axis=-1)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,12 +25,15 @@ class Evidence:
             has none.
         alignment: Agreement with the lidar, of this frame or of one shortly before it; None where
             it is not known.
+        features: `early` (D1,) and `deep` (D2,) from the model, which tell the kind; may be left
+            out with a bundle whose kinds do not ask for them.
     """
 
     statistics: np.ndarray
     score: FrameScore
     confusion: np.ndarray
     alignment: Alignment | None = None
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -40,4 +44,5 @@ class Evidence:
             all(map(math.isfinite, z))
             and np.isfinite(self.confusion).all()
             and np.isfinite(self.statistics).all()
+            and all(np.isfinite(values).all() for values in self.features.values())
         )

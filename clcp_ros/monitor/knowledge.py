@@ -289,7 +289,7 @@ class Knowledge:
                 f.name for f in fields(cls)
             }:
                 raise ValueError(f'unknown part {min(unknown)!r}')
-            return cls(
+            knowledge = cls(
                 novelty=ShiftReference.from_arrays(part(arrays, 'novelty')),
                 sequential=SequentialReference.from_arrays(part(arrays, 'sequential')),
                 facts=facts,
@@ -298,10 +298,19 @@ class Knowledge:
                 alignment=_optional(AlignmentReference, part(arrays, 'alignment')),
                 close=_optional(CloseReference, part(arrays, 'close')),
             )
+            knowledge._check_features()
+            return knowledge
         except _DAMAGED as error:
             raise BundleError(
                 f'{path}: not what a monitor of this release knows ({error}); export again'
             ) from None
+
+    def _check_features(self) -> None:
+        taps = self.novelty.low, self.novelty.early, self.novelty.deep
+        low, *features = (tap.measures[0].channels for tap in taps)
+        known = low if self.kinds is None else len(self.kinds.location)
+        if known not in (low, low + sum(features)):
+            raise ValueError('kinds and novelty know other numbers of features')
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Knowledge:

@@ -256,7 +256,7 @@ class ShiftMonitor:
         alignment = None
         if scan is not None and knowledge.alignment is not None:
             alignment = knowledge.alignment.score(logits, scan)
-        return Evidence(statistics, score, confusion, alignment)
+        return Evidence(statistics, score, confusion, alignment, prediction.features)
 
     def judge(
         self, stamp_ns: int, evidence: Evidence | None, fault: Fault | None = None
@@ -384,7 +384,8 @@ class ShiftMonitor:
         )
         level = self._machine.update(stamp_ns, signs, config)
         if self._kinds is not None:
-            self._kinds.append(stamp_ns, evidence.statistics)
+            values = self._kinds.reference.values(evidence.statistics, evidence.features)
+            self._kinds.append(stamp_ns, values)
             # Nobody is told of a kind while all is well.
             self._kind = self._kinds.kind(novel=True) if level > Level.OK else _NO_KIND
         self._samples += 1

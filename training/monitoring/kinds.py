@@ -3,7 +3,8 @@
 """Fits the signatures by which the shift monitor names a kind of degradation.
 
 They come from the user's own nominal frames and corruptions of them: no bad weather has to be
-recorded, let alone labelled. What is fitted is exported as plain arrays.
+recorded, let alone labelled. Image statistics tell what happened to the picture, the network's
+features where in the scene it shows. What is fitted is exported as plain arrays.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ LEAST_PROBABILITY = 0.4
 """Below it no kind is named."""
 
 _REGULARISATION = 0.3  # inverse strength, of scikit-learn
+_TOLERANCE = 1e-3  # of its gradient; the last tenth takes five times as long and gains nothing
 _NOMINAL = 4.0  # times as likely as any kind: most frames are nominal
 _MILD_WEIGHT = 0.3  # of severity 1, much of which is hard to tell from nominal
 _QUANTILE = 0.97  # of the distances of frames that are known
 _REACH = 1.25  # of that: the real thing lies farther from its model than another street does
 _MOVED = 2  # copies of each degraded frame as of other places
 _OF_PLACE = 0.7  # share of a place's own looks that a degradation leaves
-_HIDDEN = 0.3  # share of the statistics that a part of the fit must do without
+_HIDDEN = 0.3  # share of the values that a part of the fit must do without
 _SHARES = 2 / 3, 1 / 3  # of the fit on whole frames, and of that
 _SPREAD_FLOOR = 1e-2  # a statistic that never changes must not decide
+_FEATURE_FLOOR = 0.1  # of the median spread: nor must a channel
+_TINY = 1e-6
 _ABSENT = -50.0  # bias of a kind that was not shown
 _FOLDS = 5
 _VARIANCE_FLOOR = 0.05  # of the mean: tones of grey are nearly collinear
@@ -51,11 +55,19 @@ class Described(Columns):
         drive: (N,) str.
         tag: (N,) str, `clear` or `family:severity`.
         low: (N, S) float64 statistics.
+        features: (N, F) float32, the early features and the deep ones; None where the kinds are
+            to be told by the statistics alone.
     """
 
     drive: np.ndarray
     tag: np.ndarray
     low: np.ndarray
+    features: np.ndarray | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """(N, V) float64, what tells the kinds: `KindReference.values` of each frame."""
+        return self.low if self.features is None else np.hstack([self.low, self.features])
 
     @property
     def kind(self) -> np.ndarray:
@@ -80,6 +92,7 @@ def describe(clean: Samples, degraded: Samples | Iterable[Samples]) -> Described
         np.concatenate([part.drive for part in (clean, *parts)]),
         np.concatenate([np.full(len(clean), 'clear'), *(part.tag for part in parts)]),
         np.concatenate([part.low for part in (clean, *parts)]),
+        np.concatenate([np.hstack([part.early, part.deep]) for part in (clean, *parts)]),
     )
 
 
@@ -87,7 +100,7 @@ def fit_kinds(clean: Samples, degraded: Samples | Iterable[Samples]) -> KindRefe
     """Fit the signatures.
 
     Args:
-        clean: Nominal frames, best of several drives; the statistics alone are read.
+        clean: Nominal frames, best of several drives; statistics and features are read.
         degraded: Frames tagged `family:severity`, of the same drives; see
             `training.monitoring.corruptions.degrade`.
 
@@ -113,13 +126,13 @@ def fit_described(frames: Described) -> KindReference:
         out = np.isin(frames.drive, drives_out)
         if not _enough(frames.take(~out)):
             continue
-        distances.append(_Space.of(frames.take(~out)).distance(frames.low[out]))
+        distances.append(_Space.of(frames.take(~out)).distance(frames.values[out]))
     space = _Space.of(frames)
     if not distances:  # of one drive: what was fitted on lies nearer than what is new
-        distances = [1.5 * space.distance(frames.low)]
+        distances = [1.5 * space.distance(frames.values)]
     limit = _REACH * float(np.quantile(np.concatenate(distances), _QUANTILE))
-    everywhere = _everywhere(frames)
-    weights, bias = _signatures(space.squashed(everywhere.low), everywhere)
+    values, everywhere = _everywhere(frames)
+    weights, bias = _signatures(space.squashed(values), everywhere)
     return space.reference(weights, bias, limit)
 
 
@@ -138,13 +151,13 @@ def kind_figures(frames: Described) -> dict[str, Any]:
     for drives_out in _folds(drives):
         out = np.isin(frames.drive, drives_out)
         if _enough(frames.take(~out)):
-            named[out] = names(fit_described(frames.take(~out)), frames.low[out])
+            named[out] = names(fit_described(frames.take(~out)), frames.values[out])
     return figures(frames.take(named != ''), named[named != '']) if (named != '').any() else {}
 
 
-def names(reference: KindReference, low: np.ndarray, novel: bool = False) -> np.ndarray:
-    """(N,) str, what the kinds of (N, S) statistics are called; `novel` as in `classify`."""
-    z = reference.z(low)
+def names(reference: KindReference, values: np.ndarray, novel: bool = False) -> np.ndarray:
+    """(N,) str, what the kinds of (N, V) values are called; `novel` as in `classify`."""
+    z = reference.z(values)
     share = reference.probabilities(z, novel)
     return np.array([reference.name(p, row).name for p, row in zip(share, z, strict=True)])
 
@@ -218,8 +231,8 @@ class _Space:
 
     @classmethod
     def of(cls, frames: Described) -> _Space:
-        location, scale = _standard(frames.low[frames.kind == 'none'])
-        squashed = _squashed(frames.low, location, scale)
+        location, scale = _standard(frames)
+        squashed = _squashed(frames.values, location, scale)[:, : frames.low.shape[1]]
         whitening, prototypes, radius = _prototypes(squashed, frames.tag)
         return cls(location, scale, prototypes, radius, whitening)
 
@@ -229,23 +242,23 @@ class _Space:
             self.whitening, np.array(limit), np.array(LEAST_PROBABILITY),
         )  # fmt: skip
 
-    def distance(self, low: np.ndarray) -> np.ndarray:
-        """(N,) radii between (N, S) statistics and the nearest family and severity."""
+    def distance(self, values: np.ndarray) -> np.ndarray:
+        """(N,) radii between (N, V) values and the nearest family and severity."""
         size = len(CLASSES), 2 * len(self.location)
         reference = self.reference(np.zeros(size), np.zeros(len(CLASSES)), 1.0)
-        return reference.distance(reference.z(low))
+        return reference.distance(reference.z(values))
 
-    def squashed(self, low: np.ndarray) -> np.ndarray:
-        """(N, S) of (N, S) statistics."""
-        return _squashed(low, self.location, self.scale)
-
-
-def _squashed(low: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(N, S) of statistics, as `KindReference.z` and what follows it have them."""
-    return np.asarray(np.arcsinh(np.clip((low - location) / scale, -30, 30)))
+    def squashed(self, values: np.ndarray) -> np.ndarray:
+        """(N, V) of (N, V) values."""
+        return _squashed(values, self.location, self.scale)
 
 
-def _everywhere(frames: Described) -> Described:
+def _squashed(values: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(N, V) of values, as `KindReference.z` and what follows it have them."""
+    return np.asarray(np.arcsinh(np.clip((values - location) / scale, -30, 30)))
+
+
+def _everywhere(frames: Described) -> tuple[np.ndarray, Described]:
     """The frames, and copies of the degraded ones as if they had been taken in other places.
 
     Each family is shown in a few places only, in which it would be recognised. What it does there
@@ -255,38 +268,38 @@ def _everywhere(frames: Described) -> Described:
         frames: N of them.
 
     Returns:
-        1 + `_MOVED` times N frames, the nominal ones as they are.
+        The values of 1 + `_MOVED` times N frames, the nominal ones as they are, and what they are
+        of.
     """
     rng = np.random.default_rng(0)
-    degraded = frames.kind != 'none'
-    nominal, drives = frames.low[~degraded], frames.drive[~degraded]
+    degraded, values = frames.kind != 'none', frames.values
+    nominal, drives = values[~degraded], frames.drive[~degraded]
     usual = nominal.mean(axis=0)
     here = np.tile(usual, (len(frames.drive), 1))
     for drive in set(drives.tolist()):
         here[frames.drive == drive] = nominal[drives == drive].mean(axis=0)
-    parts = [frames]
+    parts = [values]
     for _ in range(_MOVED):
         there = nominal[rng.integers(len(nominal), size=len(here))]
-        low = frames.low + degraded[:, None] * _OF_PLACE * (there - here)
-        low = np.clip(low, frames.low.min(axis=0), frames.low.max(axis=0))
-        parts.append(Described(frames.drive, frames.tag, low))
-    return Described.concat(parts)
+        moved = values + degraded[:, None] * _OF_PLACE * (there - here)
+        parts.append(np.clip(moved, values.min(axis=0), values.max(axis=0)))
+    return np.concatenate(parts), Described.concat([frames] * len(parts))
 
 
 def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias of the logistic regression: a mean of two.
 
-    Corruptions are models of appearance: each statistic alone may be off in the real thing. Hence
-    one of the two is fitted on frames of which statistics at random are hidden, as if they were
+    Corruptions are models of appearance: each value alone may be off in the real thing. Hence
+    one of the two is fitted on frames of which values at random are hidden, as if they were
     nominal (dropout; Srivastava et al. 2014), so that it leans on none. The other keeps what only
     single statistics tell, such as dirt on the lens.
 
     Args:
-        squashed: (N, S) from `arcsinh`.
+        squashed: (N, V) from `arcsinh`.
         frames: The N frames.
 
     Returns:
-        (11, 2 S) and (11,).
+        (11, 2 V) and (11,).
     """
     share = _weights(frames) / (1 + _MOVED)  # the copies are no new frames
     rng = np.random.default_rng(0)
@@ -295,7 +308,7 @@ def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np
     weights = np.zeros((len(CLASSES), 2 * squashed.shape[1]))
     bias = np.full(len(CLASSES), _ABSENT)
     models = [
-        LogisticRegression(C=_REGULARISATION, max_iter=1000).fit(
+        LogisticRegression(C=_REGULARISATION, tol=_TOLERANCE, max_iter=1000).fit(
             both_ways(x), kinds, sample_weight=share
         )
         for x in (squashed, hidden)
@@ -307,11 +320,17 @@ def _signatures(squashed: np.ndarray, frames: Described) -> tuple[np.ndarray, np
     return weights, bias
 
 
-def _standard(nominal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and robust standard deviation of (N, S) nominal frames."""
+def _standard(frames: Described) -> tuple[np.ndarray, np.ndarray]:
+    """Median and robust standard deviation of the nominal frames' values."""
+    nominal = frames.values[frames.kind == 'none']
     location = np.median(nominal, axis=0)
     spread = 1.4826 * np.median(np.abs(nominal - location), axis=0)
-    return location, np.maximum(np.maximum(spread, 0.5 * nominal.std(axis=0)), _SPREAD_FLOOR)
+    spread = np.maximum(spread, 0.5 * nominal.std(axis=0))
+    low, features = np.split(spread, [frames.low.shape[1]])
+    # A network's features have no unit.
+    usual = float(np.median(features)) if len(features) else 0.0
+    floor = max(_FEATURE_FLOOR * usual, _TINY)
+    return location, np.concatenate([np.maximum(low, _SPREAD_FLOOR), np.maximum(features, floor)])
 
 
 def _weights(frames: Described) -> np.ndarray:

@@ -161,6 +161,7 @@ def replay(
         last_ns = stamp_ns
         score = replace(_score(samples, row, taps), novelty=value)
         soft = _predicted(samples, row) if samples.soft is None else samples.soft[row]
+        # Kinds are left out of what is replayed: they need no features.
         evidence = Evidence(samples.low[row], score, soft.astype(np.float64))
         yield monitor.judge(stamp_ns, evidence), monitor.harm
 

@@ -127,9 +127,53 @@ def test_what_is_not_finite_is_refused_and_changes_nothing(
     before = window.update(0, frame(noise=6))
     with pytest.raises(ValueError, match='not finite'):
         window.update(SECOND, frame(luminance_mean=bad))
-    with pytest.raises(ValueError, match='statistics, not'):
+    with pytest.raises(ValueError, match='statistics and features, not'):
         window.update(SECOND, np.zeros(S - 1))
     assert window.update(SECOND, frame(noise=6)) == before
+
+
+# --------------------------------------------------------------------------------- features
+
+FEATURES = {'early': np.array([0.2, 0.0]), 'deep': np.array([0.0])}
+
+
+def with_features(reference: KindReference) -> KindReference:
+    """Noise is told by the second early channel; nothing else reads features."""
+    weights = np.zeros((len(CLASSES), 2 * (S + 3)))
+    for i, offset in ((0, 0), (1, S + 3)):
+        weights[:, offset : offset + S] = reference.weights[:, i * S : (i + 1) * S]
+    weights[CLASSES.index('noise'), S + 1] = 3
+    return replace(
+        reference, weights=weights, location=np.append(reference.location, np.zeros(3)),
+        scale=np.append(reference.scale, np.ones(3)),
+    )  # fmt: skip
+
+
+def test_features_stand_behind_the_statistics(reference: KindReference) -> None:
+    assert reference.values(frame(noise=6), FEATURES).tolist() == frame(noise=6).tolist()
+    seen = with_features(reference).values(frame(noise=6), FEATURES)
+    assert seen.tolist() == [*frame(noise=6), 0.2, 0.0, 0.0]
+
+
+def test_a_kind_may_be_told_by_features(reference: KindReference) -> None:
+    fitted = with_features(reference)
+    assert fitted.classify(fitted.values(frame(), FEATURES)).name == 'none'
+    loud = {'early': np.array([0.0, 20.0]), 'deep': np.array([0.0])}
+    kind = fitted.classify(fitted.values(frame(haze=2), loud))
+    assert kind.name == 'noise'  # and not other: what is known is known by its statistics
+    assert kind.top[0] == ('haze', pytest.approx(2))
+
+
+def test_features_fit_into_a_file_and_their_number_is_checked(reference: KindReference) -> None:
+    fitted = with_features(reference)
+    seen = fitted.values(frame(luminance_mean=-5), FEATURES)
+    assert KindReference.from_arrays(fitted.arrays()).classify(seen) == fitted.classify(seen)
+    with pytest.raises(ValueError, match='statistics and features, not'):
+        fitted.classify(seen[:-1])
+    with pytest.raises(ValueError, match='scale has shape'):
+        KindReference.from_arrays({**fitted.arrays(), 'scale': reference.scale})
+    with pytest.raises(ValueError, match='location has shape'):
+        KindReference.from_arrays({**fitted.arrays(), 'location': reference.location[1:]})
 
 
 # ---------------------------------------------------------------------------------- windows
@@ -209,7 +253,7 @@ def test_what_was_fitted_on_other_statistics_is_refused(reference: KindReference
 @pytest.mark.parametrize(
     ('name', 'value', 'message'),
     [
-        ('location', np.zeros(S + 1), 'location has shape'),
+        ('location', np.zeros(S + 1), 'scale has shape'),  # a feature more
         ('weights', np.zeros((3, 2 * S)), 'weights has shape'),
         ('prototypes', np.zeros((0, S)), 'prototypes has shape'),
         ('prototypes', np.zeros((4, S - 1)), 'prototypes has shape'),

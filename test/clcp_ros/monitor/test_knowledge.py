@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from clcp_ros.bundle import MODEL, load_bundle
 from clcp_ros.errors import BundleError
+from clcp_ros.monitor.attribution import CLASSES, KindReference
 from clcp_ros.monitor.close import CloseReference
 from clcp_ros.monitor.knowledge import MOST_BYTES, Facts, Knowledge
 from clcp_ros.monitor.scene import SceneModel
@@ -72,6 +73,28 @@ def test_bundles_of_before_know_of_no_vehicles(known: Knowledge, tmp_path: Path)
         assert (read.close is None) == (written.close is None)
         if read.close is not None:
             assert read.close.vehicles.tolist() == close.vehicles.tolist()
+
+
+def test_kinds_are_of_the_features_that_novelty_is_of(known: Knowledge, tmp_path: Path) -> None:
+    low, *taps = known.novelty.low, known.novelty.early, known.novelty.deep
+    channels = [tap.measures[0].channels for tap in (low, *taps)]
+
+    def kinds(features: int) -> KindReference:
+        s, v = channels[0], channels[0] + features
+        return KindReference(
+            location=np.zeros(v), scale=np.ones(v), weights=np.zeros((len(CLASSES), 2 * v)),
+            bias=np.zeros(len(CLASSES)), prototypes=np.zeros((1, s)), radius=np.ones(1),
+            whitening=np.eye(s), limit=np.array(1.0), least=np.array(0.5),
+        )  # fmt: skip
+
+    for features in (0, sum(channels[1:])):  # of a bundle of before, and of one of today
+        replace(known, kinds=kinds(features)).save(tmp_path / 'k.npz')
+        again = Knowledge.load(tmp_path / 'k.npz', 'sha')
+        assert again.kinds is not None
+        assert len(again.kinds.location) == channels[0] + features
+    replace(known, kinds=kinds(1)).save(tmp_path / 'k.npz')
+    with pytest.raises(BundleError, match='other numbers of features'):
+        Knowledge.load(tmp_path / 'k.npz', 'sha')
 
 
 def test_writing_twice_gives_the_same_bytes(known: Knowledge, file: Path, tmp_path: Path) -> None:

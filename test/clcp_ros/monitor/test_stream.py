@@ -231,10 +231,11 @@ def test_the_kind_is_told_while_something_is_wrong(
 
     def samples(rows: np.ndarray, tag: str) -> Samples:
         n = len(rows)
-        empty = np.zeros((n, 1))
+        features = [kit.prediction(seed).features for seed in range(n)]
         return Samples(
             drive=np.array([f'drive{i % 4}' for i in range(n)]), stamp_ns=np.arange(n),
-            tag=np.array([tag] * n), low=rows, early=empty, deep=empty, scene=empty,
+            tag=np.array([tag] * n), low=rows, scene=np.zeros((n, 1)),
+            **{tap: np.stack([one[tap] for one in features]) for tap in ('early', 'deep')},
         )  # fmt: skip
 
     seeds = range(3000, 3040)

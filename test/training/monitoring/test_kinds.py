@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -50,10 +52,15 @@ def samples(items: list[Item]) -> Samples:
         stamp_ns=np.array([item.stamp_ns for item in items]),
         tag=np.array([item.tag for item in items]),
         low=np.array([image_statistics(item.image) for item in items]),
-        early=np.zeros((rows, 1), np.float32),
+        early=np.zeros((rows, 1), np.float32),  # a dead channel: it tells nothing
         deep=np.zeros((rows, 1), np.float32),
         scene=np.ones((rows, 1)),
     )
+
+
+def values(images: Iterable[np.ndarray]) -> np.ndarray:
+    """(N, V) what tells the kinds of pictures, as `samples` has it."""
+    return np.array([[*image_statistics(image), 0, 0] for image in images])
 
 
 @pytest.fixture(scope='module')
@@ -93,27 +100,24 @@ def reference(clean: Samples, degraded: Samples) -> KindReference:
 def test_kinds_are_right_on_a_drive_that_nobody_has_seen(
     reference: KindReference, family: str, kind: str
 ) -> None:
-    low = [
-        image_statistics(corrupt(street(90 + i), family, 3, np.random.default_rng(i)))
-        for i in range(6)
-    ]
-    assert (names(reference, np.array(low)) == kind).mean() >= 5 / 6
+    seen = values(corrupt(street(90 + i), family, 3, np.random.default_rng(i)) for i in range(6))
+    assert (names(reference, seen) == kind).mean() >= 5 / 6
 
 
 def test_nominal_frames_of_a_new_drive_are_of_no_kind(reference: KindReference) -> None:
-    named = names(reference, np.array([image_statistics(street(90 + i)) for i in range(8)]))
+    named = names(reference, values(street(90 + i) for i in range(8)))
     assert (named == 'none').mean() >= 0.75
 
 
 def test_a_picture_like_none_shown_is_other(reference: KindReference) -> None:
     board = np.kron(np.indices((18, 24)).sum(axis=0) % 2, np.ones((10, 10)))
     image = np.repeat((255 * board)[..., None], 3, axis=2).astype(np.uint8)
-    assert reference.classify(image_statistics(image)).name == 'other'
+    assert reference.classify(values([image])[0]).name == 'other'
 
 
 def test_the_top_statistics_are_those_that_moved(reference: KindReference) -> None:
     dark = corrupt(street(95), 'dusk', 4, np.random.default_rng(0))
-    top = dict(reference.classify(image_statistics(dark)).top)
+    top = dict(reference.classify(values([dark])[0]).top)
     assert any(name.startswith('luminance') or name == 'dark_fraction' for name in top)
     assert all(z < 0 for name, z in top.items() if name.startswith('luminance'))
 
@@ -131,8 +135,8 @@ def test_signatures_fit_into_a_file(reference: KindReference, tmp_path: Path) ->
     np.savez_compressed(path, allow_pickle=False, **reference.arrays())
     with np.load(path, allow_pickle=False) as stored:
         again = KindReference.from_arrays(dict(stored))
-    statistics = image_statistics(street(7))
-    assert again.classify(statistics) == reference.classify(statistics)
+    seen = values([street(7)])[0]
+    assert again.classify(seen) == reference.classify(seen)
     assert path.stat().st_size < 200_000
 
 
@@ -168,10 +172,39 @@ def test_a_kind_is_not_taken_for_the_place_where_it_was_shown() -> None:
     assert np.mean(right) > 0.9
 
 
+def test_features_tell_what_the_statistics_do_not() -> None:
+    rng = np.random.default_rng(0)
+    effects = {'fog': np.array([2.0, 0, 0, 0]), 'night': np.array([0, 2.0, 0, 0])}
+
+    def seen(number: int, effect: np.ndarray | float = 0.0) -> np.ndarray:
+        # Features have no unit: these are small.
+        return np.asarray(1e-3 * (rng.normal(0, 0.3, (number, 4)) + effect))
+
+    def low(number: int, degraded: bool) -> np.ndarray:
+        return rng.normal(0, 0.3, (number, len(STATISTICS))) + 2.0 * degraded
+
+    tags = ['clear', *(f'{family}:3' for family in effects)]
+    frames = Described(
+        np.tile(np.repeat(DRIVES, 10), 3),
+        np.repeat(tags, 30),
+        np.concatenate([low(30, degraded=tag != 'clear') for tag in tags]),
+        np.concatenate([seen(30), *(seen(30, effect) for effect in effects.values())]),
+    )
+    fitted, blind = fit_described(frames), fit_described(replace(frames, features=None))
+    for family, effect in effects.items():
+        new = Described(
+            np.full(20, 'new'), np.full(20, f'{family}:3'), low(20, degraded=True),
+            seen(20, effect),
+        )  # fmt: skip
+        assert (names(fitted, new.values) == kind_of(family)).mean() > 0.9
+        assert (names(blind, new.low) == kind_of(family)).mean() < 0.9
+
+
 def test_one_drive_is_enough_for_a_fit_but_not_for_figures(
     clean: Samples, degraded: Samples
 ) -> None:
-    one = Described(np.full(len(clean) + len(degraded), 'a'), *_tags_and_low(clean, degraded))
+    both = describe(clean, degraded)
+    one = replace(both, drive=np.full(len(both), 'a'))
     own = fit_kinds(*(_renamed(part) for part in (clean, degraded)))
     assert np.isfinite(own.limit)
     assert kind_figures(one) == {}
@@ -180,11 +213,6 @@ def test_one_drive_is_enough_for_a_fit_but_not_for_figures(
 def _renamed(part: Samples) -> Samples:
     arrays = {name: getattr(part, name) for name in ('stamp_ns', 'tag', 'low', 'early', 'deep')}
     return Samples(drive=np.full(len(part), 'a'), scene=part.scene, **arrays)
-
-
-def _tags_and_low(clean: Samples, degraded: Samples) -> tuple[np.ndarray, np.ndarray]:
-    both = describe(clean, degraded)
-    return both.tag, both.low
 
 
 def test_figures_are_of_drives_that_were_left_out(clean: Samples, degraded: Samples) -> None:
@@ -228,5 +256,5 @@ def test_dusk_of_a_real_camera_is_dark(sample_data: Path) -> None:
     signatures = fit_kinds(
         samples(day), samples(list(degrade(day, (*FAMILIES, 'night'), draws=2)))
     )
-    dusk = np.array([image_statistics(item.image) for item in items('0001TP*', 10)])
+    dusk = values(item.image for item in items('0001TP*', 10))
     assert (names(signatures, dusk) == 'dark').mean() >= 0.6

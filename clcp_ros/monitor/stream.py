@@ -31,6 +31,7 @@ from clcp_ros.monitor.harm_window import HarmWindow
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.monitor.levels import Level, LevelMachine, Signs
 from clcp_ros.monitor.reference import FrameScore
+from clcp_ros.monitor.regime import Regime
 from clcp_ros.monitor.scene import class_shares
 from clcp_ros.monitor.sequential import SequentialReference, SequentialState, SequentialTest
 from clcp_ros.monitor.state import ShiftState, number, verdict_reason
@@ -73,6 +74,7 @@ class ShiftMonitor:
         self._camera = camera
         self._fusion = fusion or CameraFusion([camera])
         self._machine = LevelMachine()
+        self._regime = Regime()
         self._apply_config()
         self.reset()
 
@@ -89,8 +91,7 @@ class ShiftMonitor:
         self._sequential.reset()
         self._machine.reset()
         self._sequence: SequentialState | None = None
-        self._excursion_ns: int | None = None
-        self._return_ns: int | None = None
+        self._regime.reset()
         if self._harm is not None:
             self._harm.reset()
         if self._kinds is not None:
@@ -114,7 +115,7 @@ class ShiftMonitor:
         self._why = why
         self._samples = 0
         self._last_scored_ns: int | None = None
-        self._last_taken_ns: int | None = None
+        self._regime.pause()
         self._machine.pause()
 
     @property
@@ -360,7 +361,9 @@ class ShiftMonitor:
                 return
         before, state = self._sequence, self._sequential.update(stamp_ns, score.novelty)
         self._sequence, self._novelty = state, score.novelty
-        self._forget_other_regime(stamp_ns, before, state)
+        # After a change the windows' older frames say nothing of what is to be expected.
+        if (begun_ns := self._regime.begun(stamp_ns, before, state)) is not None:
+            self._forget(begun_ns)
         harm = None
         if self._harm is not None:
             harm = self._harm.update(stamp_ns, evidence.confusion, score)
@@ -389,34 +392,6 @@ class ShiftMonitor:
             # Nobody is told of a kind while all is well.
             self._kind = self._kinds.kind(novel=True) if level > Level.OK else _NO_KIND
         self._samples += 1
-        self._last_taken_ns = stamp_ns
-
-    def _forget_other_regime(
-        self, stamp_ns: int, before: SequentialState | None, now: SequentialState
-    ) -> None:
-        """After a change the windows' older frames say nothing of what is to be expected."""
-        previous_ns = stamp_ns if self._last_taken_ns is None else self._last_taken_ns
-        was_up = before is not None and before.statistic > 0
-        if now.statistic > 0 and not was_up:
-            # The median of three rises one sample late.
-            self._excursion_ns = previous_ns
-        elif now.statistic == 0:
-            self._excursion_ns = None
-        falls = before is not None and now.statistic < before.statistic
-        if not falls:
-            self._return_ns = None
-        elif self._return_ns is None:
-            self._return_ns = previous_ns
-        alarmed = before is not None and before.alarm
-        since_ns = None
-        if now.abrupt and not (before is not None and before.abrupt):
-            since_ns = previous_ns
-        elif now.alarm and not alarmed:
-            since_ns = self._excursion_ns
-        elif alarmed and not now.alarm:
-            since_ns = self._return_ns
-        if since_ns is not None:
-            self._forget(since_ns)
 
     def _forget(self, before_ns: int) -> None:
         for window in (self._harm, self._kinds):

@@ -6,6 +6,7 @@ Behind a lorry at a red light all of a frame is far from the training domain, an
 with the camera. Thresholds that bear it find weather late. So these seconds are passed over, if
 the vehicle was seen to come nearer in ordinary frames: a cover, which a network may take for a
 vehicle, is there at once. And only for half a minute, so that no mistake hides a shift for long.
+So near, one vehicle may look like parts of several: all their classes count together.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FILLS = 0.4
-"""Share of the grid from which a vehicle fills the view: half a percent of simulated driving."""
+FILLS = 0.3
+"""Share of the grid from which vehicles fill the view."""
 
 LONGEST_S = 30.0
 """What lasts longer is judged like anything else."""
 
 _SEEN = 0.12  # share of the grid that it had before
 _BEFORE_S = 3.0  # how long before
+_GROWS = 2.5  # times, from one sample to the next; what grows faster has not come near
 _ORDINARY = 3.0  # sd; a street is seldom more novel
 _WORDS = {'car', 'truck', 'lorry', 'bus', 'train', 'tram', 'van', 'caravan', 'trailer', 'tractor',
           'vehicle', 'vehicles'}  # fmt: skip
@@ -47,12 +49,12 @@ class CloseReference:
         return cls(vehicles) if vehicles.any() else None
 
     def share(self, predicted: np.ndarray) -> float:
-        """Of the vehicles' class that takes most of the grid.
+        """Of all vehicles together.
 
         Args:
             predicted: (C,) share of the grid at which each class is the most likely one.
         """
-        return float(predicted[self.vehicles].max())
+        return float(predicted[self.vehicles].sum())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The attributes."""
@@ -86,6 +88,7 @@ class CloseVehicle:
         self.fills = False
         self._since_ns = 0
         self._seen_ns = -math.inf  # when it was last seen in an ordinary frame
+        self._before = 0.0  # share of the sample before
 
     def update(self, stamp_ns: int, predicted: np.ndarray, novelty: float) -> bool:
         """Take in a sample.
@@ -100,13 +103,17 @@ class CloseVehicle:
         """
         share, ordinary = self.reference.share(predicted), novelty <= _ORDINARY
         if not self.fills:
+            if share > _GROWS * self._before:
+                self._seen_ns = -math.inf
             came = stamp_ns - self._seen_ns <= _BEFORE_S * 1e9
-            if share >= FILLS and came:
+            if came and share >= FILLS and not ordinary:
                 self.fills, self._since_ns = True, stamp_ns
-        elif (ordinary and share < FILLS) or stamp_ns - self._since_ns >= LONGEST_S * 1e9:
-            self.fills = False
+        else:
+            gone = ordinary or share < _SEEN
+            self.fills = not gone and stamp_ns - self._since_ns < LONGEST_S * 1e9
         if ordinary and share >= _SEEN:
             self._seen_ns = stamp_ns
+        self._before = share
         return self.fills
 
 

@@ -43,11 +43,10 @@ _DRIVES_SHARE = 0.25
 _ASSUMED_RHO = 0.8
 _LEAST_BLOCK_S = 10.0
 _LONGEST_TAU_S = 30.0
-# A lorry in front at a red light is ten seconds of two standard deviations, and a few hours of
-# drives need not show one.
-_LEAST_H, _LEAST_C, _LEAST_K = 20.0, 3.0, 1.0
-# Of `c`, and at least, where `c` is higher: behind a lorry that does not yet fill the view it
-# looks odd for long, too, and that begins more gently.
+# A lorry in front at a red light is ten seconds of two standard deviations, and begins like a
+# shift where it does not yet fill the view; a few hours of drives need not show one.
+_LEAST_H, _LEAST_C, _LEAST_K = 20.0, 4.5, 1.0
+# Of `c`, and at least, where `c` is higher: what such a lorry hides for long comes more gently.
 _LASTING_SHARE, _LEAST_LASTING = 0.75, 5.0
 _HARMFUL = 5.0  # novelty of a shift that costs 0.10 mIoU, where no ladder tells it
 _LIMITS = (NO_LIMIT, 2.0)

@@ -82,7 +82,7 @@ def lorry(kit: Any, share: float = 0.9, novelty: float = 9.0) -> Evidence:
 
 
 def test_a_vehicle_that_came_near_is_no_alarm(kit: Any) -> None:
-    queue = [*kit.good(30), *[lorry(kit)] * 30, *kit.good(30)]
+    queue = [*kit.good(30), lorry(kit, 0.6, 4.0), *[lorry(kit)] * 30, *kit.good(30)]
     states = kit.play(kit.monitor(close=CloseReference.of(CLASSES)), queue)
     assert set(kit.levels(states)[5:]) == {Level.OK}
     behind = states[40]
@@ -96,7 +96,7 @@ def test_a_vehicle_that_came_near_is_no_alarm(kit: Any) -> None:
 
 def test_what_fills_the_view_for_long_is_judged(kit: Any) -> None:
     monitor = kit.monitor(close=CloseReference.of(CLASSES))
-    states = kit.play(monitor, [*kit.good(30), *[lorry(kit)] * 90])
+    states = kit.play(monitor, [*kit.good(30), lorry(kit, 0.6, 4.0), *[lorry(kit)] * 90])
     first = kit.levels(states).index(Level.WARN)
     assert LONGEST_S <= (first - 30) * STEP_NS / SECOND <= LONGEST_S + 5
 

@@ -143,7 +143,7 @@ def stream_rows(size: Size, events: Sequence[Event], outcome: Outcome) -> Iterat
     ours = outcome.detector == MONITOR
     name = outcome.detector
     goal = '<= 1' if ours and size.nominal_hours >= 8 else ''  # less can neither meet nor miss it
-    yield from _rate_rows(name, alarms, goal)
+    yield from rate_rows(name, alarms, goal)
     yield Row('false alarms', name, 'drives with one', alarms.by_drive, len(verdicts))
     yield Row('false alarms', name, 'hours', alarms.hours)
     if name == MONITOR:
@@ -179,11 +179,18 @@ def left_out_rows(size: Size, outcome: Outcome, card: Mapping[str, Any]) -> Iter
         ),
     ):
         name = f'{outcome.detector}, {what}'
-        yield from _rate_rows(name, alarms)
+        yield from rate_rows(name, alarms)
         yield Row('false alarms', name, 'hours', alarms.hours)
 
 
-def _rate_rows(name: str, alarms: FalseAlarms, goal: str = '') -> Iterator[Row]:
+def rate_rows(name: str, alarms: FalseAlarms, goal: str = '') -> Iterator[Row]:
+    """How often a detector alarms in 8 h, and its Poisson bound.
+
+    Args:
+        name: Of the detector.
+        alarms: What was counted.
+        goal: Of both.
+    """
     yield Row('false alarms', name, 'per 8 h', alarms.per_8h, alarms.alarms, goal)
     yield Row('false alarms', name, 'per 8 h, 95 % bound', alarms.bound_8h, alarms.alarms, goal)
 

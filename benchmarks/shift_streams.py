@@ -169,13 +169,25 @@ def simulate(size: Size, root: Path, workers: int) -> None:
         workers: Processes; the bytes do not depend on it.
     """
     prepare(size, root)
+    simulate_pieces(size, root, pieces(size), workers)
+
+
+def simulate_pieces(size: Size, root: Path, chosen: Sequence[Piece], workers: int) -> None:
+    """Write those files of a prepared folder that are missing.
+
+    Args:
+        size: Of the folder.
+        root: The folder.
+        chosen: Which files.
+        workers: Processes; the bytes do not depend on it.
+    """
     # A drive's chunks go to one process in their order: traffic is simulated from its beginning.
     jobs: dict[str, list[Piece]] = {}
-    for piece in pieces(size):
+    for piece in chosen:
         jobs.setdefault(piece.name if piece.stop else piece.drive.name, []).append(piece)
     run_jobs(
         'simulate', [(_write_pieces, size, root, todo) for todo in jobs.values()],
-        [(p.stream(root), p.frames) for p in pieces(size)], workers,
+        [(p.stream(root), p.frames) for p in chosen], workers,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shift import Benchmark
-from benchmarks.shift_detectors import evidence_of
+from benchmarks.shift_detectors import watch
 from benchmarks.shift_events import TRUTH_FRAMES, source_drop
 from benchmarks.shift_evidence import Described, describe_pieces, described_drive
 from benchmarks.shift_metrics import FalseAlarms, onsets
@@ -32,8 +32,8 @@ from benchmarks.shift_streams import (
     simulate_pieces,
     start_worker,
 )
-from clcp_ros.monitor import Level, MonitorConfig, ShiftMonitor
-from clcp_ros.monitor.close import CloseVehicle
+from clcp_ros.monitor import Level, MonitorConfig
+from clcp_ros.monitor.close import FILLED
 from clcp_ros.monitor.knowledge import Knowledge
 from training.cli import atomic_path, run_command
 
@@ -98,22 +98,14 @@ def watch_drive(
         classes: Names of the network's classes.
         source_iou: (C,) of the calibration drives.
     """
-    monitor = ShiftMonitor(knowledge, MonitorConfig(), classes=classes)
-    follower = None if knowledge.close is None else CloseVehicle(knowledge.close)
-    states = []
-    for stamp, evidence in zip(
-        described.stamp_ns.tolist(), evidence_of(knowledge, described), strict=True
-    ):
-        states.append(monitor.judge(stamp, evidence))
-        if follower is not None:
-            predicted = evidence.confusion[:, : len(classes)].sum(axis=0)
-            found.passed_over += follower.update(stamp, predicted, evidence.score.novelty)
-    level = np.array([int(state.level) for state in states])
+    watched = watch(knowledge, MonitorConfig(), described, classes)
     # STALE is above ERROR in number and says nothing.
-    active = (level >= Level.WARN) & (level != Level.STALE)
-    found.frames += len(level)
+    known = watched.level != Level.STALE
+    active = (watched.level >= Level.WARN) & known
+    found.frames += len(active)
     found.alarmed += int(active.sum())
-    found.errors += len(onsets((level >= Level.ERROR) & (level != Level.STALE)))
+    found.errors += len(onsets((watched.level >= Level.ERROR) & known))
+    found.passed_over += sum(FILLED in reason for reason in watched.reason)
     for k in onsets(active).tolist():
         around = slice(max(0, k - TRUTH_FRAMES), k + TRUTH_FRAMES)
         labelled = described.confusion[k].sum(axis=1)
@@ -121,8 +113,8 @@ def watch_drive(
         if knowledge.close is not None:
             share = float(labelled[knowledge.close.vehicles].sum() / max(labelled.sum(), 1))
         drop = source_drop(described.confusion[around].sum(axis=0), source_iou)
-        state = states[k]
-        found.alarms.append(Alarm(name, k, state.level.name, share, drop, state.reason))
+        level, reason = Level(int(watched.level[k])).name, str(watched.reason[k])
+        found.alarms.append(Alarm(name, k, level, share, drop, reason))
 
 
 def rows_of(found: Watch, drives: int) -> Iterator[Row]:

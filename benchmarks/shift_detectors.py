@@ -108,11 +108,13 @@ class Watched:
         level: (N,) int.
         kind: (N,) str.
         drop: (N,) estimated drop, NaN where there is none.
+        reason: (N,) str.
     """
 
     level: np.ndarray
     kind: np.ndarray
     drop: np.ndarray
+    reason: np.ndarray
 
 
 def watch(
@@ -127,16 +129,17 @@ def watch(
         classes: Names of the network's classes.
     """
     monitor = ShiftMonitor(knowledge, config, classes=classes)
-    level, kind, drop = [], [], []
+    states = []
     for i, evidence in enumerate(evidence_of(knowledge, described)):
         fault = str(described.fault[i])
-        state = monitor.judge(
-            int(described.stamp_ns[i]), evidence, Fault(fault, fault) if fault else None
-        )
-        level.append(int(state.level))
-        kind.append(state.kind)
-        drop.append(state.miou_drop)
-    return Watched(np.array(level), np.array(kind), np.array(drop))
+        told = Fault(fault, fault) if fault else None
+        states.append(monitor.judge(int(described.stamp_ns[i]), evidence, told))
+    return Watched(
+        np.array([int(state.level) for state in states]),
+        np.array([state.kind for state in states]),
+        np.array([state.miou_drop for state in states]),
+        np.array([state.reason for state in states]),
+    )
 
 
 def ours(

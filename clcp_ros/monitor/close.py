@@ -20,6 +20,9 @@ import numpy as np
 FILLS = 0.3
 """Share of the grid from which vehicles fill the view."""
 
+FILLED = 'a vehicle fills the view'
+"""What the monitor says then."""
+
 LONGEST_S = 30.0
 """What lasts longer is judged like anything else."""
 

@@ -21,7 +21,7 @@ from clcp_ros.inference import Prediction
 from clcp_ros.monitor.alignment import AlignmentState, AlignmentWindow, ScanView
 from clcp_ros.monitor.alignment_feed import AlignmentFeed
 from clcp_ros.monitor.attribution import NONE, Kind, KindWindow
-from clcp_ros.monitor.close import CloseVehicle
+from clcp_ros.monitor.close import FILLED, CloseVehicle
 from clcp_ros.monitor.config import MonitorConfig
 from clcp_ros.monitor.evidence import Evidence
 from clcp_ros.monitor.faults import Fault, FaultConfig, FaultDetector
@@ -498,7 +498,7 @@ class ShiftMonitor:
         signs = [name for name in ('novel', 'harmful', 'misaligned') if getattr(machine, name)]
         texts = [] if fault is None else [fault.text]
         if self._filled:
-            texts.append('a vehicle fills the view')
+            texts.append(FILLED)
         if not texts or (machine.level > Level.OK and not self._blind):
             cause = '' if self._aligned is None else self._aligned.cause
             texts.append(verdict_reason(state, self._novelty, signs, cause))

@@ -18,6 +18,7 @@ from clcp_ros.monitor import Level, MonitorConfig, ShiftMonitor
 from clcp_ros.monitor.knowledge import Knowledge
 
 SECOND = 1_000_000_000
+TAPS = ('early', 'deep')
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +45,7 @@ def test_kept_evidence_is_what_the_monitor_observes(
         live = monitor.observe(Frame(image), describer.predict(image)[0])
         assert np.array_equal(evidence.statistics, live.statistics)
         assert evidence.score == live.score
+        assert all(np.array_equal(evidence.features[t], live.features[t]) for t in TAPS)
         classes = live.confusion.shape[1]
         assert np.allclose(evidence.confusion[:, :classes], live.confusion, atol=1e-6)
 

@@ -91,7 +91,7 @@ class KindReference:
             features: `early` (D1,) and `deep` (D2,) from the model.
 
         Returns:
-            (V,), or what is not of this length where the features are another model's.
+            (V,).
         """
         if len(self.location) == len(STATISTICS):
             return statistics

@@ -9,6 +9,13 @@ the monitor that was fitted for `day`.
 
 from __future__ import annotations
 
+if __name__ == '__main__' and __package__ in (None, ''):  # run as a file
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import training  # noqa: F401  # first: it sets how torch's threads wait
+
 import csv
 import os
 from collections.abc import Iterator, Sequence

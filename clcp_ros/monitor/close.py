@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FILLS = 0.3
+FILLS = 0.25
 """Share of the grid from which vehicles fill the view."""
 
 FILLED = 'a vehicle fills the view'
@@ -26,8 +26,8 @@ FILLED = 'a vehicle fills the view'
 LONGEST_S = 30.0
 """What lasts longer is judged like anything else."""
 
-_SEEN = 0.12  # share of the grid that it had before
-_BEFORE_S = 3.0  # how long before
+_SEEN = 0.1  # share of the grid that it had before
+_BEFORE_S = 4.0  # how long before
 _GROWS = 2.5  # times, from one sample to the next; what grows faster has not come near
 _ORDINARY = 3.0  # sd; a street is seldom more novel
 _WORDS = {'car', 'truck', 'lorry', 'bus', 'train', 'tram', 'van', 'caravan', 'trailer', 'tractor',

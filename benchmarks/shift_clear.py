@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The clcp_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""More clear driving: false alarms on drives that nobody has looked at before.
+"""More clear driving: false alarms on drives that the size `day` does not have.
 
 Once the false alarms of a day have been looked at, a change of the monitor cannot be confirmed on
-that day. These drives are the test drives of the size `full` that `day` does not have, watched by
-the monitor that was fitted for `day`.
+that day. These drives are the rest of the test drives of the size `full`, watched by the monitor
+that was fitted for `day`.
 """
 
 from __future__ import annotations

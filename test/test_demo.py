@@ -21,7 +21,7 @@ from training.simulation import CONDITIONS
 def run_demo(root: Path, out: Path) -> str:
     result = subprocess.run(
         [sys.executable, root / 'training/demo.py', '--quick', '--out', out],
-        capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=880,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -29,6 +29,7 @@ def run_demo(root: Path, out: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.ros
+@pytest.mark.timeout(900)  # three minutes on two free cores, five on busy ones
 def test_the_whole_way(root: Path, tmp_path: Path) -> None:
     pytest.importorskip('rclpy')
     out = tmp_path / 'demo'

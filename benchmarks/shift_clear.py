@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shift import Benchmark
-from benchmarks.shift_detectors import watch
-from benchmarks.shift_events import TRUTH_FRAMES, source_drop
+from benchmarks.shift_detectors import verdict_of, watch
+from benchmarks.shift_events import drop_about
 from benchmarks.shift_evidence import Described, describe_pieces, described_drive
-from benchmarks.shift_metrics import FalseAlarms, onsets
+from benchmarks.shift_metrics import FalseAlarms
 from benchmarks.shift_plan import SIZES, Drive
 from benchmarks.shift_report import MONITOR, MONITOR_ERROR, rate_rows
 from benchmarks.shift_rows import Row, write_rows
@@ -76,14 +76,14 @@ class Watch:
         alarms: Those of WARN or ERROR.
         errors: Those of ERROR.
         frames: How many frames there were.
-        alarmed: In alarm.
+        alarmed: How many of them in alarm.
         passed_over: Behind a vehicle.
     """
 
     alarms: list[Alarm]
     errors: int = 0
     frames: int = 0
-    alarmed: int = 0
+    alarmed: float = 0.0
     passed_over: int = 0
 
 
@@ -106,20 +106,17 @@ def watch_drive(
         source_iou: (C,) of the calibration drives.
     """
     watched = watch(knowledge, MonitorConfig(), described, classes)
-    # STALE is above ERROR in number and says nothing.
-    known = watched.level != Level.STALE
-    active = (watched.level >= Level.WARN) & known
-    found.frames += len(active)
-    found.alarmed += int(active.sum())
-    found.errors += len(onsets((watched.level >= Level.ERROR) & known))
+    warned = verdict_of(watched, Level.WARN)
+    found.frames += len(described)
+    found.alarmed += warned.active * len(described)
+    found.errors += len(verdict_of(watched, Level.ERROR).alarms)
     found.passed_over += sum(FILLED in reason for reason in watched.reason)
-    for k in onsets(active).tolist():
-        around = slice(max(0, k - TRUTH_FRAMES), k + TRUTH_FRAMES)
+    for k in warned.alarms:
         labelled = described.confusion[k].sum(axis=1)
         share = 0.0
         if knowledge.close is not None:
             share = float(labelled[knowledge.close.vehicles].sum() / max(labelled.sum(), 1))
-        drop = source_drop(described.confusion[around].sum(axis=0), source_iou)
+        drop = drop_about(described, k, source_iou)
         level, reason = Level(int(watched.level[k])).name, str(watched.reason[k])
         found.alarms.append(Alarm(name, k, level, share, drop, reason))
 

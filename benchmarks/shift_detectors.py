@@ -163,17 +163,24 @@ def ours(
     for drive, described in streams.drives('test'):
         watched = watch(knowledge, config, described, classes)
         for name, least in levels.items():
-            outcomes[name].nominal[drive.name] = _verdict(watched, least, 0)
+            outcomes[name].nominal[drive.name] = verdict_of(watched, least, 0)
     for event in tqdm(events, desc='judge events', unit='event'):
         clear = streams.drive(event.stop.drive)
         lead = clear.take(slice(max(0, event.stop.begin - LEAD_OURS_S), event.stop.begin))
         watched = watch(knowledge, config, Described.concat([lead, event.frames]), classes)
         for name, least in levels.items():
-            outcomes[name].events[event.name] = _verdict(watched, least, len(lead))
+            outcomes[name].events[event.name] = verdict_of(watched, least, len(lead))
     return list(outcomes.values())
 
 
-def _verdict(watched: Watched, least: Level, begin: int) -> Verdict:
+def verdict_of(watched: Watched, least: Level, begin: int = 0) -> Verdict:
+    """What was said from a frame on.
+
+    Args:
+        watched: The levels of a stream.
+        least: Level that is an alarm.
+        begin: The frame.
+    """
     # STALE is above ERROR in number and says nothing.
     active = (watched.level >= least) & (watched.level != Level.STALE)
     found = onsets(active) - begin

@@ -127,6 +127,18 @@ def source_drop(confusion: np.ndarray, source_iou: np.ndarray) -> float:
     return float((source_iou[both] - iou[both]).mean()) if both.any() else math.nan
 
 
+def drop_about(described: Described, k: int, source_iou: np.ndarray) -> float:
+    """`source_drop` of the frames about one of a drive.
+
+    Args:
+        described: The drive.
+        k: The frame.
+        source_iou: (C,) of the source, NaN where unknown.
+    """
+    around = slice(max(0, k - TRUTH_FRAMES), k + TRUTH_FRAMES)
+    return source_drop(described.confusion[around].sum(axis=0), source_iou)
+
+
 def ramp_onset(clear: np.ndarray, changed: np.ndarray) -> float:
     """First frame from which the loss over the frames to come is `MILD` and stays so.
 

@@ -240,7 +240,7 @@ def namings(
         name, severity = event.case.condition, event.case.severity
         if name in (PLACE, 'frozen', *COMBINED) or event.case.ramp_s or severity != MIDDLE:
             continue
-        said = _said(event.frames, kinds, novel=True)
+        said = said_of(event.frames, kinds, novel=True)
         found += [Naming('conditions', name, kind_of(name), kind) for kind in said]
         if told[event.name]:
             found.append(Naming('alarms', name, kind_of(name), told[event.name]))
@@ -251,13 +251,19 @@ def namings(
                 own = frames.take(frames.case == tag)
                 found += [
                     Naming('ladder', family, kind_of(family), said)
-                    for said in _said(own, kinds, family != CLEAR)
+                    for said in said_of(own, kinds, family != CLEAR)
                 ]
     return found
 
 
-def _said(frames: Described, kinds: KindReference, novel: bool) -> Iterator[str]:
-    """The kind after every five frames."""
+def said_of(frames: Described, kinds: KindReference, novel: bool) -> Iterator[str]:
+    """The kind after every five frames.
+
+    Args:
+        frames: In the order of their stamps.
+        kinds: What the monitor knows.
+        novel: It is known that they are out of domain.
+    """
     window = KindWindow(kinds)
     for i in range(len(frames)):
         values = kinds.values(frames.low[i], frames.features(i))

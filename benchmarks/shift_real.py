@@ -15,10 +15,9 @@ import numpy as np
 
 from benchmarks.shift_evidence import RIVALS, Described, Describer, Sight, scores_of, segmenter_of
 from benchmarks.shift_metrics import auroc, errors, fpr_at_tpr, runs
-from benchmarks.shift_quality import WINDOWS
+from benchmarks.shift_quality import WINDOWS, said_of
 from benchmarks.shift_rows import Row
 from clcp_ros.bundle import Bundle, load_bundle
-from clcp_ros.monitor.attribution import KindReference, KindWindow
 from clcp_ros.monitor.harm import HarmReference, Window, tap_scores
 from clcp_ros.monitor.knowledge import Knowledge
 from clcp_ros.replay_scores import mean_iou
@@ -65,7 +64,7 @@ def real_rows(bundle: Path, camvid: Path, cache: Path) -> list[Row]:
         taps = np.array([tap_scores(s) for s in scores])
         rows += _quality(knowledge.harm, described, taps, section)
     if knowledge.kinds is not None:
-        said = _kinds(knowledge.kinds, described.take(dusk))
+        said = list(said_of(described.take(dusk), knowledge.kinds, novel=True))
         right = float(np.mean([name == kind_of('dusk') for name in said])) if said else np.nan
         rows.append(Row(section, 'monitor', 'kind right', right))
     return rows
@@ -86,17 +85,6 @@ def _quality(
             found = errors(told, truth)
             yield Row(section, f'monitor, {condition}, {size} frames', 'mIoU MAE', found.mae)
             yield Row(section, f'monitor, {condition}, {size} frames', 'mIoU bias', found.bias)
-
-
-def _kinds(kinds: KindReference, described: Described) -> list[str]:
-    window, found = KindWindow(kinds), []
-    for i in range(len(described)):
-        values = kinds.values(described.low[i], described.features(i))
-        kind = window.update(int(described.stamp_ns[i]), values, novel=True)
-        if i % 5 == 4:
-            found.append(kind.name)
-            window.reset()
-    return found
 
 
 def _sights(frames: FrameSet, bundle: Bundle) -> Iterator[Sight]:

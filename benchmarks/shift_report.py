@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shift_detectors import Outcome, Verdict
-from benchmarks.shift_events import MILD, TRUTH_FRAMES, Event, Streams, source_drop
+from benchmarks.shift_events import MILD, Event, Streams, drop_about
 from benchmarks.shift_evidence import RIVALS, Described, scores_of
 from benchmarks.shift_knowledge import Ladder
 from benchmarks.shift_metrics import (
@@ -207,9 +207,7 @@ def true_drop_rows(streams: Streams, outcome: Outcome) -> Iterator[Row]:
     bad = 0
     for drive, described in streams.drives('test'):
         for k in outcome.nominal[drive.name].alarms:
-            around = slice(max(0, k - TRUTH_FRAMES), k + TRUTH_FRAMES)
-            drop = source_drop(described.confusion[around].sum(axis=0), streams.source_iou)
-            bad += drop >= MILD
+            bad += drop_about(described, k, streams.source_iou) >= MILD
     yield Row('false alarms', outcome.detector, 'at a true drop of 0.05', float(bad))
 
 
